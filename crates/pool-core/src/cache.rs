@@ -1,0 +1,91 @@
+//! The seam towards shared build artifacts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::id::{CommitId, SlotId};
+
+/// What a strategy needs to know of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheSite {
+    /// Which slot.
+    pub slot: SlotId,
+    /// The root of its workspace.
+    pub path: PathBuf,
+    /// What the workspace starts from.
+    pub base: CommitId,
+}
+
+/// What a lease gets from its cache: handed to the agent, and stored with the lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attachment {
+    /// The strategy in force, which may be a fallback of the one asked for.
+    pub strategy: String,
+    /// Environment variables for everything that runs in the workspace.
+    pub env: BTreeMap<String, String>,
+    /// Directories outside the workspace that the agent must be able to write.
+    pub writable_roots: Vec<PathBuf>,
+    /// Whether the first build has something to start from.
+    pub warm: bool,
+    /// Why it is not warm, or not what was asked for.
+    pub reason: Option<String>,
+}
+
+/// Shares build artifacts between workspaces. Object-safe: chosen at run time.
+///
+/// A cache never fails a lease: when a method fails, the pool goes on with a private cache and
+/// passes the reason on. A cache never changes a byte that another slot sees.
+#[async_trait]
+pub trait CacheStrategy: fmt::Debug + Send + Sync {
+    /// The strategy's name, such as `private`.
+    fn name(&self) -> &str;
+
+    /// What the environment of a lease in `site` will be, before the workspace exists. Cheap, and
+    /// changes nothing; [`attach`](Self::attach) confirms it.
+    fn announce(&self, site: &CacheSite) -> Attachment;
+
+    /// Prepares the cache of a workspace that is about to be handed out.
+    ///
+    /// # Errors
+    ///
+    /// Any; the lease is given without this cache.
+    async fn attach(&self, site: &CacheSite) -> Result<Attachment>;
+
+    /// Takes what is worth sharing from a workspace whose lease has ended, before it is reset.
+    ///
+    /// # Errors
+    ///
+    /// Any; nothing is shared then.
+    async fn harvest(&self, site: &CacheSite) -> Result<()> {
+        let _ = site;
+        Ok(())
+    }
+
+    /// Forgets a workspace that is about to be removed.
+    ///
+    /// # Errors
+    ///
+    /// Any; the workspace is removed nevertheless.
+    async fn detach(&self, site: &CacheSite) -> Result<()>;
+
+    /// Gives up what can be built again until at most `budget` bytes are used by what idle slots
+    /// and the strategy itself hold. Returns the bytes freed.
+    ///
+    /// # Errors
+    ///
+    /// Any.
+    async fn trim(&self, budget: u64) -> Result<u64>;
+
+    /// What the strategy holds beyond the slots themselves, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Any.
+    async fn usage(&self) -> Result<u64>;
+}

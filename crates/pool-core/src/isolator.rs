@@ -1,0 +1,425 @@
+//! The seam towards whatever makes workspaces: git worktrees, or anything else that can be
+//! provisioned, inspected and taken away.
+//!
+//! The order of calls for one slot is always
+//!
+//! ```text
+//! provision ─► (the lease) ─► inspect ─► preserve ─► recycle ─► (the next lease) ─► …
+//!                                            └─────► dispose
+//! ```
+//!
+//! [`recycle`](Isolator::recycle) and [`dispose`](Isolator::dispose), the only calls that may
+//! destroy anything, take a [`Preserved`] by value. That proof can only be made from an
+//! [`Inspection`] that found nothing to lose, or together with the [`Rescue`] that holds what was
+//! found. There is no other constructor: code that deletes without looking does not compile.
+
+use std::any::Any;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::id::{CommitId, LeaseId, LeaseName, RescueId, SlotId};
+
+/// What a caller asks a workspace to start from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// The state to start from, in the backend's own notation (a git revision). `None`: where
+    /// `origin` stands.
+    pub base: Option<String>,
+    /// The caller's own checkout, whose current state is the default base. `None`: the main one.
+    pub origin: Option<PathBuf>,
+    /// What to have checked out.
+    pub branch: BranchWish,
+}
+
+/// Which branch a workspace shall be on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BranchWish {
+    /// A new branch named after the lease.
+    #[default]
+    Generated,
+    /// This branch: created if it does not exist, else continued (unless a base is given too, which
+    /// would move it: an error).
+    Named(String),
+    /// No branch.
+    Detached,
+}
+
+/// A [`Wish`], resolved: it no longer depends on anything that moves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// The state the workspace starts from.
+    pub commit: CommitId,
+    /// The branch it will be on; `None`: detached.
+    pub branch: Option<Branch>,
+}
+
+/// A branch of a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    /// The short name, such as `wtpool/amber-otter`.
+    pub name: String,
+    /// Whether the pool makes it. Only such a branch is ever deleted by the pool, and only while it
+    /// still points to the base.
+    pub created: bool,
+}
+
+/// What a slot is to become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Which slot.
+    pub slot: SlotId,
+    /// The lease it is for, by which rescues are labelled. `None`: an idle slot, made in advance
+    /// or at rest.
+    pub lease: Option<(LeaseId, LeaseName)>,
+    /// What it starts from.
+    pub base: Base,
+}
+
+/// What would be lost if a slot were reset now. All zero: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Losses {
+    /// Paths whose staged content differs from HEAD.
+    pub staged: u64,
+    /// Tracked paths whose content, mode or presence differs from what is staged.
+    pub modified: u64,
+    /// Paths not tracked and not ignored.
+    pub untracked: u64,
+    /// Ignored paths that are not known to be regenerable, nor unchanged copies of the caller's own
+    /// set-up files.
+    pub ignored: u64,
+    /// Commits that nothing else reaches.
+    pub commits: u64,
+    /// An operation in progress (`rebase`, `merge`, `bisect`, …).
+    pub operation: Option<String>,
+    /// What no rescue can hold, path and reason (a dirty submodule, an unreadable file, a socket).
+    /// While there is any, the slot can only be kept.
+    pub unsavable: Vec<String>,
+}
+
+impl Losses {
+    /// Whether resetting the slot would lose nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// How many files are concerned.
+    pub fn files(&self) -> u64 {
+        self.staged.max(self.modified) + self.untracked + self.ignored
+    }
+}
+
+impl fmt::Display for Losses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = [
+            (self.staged, "staged"),
+            (self.modified, "modified"),
+            (self.untracked, "untracked"),
+            (self.ignored, "ignored"),
+            (self.commits, "unreachable commits"),
+        ];
+        let mut parts: Vec<String> =
+            counted.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        parts.extend(self.operation.iter().map(|o| format!("{o} in progress")));
+        parts.extend(self.unsavable.iter().cloned());
+        if parts.is_empty() { f.write_str("nothing") } else { f.write_str(&parts.join(", ")) }
+    }
+}
+
+/// What became of a lease's branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchReport {
+    /// Its short name.
+    pub name: String,
+    /// Whether it exists when the slot has been given back.
+    pub kept: bool,
+    /// How many commits it has that its base has not.
+    pub commits: u64,
+}
+
+/// What a look at a slot found. Made by [`Isolator::inspect`] only, and worth nothing once somebody
+/// has written to the slot: use it at once.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Inspection {
+    /// The slot that was looked at, and what it was made for.
+    pub plan: Plan,
+    /// What would be lost.
+    pub losses: Losses,
+    /// The lease's branch.
+    pub branch: Option<BranchReport>,
+    /// When something that matters was last written in it, as far as that is cheap to know.
+    pub last_write: Option<Timestamp>,
+    /// Whether the workspace is there at all; `false` after somebody deleted it.
+    pub present: bool,
+}
+
+/// Where something saved from a slot is found again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescue {
+    /// Its id.
+    pub id: RescueId,
+    /// A name by which other tools find it, such as `refs/wtpool/rescue/…`.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// The lease it was saved from.
+    pub lease: Option<LeaseId>,
+    /// That lease's name.
+    pub name: Option<LeaseName>,
+    /// When it was saved.
+    pub created_at: Timestamp,
+    /// How many files it holds that were not committed.
+    pub files: u64,
+    /// How many commits it keeps that nothing else reaches.
+    pub commits: u64,
+}
+
+/// The proof that a slot may be reset or removed.
+///
+/// ```compile_fail
+/// // Nobody can make one up:
+/// let proof = pool_core::Preserved { slot: pool_core::SlotId(1), rescue: None, branch: None };
+/// ```
+#[derive(Debug)]
+#[must_use = "a proof is there to be handed to recycle or dispose"]
+pub struct Preserved {
+    plan: Plan,
+    rescue: Option<Rescue>,
+    branch: Option<BranchReport>,
+}
+
+impl Preserved {
+    /// The proof from an inspection that found nothing to lose.
+    ///
+    /// # Errors
+    ///
+    /// Gives the inspection back when there is something.
+    pub fn nothing_to_lose(inspection: Inspection) -> Result<Self, Inspection> {
+        if inspection.losses.is_empty() {
+            Ok(Self { plan: inspection.plan, rescue: None, branch: inspection.branch })
+        } else {
+            Err(inspection)
+        }
+    }
+
+    /// The proof from a rescue that holds all that `inspection` found. For implementations of
+    /// [`Isolator::preserve`]; call it after the rescue is on disk, not before.
+    ///
+    /// # Errors
+    ///
+    /// Gives the inspection back when it found something that no rescue can hold.
+    pub fn by_rescue(inspection: Inspection, rescue: Rescue) -> Result<Self, Inspection> {
+        if inspection.losses.unsavable.is_empty() {
+            Ok(Self { plan: inspection.plan, rescue: Some(rescue), branch: inspection.branch })
+        } else {
+            Err(inspection)
+        }
+    }
+
+    /// The slot it is valid for.
+    pub fn slot(&self) -> SlotId {
+        self.plan.slot
+    }
+
+    /// What the slot was made for.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The rescue, if one was needed.
+    pub fn rescue(&self) -> Option<&Rescue> {
+        self.rescue.as_ref()
+    }
+
+    /// What is to become of the lease's branch.
+    pub fn branch(&self) -> Option<&BranchReport> {
+        self.branch.as_ref()
+    }
+}
+
+/// Something that a backend found where slots live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovered {
+    /// Which slot it is (or claims to be).
+    pub slot: SlotId,
+    /// What it is.
+    pub condition: Condition,
+}
+
+/// What a backend found in a slot's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Condition {
+    /// A workspace of this backend, complete.
+    Sound,
+    /// A workspace whose making was interrupted: nobody was ever told that it exists.
+    HalfMade,
+    /// Registered, but the workspace itself is gone. What it alone kept alive may still be saved.
+    Missing,
+    /// Something the pool did not make. It is never touched; the text says what it is.
+    Foreign(String),
+}
+
+/// Makes, resets and removes workspaces. Object-safe: chosen at run time.
+///
+/// Every method may be cancelled by dropping its future, and must then leave a slot that
+/// [`discover`](Self::discover) reports and that `inspect` and `dispose` can deal with. Methods are
+/// called for different slots at the same time, but never twice at once for the same slot.
+/// `testkit::isolator_conformance!` is the suite that checks an implementation.
+#[async_trait]
+pub trait Isolator: Any + fmt::Debug + Send + Sync {
+    /// The backend's name, such as `git`.
+    fn name(&self) -> &str;
+
+    /// The slot's stable path, absolute. It need not exist.
+    fn place(&self, slot: SlotId) -> PathBuf;
+
+    /// Resolves a wish for a lease of that name. Cheap; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownRevision`](crate::ErrorKind::UnknownRevision);
+    /// [`NameTaken`](crate::ErrorKind::NameTaken) when the branch exists and may not be used (for a
+    /// generated name the pool then tries another);
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a malformed branch name.
+    async fn resolve(&self, wish: &Wish, name: &LeaseName) -> Result<Base>;
+
+    /// Makes the workspace in a slot where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Any; what was made so far is undone, or left as [`Condition::HalfMade`].
+    async fn provision(&self, plan: &Plan) -> Result<()>;
+
+    /// Looks for what would be lost if the slot were reset. `plan` is what it was made for.
+    /// Changes nothing. A slot that is [`HalfMade`](Condition::HalfMade) has nothing to lose.
+    ///
+    /// # Errors
+    ///
+    /// Any, in particular when what is found there is not the pool's: the slot is then kept.
+    async fn inspect(&self, plan: &Plan) -> Result<Inspection>;
+
+    /// Saves all that `inspection` found (looking again, since time has passed), durably, and only
+    /// then gives the proof. Leaves the workspace as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldLoseWork`](crate::ErrorKind::WouldLoseWork) when something can't be saved: the slot is
+    /// then kept. Any other error likewise.
+    async fn preserve(&self, inspection: Inspection) -> Result<Preserved>;
+
+    /// Makes the workspace into what `plan` says, writing only what differs. Nothing of the previous
+    /// lease stays, save what the backend's settings call regenerable. The previous lease's
+    /// branch is settled as the proof says.
+    ///
+    /// # Errors
+    ///
+    /// Any; the slot is then inspected, preserved and disposed of.
+    async fn recycle(&self, plan: &Plan, proof: Preserved) -> Result<()>;
+
+    /// Takes the workspace away. When this returns, nothing of it is left at its
+    /// [`place`](Self::place) and its registration is gone; the bytes may still be on their way out
+    /// (see [`sweep`](Self::sweep)). Settles the branch as the proof says.
+    ///
+    /// # Errors
+    ///
+    /// Any; disposing is tried again later.
+    async fn dispose(&self, proof: Preserved) -> Result<()>;
+
+    /// Finishes deletions that `recycle` and `dispose` left to the background, those of dead
+    /// processes too. `progress` is told how many entries were deleted since the last call.
+    ///
+    /// # Errors
+    ///
+    /// The first error met; the rest was tried nevertheless.
+    async fn sweep(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
+        let _ = progress;
+        Ok(())
+    }
+
+    /// Reports what is where slots live.
+    ///
+    /// # Errors
+    ///
+    /// When the place can't be read.
+    async fn discover(&self) -> Result<Vec<Discovered>>;
+
+    /// Disk space allocated to the slot, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be read.
+    async fn usage(&self, slot: SlotId) -> Result<u64>;
+
+    /// The archive of rescues, if this backend has one.
+    fn rescues(&self) -> Option<&dyn RescueArchive> {
+        None
+    }
+}
+
+/// What a backend saved, and the way back.
+#[async_trait]
+pub trait RescueArchive: fmt::Debug + Send + Sync {
+    /// All rescues, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When the archive can't be read.
+    async fn list(&self) -> Result<Vec<Rescue>>;
+
+    /// The paths that a rescue holds beyond what was committed, and what each was (`staged`,
+    /// `modified`, `deleted`, `untracked`, `ignored`).
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound), or when it can't be read.
+    async fn contents(&self, id: &RescueId) -> Result<Vec<RescuedPath>>;
+
+    /// Makes `into`, which must be absent or an empty directory, a workspace in the state that was
+    /// saved. It belongs to the user: the pool will never remove it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound);
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when `into` is in use.
+    async fn restore_into(&self, id: &RescueId, into: &Path) -> Result<()>;
+
+    /// Brings the saved state into a leased slot that stands, untouched, at
+    /// [`head`](Self::head) of the rescue.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound), or any; the rescue stays.
+    async fn restore_onto(&self, id: &RescueId, plan: &Plan) -> Result<()>;
+
+    /// The commit that was checked out when the rescue was made.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound).
+    async fn head(&self, id: &RescueId) -> Result<CommitId>;
+
+    /// Forgets a rescue. This is the one way in which the pool gives up work, and it is never
+    /// taken by the pool itself.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound), or when it can't be removed.
+    async fn drop_rescue(&self, id: &RescueId) -> Result<()>;
+}
+
+/// One path of a rescue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RescuedPath {
+    /// Relative to the workspace. Bytes that are not UTF-8 are shown as `\xNN`.
+    pub path: String,
+    /// What it was.
+    pub status: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}

@@ -1,0 +1,44 @@
+#![doc = include_str!("../README.md")]
+
+mod blocking;
+mod cache;
+mod error;
+mod event;
+mod id;
+mod isolator;
+mod liveness;
+mod pool;
+mod scheduler;
+mod settings;
+mod state;
+mod store;
+mod time;
+mod ttl;
+
+pub use blocking::BlockingPool;
+pub use cache::{Attachment, CacheSite, CacheStrategy};
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Event, EventKind};
+pub use id::{ClaimKey, CommitId, Generation, LeaseId, LeaseName, RescueId, SessionId, SlotId, Ticket};
+pub use isolator::{
+    Base, Branch, BranchReport, BranchWish, Condition, Discovered, Inspection, Isolator, Losses, Plan,
+    Preserved, Rescue, RescueArchive, RescuedPath, Wish,
+};
+pub use liveness::{
+    Claim, ClaimGuard, FileLiveness, Liveness, LocalLiveness, Occupant, ProcessIdentity, Vital,
+};
+pub use pool::{
+    Builder, Finish, LeaseGuard, Lookup, Pool, PruneOptions, PruneReport, Release, ReleaseReport,
+    Request, Reservation, WarmReport,
+};
+pub use scheduler::{Afterlife, Turn};
+pub use settings::Settings;
+pub use state::{
+    Disposition, End, EndReason, EndedLease, Lease, Linger, Outcome, Owner, PoolState, Session, Slot,
+    SlotState, Token, Waiter,
+};
+#[cfg(feature = "sqlite")]
+pub use store::SqliteStore;
+pub use store::{Change, LeaseStore, Logged, MemoryStore};
+pub use time::{BootId, Clock, Deadline, Moment, SystemClock};
+pub use ttl::{Due, Facts};

@@ -1,0 +1,183 @@
+//! Processes of this machine: which is which, and where they stand.
+
+use std::path::{Path, PathBuf};
+
+use super::{Occupant, ProcessIdentity, Vital};
+use crate::error::{Error, ErrorKind, Result};
+use crate::time::boot_id;
+
+/// Identifies a running process; a zombie has stopped running.
+pub(super) fn identify(pid: u32) -> Option<ProcessIdentity> {
+    match system::state(pid) {
+        State::Runs { start_time } => Some(ProcessIdentity { pid, start_time, boot: boot_id() }),
+        State::Gone | State::Unknown => None,
+    }
+}
+
+/// Whether that very process still runs.
+pub(super) fn runs(process: &ProcessIdentity) -> Vital {
+    match system::state(process.pid) {
+        State::Runs { start_time } if start_time != process.start_time => Vital::Gone,
+        State::Runs { .. } if system::BOOT_COUNTS && boot_id() != process.boot => Vital::Gone,
+        State::Runs { .. } => Vital::Alive,
+        State::Gone => Vital::Gone,
+        State::Unknown => Vital::Unknown,
+    }
+}
+
+/// For each directory, who stands in it or below it.
+pub(super) fn occupants(dirs: &[&Path]) -> Result<Vec<Vec<Occupant>>> {
+    let mut found: Vec<Vec<Occupant>> = dirs.iter().map(|_| Vec::new()).collect();
+    if dirs.is_empty() {
+        return Ok(found);
+    }
+    let dirs: Vec<PathBuf> = dirs.iter().map(|dir| canonical(dir)).collect();
+    system::each_standing_process(|cwd, pid, name| {
+        for (dir, occupants) in dirs.iter().zip(&mut found) {
+            if cwd.starts_with(dir) {
+                occupants.push(Occupant { pid, name: name() });
+            }
+        }
+    })?;
+    for occupants in &mut found {
+        occupants.sort_by_key(|occupant| occupant.pid);
+    }
+    Ok(found)
+}
+
+/// The directory as the system reports it for a process in it. One that no longer exists may still
+/// be somebody's working directory, so what exists of its ancestors is resolved then.
+fn canonical(dir: &Path) -> PathBuf {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    for ancestor in dir.ancestors() {
+        if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), dir.strip_prefix(ancestor)) {
+            // Joining an empty rest would add a trailing slash.
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        }
+    }
+    dir
+}
+
+enum State {
+    Runs { start_time: u64 },
+    Gone,
+    Unknown,
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    //! Straight from `/proc`: a start time in clock ticks since boot, which setting the wall clock
+    //! does not change. (sysinfo gives seconds of wall-clock time.)
+
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::{Path, PathBuf};
+
+    use procfs::process::Process;
+
+    use super::{Error, ErrorKind, Result, State};
+
+    /// Start times count from boot, so that two boots may have the same ones.
+    pub(super) const BOOT_COUNTS: bool = true;
+
+    pub(super) fn state(pid: u32) -> State {
+        let Ok(pid) = i32::try_from(pid) else { return State::Gone };
+        match Process::new(pid).and_then(|process| process.stat()) {
+            Ok(stat) if matches!(stat.state, 'Z' | 'X' | 'x') => State::Gone,
+            Ok(stat) => State::Runs { start_time: stat.starttime },
+            Err(_) => without_proc(pid),
+        }
+    }
+
+    /// `/proc` may be absent, or hide the processes of others; the kernel's word then counts.
+    fn without_proc(pid: i32) -> State {
+        let Some(pid) = rustix::process::Pid::from_raw(pid) else { return State::Gone };
+        match rustix::process::test_kill_process(pid) {
+            Err(rustix::io::Errno::SRCH) => State::Gone,
+            Ok(()) | Err(_) => State::Unknown,
+        }
+    }
+
+    pub(super) fn each_standing_process(
+        mut see: impl FnMut(&Path, u32, &dyn Fn() -> String),
+    ) -> Result<()> {
+        let processes = procfs::process::all_processes().map_err(|error| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("cannot list the processes in /proc: {error}"),
+            )
+            .with_source(error)
+            .with_hint("mount /proc: without it nobody can tell whether a slot is in use")
+        })?;
+        for process in processes {
+            // Gone meanwhile, a zombie, or somebody else's.
+            let Ok(process) = process else { continue };
+            let (Ok(cwd), Ok(pid)) = (process.cwd(), u32::try_from(process.pid)) else { continue };
+            let name = || process.stat().map_or_else(|_| "?".to_owned(), |stat| stat.comm);
+            see(&without_mark(&cwd), pid, &name);
+        }
+        Ok(())
+    }
+
+    /// The kernel marks a working directory that was removed. One whose real name ends like the
+    /// mark still exists.
+    fn without_mark(cwd: &Path) -> PathBuf {
+        match cwd.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+            Some(was) if !cwd.exists() => PathBuf::from(OsStr::from_bytes(was)),
+            _ => cwd.to_owned(),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::path::Path;
+
+    use sysinfo::{Pid, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
+
+    use super::{Error, ErrorKind, Result, State};
+
+    /// Start times are in wall-clock time, which already tells one boot from the next; the boot's id
+    /// is derived from two clocks here and may jitter.
+    pub(super) const BOOT_COUNTS: bool = false;
+
+    pub(super) fn state(pid: u32) -> State {
+        if !sysinfo::IS_SUPPORTED_SYSTEM {
+            return State::Unknown;
+        }
+        let pid = Pid::from_u32(pid);
+        let mut system = System::new();
+        let kind = ProcessRefreshKind::nothing().without_tasks();
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, kind);
+        match system.process(pid) {
+            Some(process) if is_over(process.status()) => State::Gone,
+            Some(process) => State::Runs { start_time: process.start_time() },
+            None => State::Gone,
+        }
+    }
+
+    fn is_over(status: ProcessStatus) -> bool {
+        matches!(status, ProcessStatus::Zombie | ProcessStatus::Dead)
+    }
+
+    pub(super) fn each_standing_process(
+        mut see: impl FnMut(&Path, u32, &dyn Fn() -> String),
+    ) -> Result<()> {
+        if !sysinfo::IS_SUPPORTED_SYSTEM {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "cannot list the processes of this system",
+            )
+            .with_hint("use the pool on Linux, macOS, FreeBSD or Windows"));
+        }
+        let mut system = System::new();
+        let kind = ProcessRefreshKind::nothing().with_cwd(UpdateKind::Always).without_tasks();
+        system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
+        for (pid, process) in system.processes() {
+            if let Some(cwd) = process.cwd().filter(|_| !is_over(process.status())) {
+                see(cwd, pid.as_u32(), &|| process.name().to_string_lossy().into_owned());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,458 @@
+//! The asynchronous shell: it gathers facts, lets the pure parts decide, and carries out what they
+//! decided.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast};
+
+use crate::cache::{Attachment, CacheSite, CacheStrategy};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+use crate::id::{ClaimKey, LeaseId, SessionId, SlotId, Ticket};
+use crate::isolator::{BranchReport, Isolator, Rescue};
+use crate::liveness::{Claim, Liveness, LocalLiveness};
+use crate::settings::Settings;
+use crate::state::{
+    Disposition, End, EndReason, EndedLease, Lease, Outcome, PoolState, Slot, Token,
+};
+use crate::store::{self, LeaseStore, Logged, MemoryStore};
+use crate::time::{Clock, Moment, SystemClock};
+
+mod acquire;
+mod guard;
+mod reconcile;
+mod release;
+mod warm;
+
+pub use acquire::{Request, Reservation};
+pub use guard::{Finish, LeaseGuard};
+pub use reconcile::{PruneOptions, PruneReport};
+pub use warm::WarmReport;
+
+/// A pool of workspaces. Cheap to clone; all clones are the same pool. Any number of processes may
+/// have one over the same store.
+///
+/// It must be used inside a tokio runtime. Work that was begun is finished in the background when
+/// its caller loses interest: dropping a future leaks nothing.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    isolator: Arc<dyn Isolator>,
+    cache: Option<Arc<dyn CacheStrategy>>,
+    store: Arc<dyn LeaseStore>,
+    clock: Arc<dyn Clock>,
+    liveness: Arc<dyn Liveness>,
+    settings: Settings,
+    /// Shows the others that this pool still works on what it took on.
+    worker: Claim,
+    /// Wakes those who wait in this process.
+    changed: Notify,
+    events: broadcast::Sender<Event>,
+    /// What was dropped where no task could be started to clean up after it.
+    orphans: Mutex<Vec<Orphan>>,
+}
+
+/// Something whose owner in this process went away.
+#[derive(Clone, Debug)]
+enum Orphan {
+    /// A request, in the queue or granted.
+    Request(Ticket, LeaseId),
+    /// A lease.
+    Lease(Token, Outcome),
+    /// A slot that this worker was busy with.
+    Work(SlotId),
+}
+
+/// Puts a [`Pool`] together from its parts.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is opened"]
+pub struct Builder {
+    isolator: Arc<dyn Isolator>,
+    cache: Option<Arc<dyn CacheStrategy>>,
+    store: Arc<dyn LeaseStore>,
+    clock: Arc<dyn Clock>,
+    liveness: Arc<dyn Liveness>,
+    settings: Settings,
+}
+
+impl Builder {
+    /// Shares build artifacts by that strategy. Without one, each workspace has its own.
+    pub fn cache(mut self, cache: Arc<dyn CacheStrategy>) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Keeps the records there. By default, in memory.
+    pub fn store(mut self, store: Arc<dyn LeaseStore>) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// Takes the time from there. By default, from the system.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Observes life like that. By default, within this process only: use
+    /// [`FileLiveness`](crate::FileLiveness) with a store that processes share.
+    pub fn liveness(mut self, liveness: Arc<dyn Liveness>) -> Self {
+        self.liveness = liveness;
+        self
+    }
+
+    /// Uses these settings.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Opens the pool. Changes nothing in the store.
+    ///
+    /// # Errors
+    ///
+    /// When the settings are not [valid](Settings::check), or the pool can't make itself known.
+    pub fn open(self) -> Result<Pool> {
+        self.settings.check()?;
+        let worker = self.liveness.claim(&ClaimKey::for_worker(self.clock.now().wall))?;
+        let inner = Inner {
+            isolator: self.isolator,
+            cache: self.cache,
+            store: self.store,
+            clock: self.clock,
+            liveness: self.liveness,
+            settings: self.settings,
+            worker,
+            changed: Notify::new(),
+            events: broadcast::channel(1024).0,
+            orphans: Mutex::default(),
+        };
+        Ok(Pool { inner: Arc::new(inner) })
+    }
+}
+
+/// How a lease is given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Release {
+    /// How the work went.
+    pub outcome: Outcome,
+    /// For how long to keep the workspace for inspection, instead of what was agreed at the
+    /// beginning.
+    pub linger: Option<Duration>,
+}
+
+/// What became of a lease's work and workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleaseReport {
+    /// Which slot it was.
+    pub slot: SlotId,
+    /// How the work went.
+    pub outcome: Outcome,
+    /// The lease's branch.
+    pub branch: Option<BranchReport>,
+    /// What was saved because nothing else holds it.
+    pub rescue: Option<Rescue>,
+    /// What became of the workspace.
+    pub disposition: Disposition,
+    /// Why it is kept, if it is.
+    pub kept_because: Option<String>,
+}
+
+/// What a name, an id or a path stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// A slot, with the lease in it if there is one.
+    Slot(Box<Slot>),
+    /// A lease that is over.
+    Ended(Box<EndedLease>),
+}
+
+impl Pool {
+    /// Begins to put a pool together over that backend.
+    pub fn builder(isolator: Arc<dyn Isolator>) -> Builder {
+        Builder {
+            isolator,
+            cache: None,
+            store: Arc::new(MemoryStore::new()),
+            clock: Arc::new(SystemClock::new()),
+            liveness: Arc::new(LocalLiveness::default()),
+            settings: Settings::default(),
+        }
+    }
+
+    /// The backend.
+    pub fn isolator(&self) -> &dyn Isolator {
+        &*self.inner.isolator
+    }
+
+    /// What observes life for this pool.
+    pub fn liveness(&self) -> &dyn Liveness {
+        &*self.inner.liveness
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// The time, by the pool's clock.
+    pub fn now(&self) -> Moment {
+        self.inner.clock.now()
+    }
+
+    /// Where a slot's workspace is.
+    pub fn place(&self, slot: SlotId) -> PathBuf {
+        self.inner.isolator.place(slot)
+    }
+
+    /// The slots, leases and waiters, as they are now.
+    ///
+    /// # Errors
+    ///
+    /// When the store can't be read.
+    pub async fn list(&self) -> Result<PoolState> {
+        self.inner.store.load().await
+    }
+
+    /// What happened after `sequence`, in all processes, oldest first; at most `limit` events.
+    ///
+    /// # Errors
+    ///
+    /// When the store can't be read.
+    pub async fn events_after(&self, sequence: u64, limit: usize) -> Result<Vec<Logged>> {
+        self.inner.store.events(sequence, limit).await
+    }
+
+    /// What this process does to the pool from now on, as it happens. A receiver that is too slow
+    /// misses events; [`events_after`](Self::events_after) does not.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+
+    /// Finds a lease or slot by lease id, unambiguous prefix of one (4 characters or more), lease
+    /// name, or a path in its workspace.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`], or [`ErrorKind::InvalidInput`] for an ambiguous prefix.
+    pub async fn find(&self, text: &str) -> Result<Lookup> {
+        let state = self.list().await?;
+        let lease_of = |slot: &Slot| slot.state.lease().cloned();
+        for slot in state.slots.values() {
+            let named = lease_of(slot).is_some_and(|l| l.id.as_str() == text || l.name.as_str() == text);
+            if named || Path::new(text).starts_with(self.place(slot.id)) {
+                return Ok(Lookup::Slot(Box::new(slot.clone())));
+            }
+        }
+        if let Some(ended) =
+            state.ended.iter().rev().find(|e| e.token.lease.as_str() == text || e.name.as_str() == text)
+        {
+            return Ok(Lookup::Ended(Box::new(ended.clone())));
+        }
+        let prefix = text.to_ascii_uppercase();
+        let starts = |id: &LeaseId| prefix.len() >= 4 && id.as_str().starts_with(&prefix);
+        let live = state.slots.values().filter(|s| lease_of(s).is_some_and(|l| starts(&l.id)));
+        let live = live.map(|s| Lookup::Slot(Box::new(s.clone())));
+        let over = state.ended.iter().filter(|e| starts(&e.token.lease));
+        // A lease whose slot is still there (lingering) is remembered as well: one find, not two.
+        let over = over.filter(|e| {
+            !state.slots.values().any(|s| lease_of(s).is_some_and(|l| l.id == e.token.lease))
+        });
+        let mut found = live.chain(over.map(|e| Lookup::Ended(Box::new(e.clone()))));
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one),
+            (Some(_), Some(_)) => {
+                let message = format!("{text} is the beginning of several lease ids");
+                Err(Error::new(ErrorKind::InvalidInput, message).with_hint("give more of it"))
+            }
+            (None, _) => {
+                Err(Error::new(ErrorKind::NotFound, format!("no lease or slot answers to {text:?}"))
+                    .with_hint("`wtpool list` shows what there is"))
+            }
+        }
+    }
+
+    /// Ends a session: all of its leases end as soon as they may, and their slots are removed. Those
+    /// that are still held are kept, and say why.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] when there is no such session, or the store fails.
+    pub async fn end_session(&self, session: &SessionId) -> Result<PruneReport> {
+        let (id, settings) = (session.clone(), self.inner.settings.clone());
+        let found = self.inner.update(move |state, now| state.end_session(&id, &settings, now)).await?;
+        if !found {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no session {session}")));
+        }
+        self.reconcile().await
+    }
+
+    /// Moves the end of a lease to a whole TTL (or `ttl`) from now.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StaleLease`] when the lease is over; nothing is changed.
+    pub async fn renew(&self, token: &Token, ttl: Option<Duration>) -> Result<Lease> {
+        let token = token.clone();
+        self.inner.update(move |state, now| state.renew(&token, ttl, now)).await?
+    }
+
+    /// Gives a lease back: saves what would be lost, then lets the workspace linger, cleans it for
+    /// the next, or removes it. Giving back twice does nothing and reports the same.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::StaleLease`] when the token is not of a lease this pool remembers. Work that
+    /// can't be saved is not an error: the workspace is then kept, and the report says why.
+    pub async fn release(&self, token: &Token, how: Release) -> Result<ReleaseReport> {
+        let (inner, token) = (self.inner.clone(), token.clone());
+        // In a task of its own: once begun, it is finished, whether or not the caller waits.
+        join(tokio::spawn(async move { inner.release(&token, how, EndReason::Released).await })).await
+    }
+}
+
+/// The result of a task; a panic in it goes on here.
+async fn join<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
+    match task.await {
+        Ok(result) => result,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::new(ErrorKind::Cancelled, "the runtime is shutting down")),
+        },
+    }
+}
+
+impl Inner {
+    /// Changes the records, tells the subscribers, and wakes those who wait.
+    async fn update<R: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut PoolState, &Moment) -> R + Send + 'static,
+    ) -> Result<R> {
+        let now = self.clock.now();
+        let (result, events) = store::update(&*self.store, move |state| {
+            let result = change(state, &now);
+            (result, state.outbox.clone())
+        })
+        .await?;
+        if !events.is_empty() {
+            self.changed.notify_waiters();
+        }
+        for event in events {
+            tracing::info!(
+                target: "wtpool",
+                event = event.kind.as_str(),
+                slot = event.slot.map(|s| s.0),
+                lease = event.lease.as_ref().map(LeaseId::as_str),
+                name = event.name.as_ref().map(|n| n.as_str()),
+                generation = event.generation.map(|g| g.0),
+                note = event.note.as_deref(),
+            );
+            // Nobody listens: that is no error.
+            drop(self.events.send(event));
+        }
+        Ok(result)
+    }
+
+    fn worker(&self) -> &ClaimKey {
+        self.worker.key()
+    }
+
+    async fn slot(&self, slot: SlotId) -> Result<Slot> {
+        let state = self.store.load().await?;
+        state.slots.get(&slot).cloned().ok_or_else(|| {
+            Error::new(ErrorKind::StaleLease, format!("slot {slot} was removed in the meantime"))
+        })
+    }
+
+    fn site(&self, slot: SlotId, base: &crate::Base) -> CacheSite {
+        CacheSite { slot, path: self.isolator.place(slot), base: base.commit.clone() }
+    }
+
+    fn announce(&self, slot: SlotId, base: &crate::Base) -> Attachment {
+        match &self.cache {
+            Some(cache) => cache.announce(&self.site(slot, base)),
+            None => uncached(None),
+        }
+    }
+
+    /// Who stands in a slot. Nobody, where that can't be known: then only locks and deadlines speak.
+    fn occupant(&self, slot: SlotId) -> Option<String> {
+        let place = self.isolator.place(slot);
+        match self.liveness.occupants(&[&place]) {
+            Ok(found) => found.into_iter().flatten().next().map(|o| o.to_string()),
+            Err(error) => {
+                tracing::warn!(target: "wtpool", %error, "cannot see who stands in {}", place.display());
+                None
+            }
+        }
+    }
+
+    /// Cleans up after something that was dropped: at once in the background, or, where no task can
+    /// be started, at the next reconciliation.
+    fn abandon(self: &Arc<Self>, orphan: Orphan) {
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                let inner = self.clone();
+                drop(runtime.spawn(async move { inner.adopt_orphan(orphan).await }));
+            }
+            Err(_) => self.orphans().push(orphan),
+        }
+    }
+
+    fn orphans(&self) -> std::sync::MutexGuard<'_, Vec<Orphan>> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn adopt_orphan(self: Arc<Self>, orphan: Orphan) {
+        // A runtime that shuts down drops this task as well; then the next reconciliation has it.
+        let again = Unfinished { inner: &self, orphan: Some(orphan.clone()) };
+        let done = match orphan {
+            Orphan::Request(ticket, lease) => self.withdraw(ticket, &lease).await,
+            Orphan::Lease(token, outcome) => {
+                let how = Release { outcome, linger: None };
+                self.release(&token, how, EndReason::Released).await.map(drop)
+            }
+            Orphan::Work(slot) => self.finish(slot).await.map(drop),
+        };
+        again.done();
+        if let Err(error) = done
+            && error.kind() != ErrorKind::StaleLease
+        {
+            tracing::warn!(target: "wtpool", %error, "cleaning up in the background failed");
+        }
+    }
+}
+
+/// Remembers an orphan as long as nobody has finished with it.
+struct Unfinished<'a> {
+    inner: &'a Inner,
+    orphan: Option<Orphan>,
+}
+
+impl Unfinished<'_> {
+    fn done(mut self) {
+        self.orphan = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.inner.orphans().extend(self.orphan.take());
+    }
+}
+
+/// What a lease gets without a shared cache.
+fn uncached(reason: Option<String>) -> Attachment {
+    Attachment { strategy: "private".to_owned(), reason, ..Attachment::default() }
+}
+
+/// How a lease ended, before anything was saved.
+fn end(outcome: Outcome, reason: EndReason, linger: Duration) -> End {
+    End { outcome, reason, linger, rescue: None, branch: None }
+}

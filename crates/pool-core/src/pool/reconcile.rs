@@ -1,0 +1,377 @@
+//! Brings records and reality together, and ends what is over.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Inner, Pool, Release, end};
+use crate::error::{ErrorKind, Result};
+use crate::id::{ClaimKey, SlotId};
+use crate::isolator::{BranchWish, Condition, Wish};
+use crate::state::{EndReason, Outcome, Owner, PoolState, SlotState};
+use crate::time::Moment;
+use crate::ttl::{Due, Facts};
+use crate::{Base, LeaseName};
+
+/// What [`Pool::prune`] shall do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PruneOptions {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Remove idle and lingering slots too.
+    pub all: bool,
+}
+
+/// What a reconciliation did, or would do, one line for each thing. Empty: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PruneReport {
+    /// For people to read.
+    pub done: Vec<String>,
+}
+
+impl Pool {
+    /// Compares records and reality, ends what is over, resumes what was interrupted. Safe to call at
+    /// any time, by any number of processes at once: each thing is done by one of them.
+    ///
+    /// # Errors
+    ///
+    /// When the records fail. Trouble with a single slot quarantines that slot.
+    pub async fn reconcile(&self) -> Result<PruneReport> {
+        let inner = &self.inner;
+        let orphans = std::mem::take(&mut *inner.orphans());
+        for orphan in orphans {
+            inner.clone().adopt_orphan(orphan).await;
+        }
+        let state = inner.store.load().await?;
+        if state.clone().reanchor(&inner.clock.now()) {
+            inner.update(|state, now| state.reanchor(now)).await?;
+        }
+        let mut report = PruneReport::default();
+        let discovered = inner.discover(&mut report).await?;
+        let state = inner.store.load().await?;
+        let facts = inner.facts(&state, discovered).await;
+        let now = inner.clock.now();
+        for due in state.due(&inner.settings, &facts, &now) {
+            self.perform(&state, due, &mut report).await?;
+        }
+        Ok(report)
+    }
+
+    /// [Reconciles](Self::reconcile), and finishes deletions. With `all`, idle and lingering slots are
+    /// removed as well. When it returns, all that was due is done.
+    ///
+    /// `progress` is told how many files were deleted since it was told last.
+    ///
+    /// # Errors
+    ///
+    /// See [`reconcile`](Self::reconcile).
+    pub async fn prune(
+        &self,
+        options: PruneOptions,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<PruneReport> {
+        if options.dry_run {
+            return self.would_prune(options).await;
+        }
+        let mut report = self.reconcile().await?;
+        if options.all {
+            let state = self.list().await?;
+            for slot in state.slots.values() {
+                let due = match &slot.state {
+                    SlotState::Lingering { .. } => Due::Reopen(slot.id),
+                    SlotState::Free => Due::Retire(slot.id),
+                    _ => continue,
+                };
+                self.perform(&state, due, &mut report).await?;
+            }
+            // A lingering slot that was reopened may have been kept as an idle one.
+            let state = self.list().await?;
+            for slot in state.slots.values().filter(|s| s.state == SlotState::Free) {
+                self.perform(&state, Due::Retire(slot.id), &mut report).await?;
+            }
+        }
+        self.inner.isolator.sweep(progress).await?;
+        Ok(report)
+    }
+
+    async fn would_prune(&self, options: PruneOptions) -> Result<PruneReport> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let mut state = inner.store.load().await?;
+        state.reanchor(&now);
+        let missing = inner.missing().await?;
+        let facts = inner.facts(&state, missing).await;
+        let mut due = state.due(&inner.settings, &facts, &now);
+        if options.all {
+            let rest = state.slots.values().filter_map(|s| match s.state {
+                SlotState::Free => Some(Due::Retire(s.id)),
+                SlotState::Lingering { .. } => Some(Due::Reopen(s.id)),
+                _ => None,
+            });
+            for more in rest {
+                if !due.contains(&more) {
+                    due.push(more);
+                }
+            }
+        }
+        Ok(PruneReport { done: due.iter().filter_map(|d| self.describe(&state, d)).collect() })
+    }
+
+    /// Reconciles every `period`, until it has found nothing left to watch `idle` times in a row, or
+    /// for ever with `None`. A host runs it as a task; the command line, as a process.
+    ///
+    /// # Errors
+    ///
+    /// When the records fail.
+    pub async fn watch(&self, period: Duration, idle: Option<u32>) -> Result<()> {
+        let mut quiet = 0;
+        loop {
+            self.reconcile().await?;
+            self.inner.isolator.sweep(&|_| ()).await.unwrap_or_else(|error| {
+                tracing::warn!(target: "wtpool", %error, "not all trash could be deleted");
+            });
+            quiet = if self.list().await?.needs_watching() { 0 } else { quiet + 1 };
+            if idle.is_some_and(|idle| quiet >= idle) {
+                return Ok(());
+            }
+            self.inner.clock.sleep(period).await;
+        }
+    }
+
+    async fn perform(
+        &self,
+        state: &PoolState,
+        due: Due,
+        report: &mut PruneReport,
+    ) -> Result<()> {
+        let inner = &self.inner;
+        let settings = inner.settings.clone();
+        let worker = inner.worker().clone();
+        let line = self.describe(state, &due);
+        let done = match due {
+            Due::DropWaiter(ticket, why) => {
+                inner
+                    .update(move |state, now| state.leave_queue(ticket, why, &settings, now))
+                    .await
+            }
+            Due::EndSession(id) => inner
+                .update(move |state, now| state.end_session(&id, &settings, now))
+                .await
+                .map(drop),
+            Due::ForgetSession(id) => {
+                inner.update(move |state, _| drop(state.sessions.remove(&id))).await
+            }
+            Due::EndLease(token, outcome, reason) => {
+                let how = Release { outcome, linger: None };
+                inner.release(&token, how, reason).await.map(drop)
+            }
+            Due::KeepLease(token, why) => {
+                inner
+                    .update(move |state, _| {
+                        state.holder(&token).map(|(_, lease)| lease.kept_because = Some(why))
+                    })
+                    .await?
+            }
+            Due::TakeOver(slot, from) => {
+                let taken = inner
+                    .update(move |state, now| {
+                        state.take_over(slot, &from, &worker)?;
+                        let making = matches!(
+                            state.slots.get(&slot).map(|s| &s.state),
+                            Some(SlotState::Provisioning { .. })
+                        );
+                        if making {
+                            let end = end(Outcome::Failure, EndReason::Abandoned, Duration::ZERO);
+                            state.reopen(slot, &end, &worker, now)?;
+                        }
+                        Ok(())
+                    })
+                    .await?;
+                match taken {
+                    Ok(()) => inner.finish(slot).await,
+                    Err(error) => Err(error),
+                }
+            }
+            Due::Reopen(slot) => {
+                let end = end(Outcome::Failure, EndReason::Abandoned, Duration::ZERO);
+                inner.reopen(slot, end).await
+            }
+            Due::Retire(slot) => {
+                let retired =
+                    inner.update(move |state, now| state.retire(slot, &worker, now)).await?;
+                match retired {
+                    Ok(()) => inner.finish(slot).await,
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        match done {
+            // Somebody else was quicker.
+            Err(error) if error.kind() == ErrorKind::StaleLease => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => {
+                report.done.extend(line);
+                Ok(())
+            }
+        }
+    }
+
+    /// One line for a person; `None` for what only changes the records.
+    fn describe(&self, state: &PoolState, due: &Due) -> Option<String> {
+        let place = |slot: &SlotId| self.place(*slot).display().to_string();
+        let lease_name = |token: &crate::Token| {
+            state
+                .slots
+                .values()
+                .filter_map(|s| s.state.lease())
+                .find(|l| l.token() == *token)
+                .map_or_else(|| token.lease.to_string(), |l| l.name.to_string())
+        };
+        Some(match due {
+            Due::DropWaiter(ticket, why) => format!("drop waiter {}: {why}", ticket.0),
+            Due::EndSession(id) => format!("end session {id}"),
+            Due::EndLease(token, _, reason) => {
+                let why = match reason {
+                    EndReason::Released => "its command is over",
+                    EndReason::Expired => "it is past its TTL and quiet",
+                    EndReason::HolderGone => "its holder is gone",
+                    EndReason::SessionEnded => "its session is over",
+                    EndReason::WorkspaceGone => "its workspace was deleted",
+                    EndReason::Abandoned => "it was given up",
+                };
+                format!("end lease {}: {why}", lease_name(token))
+            }
+            Due::TakeOver(slot, _) => format!("resume interrupted work on {}", place(slot)),
+            Due::Reopen(slot) => format!("clean up {}", place(slot)),
+            Due::Retire(slot) => format!("remove idle {}", place(slot)),
+            Due::KeepLease(..) | Due::ForgetSession(_) => return None,
+        })
+    }
+}
+
+impl Inner {
+    /// Slots whose workspace is gone, as far as the backend can tell.
+    async fn missing(&self) -> Result<Vec<SlotId>> {
+        let found = self.isolator.discover().await?;
+        let missing = found.into_iter().filter(|d| d.condition == Condition::Missing);
+        Ok(missing.map(|d| d.slot).collect())
+    }
+
+    /// Takes in what stands where slots live without a record of it.
+    async fn discover(&self, report: &mut PruneReport) -> Result<Vec<SlotId>> {
+        let state = self.store.load().await?;
+        let found = self.isolator.discover().await?;
+        let mut missing = Vec::new();
+        let on_disk: std::collections::BTreeSet<SlotId> = found.iter().map(|d| d.slot).collect();
+        for one in found {
+            let known = state.slots.contains_key(&one.slot);
+            match one.condition {
+                Condition::Missing => missing.push(one.slot),
+                _ if known => continue,
+                _ => {}
+            }
+            if known {
+                continue;
+            }
+            let reason = match &one.condition {
+                Condition::Foreign(what) => format!("not made by this pool, and left alone: {what}"),
+                _ => "found without a record of it".to_owned(),
+            };
+            let base = match one.condition {
+                Condition::Foreign(_) => None,
+                _ => self.base_found(one.slot).await,
+            };
+            report.done.push(format!("take in {}: {reason}", self.isolator.place(one.slot).display()));
+            self.update(move |state, now| {
+                // Recorded in the meantime: then it is somebody's who is at work.
+                if !state.slots.contains_key(&one.slot) {
+                    state.adopt(one.slot, base, &reason, now);
+                }
+            })
+            .await?;
+        }
+        // What has a plan must have left something behind, or its workspace is gone without trace.
+        let gone = state.slots.values().filter(|s| {
+            let settled = matches!(s.state, SlotState::Free | SlotState::Leased { .. });
+            settled && s.plan.is_some() && !on_disk.contains(&s.id)
+        });
+        missing.extend(gone.map(|s| s.id));
+        Ok(missing)
+    }
+
+    /// Where a workspace without a record stands, so that it can be looked at.
+    async fn base_found(&self, slot: SlotId) -> Option<Base> {
+        let wish = Wish {
+            base: None,
+            origin: Some(self.isolator.place(slot)),
+            branch: BranchWish::Detached,
+        };
+        let name = LeaseName::new(format!("slot-{slot}")).ok()?;
+        self.isolator.resolve(&wish, &name).await.ok()
+    }
+
+    /// Finds out what there is to know for one look at what is due.
+    async fn facts(&self, state: &PoolState, missing: Vec<SlotId>) -> Facts {
+        let mut facts = Facts { missing: missing.into_iter().collect(), ..Facts::default() };
+        let mut ask = |key: &ClaimKey| {
+            facts.claims.insert(key.clone(), self.liveness.holds(key));
+        };
+        state.waiters.values().for_each(|w| ask(&w.worker));
+        state.slots.values().filter_map(|s| s.state.worker()).for_each(&mut ask);
+        let leases = || state.slots.values().filter_map(|s| s.state.lease());
+        leases().filter(|l| l.owner == Owner::Holder).for_each(|l| ask(&l.id.claim()));
+        let owners = leases().filter_map(|l| match &l.owner {
+            Owner::Process(process) => Some(process),
+            _ => None,
+        });
+        for process in owners.chain(state.sessions.values().filter_map(|s| s.process.as_ref())) {
+            facts.processes.insert(process.clone(), self.liveness.runs(process));
+        }
+        self.look_for_occupants(state, &mut facts);
+        let now = self.clock.now();
+        for (slot, _) in state.past_ttl(&now) {
+            let quiet = self.is_quiet(state, slot, &now).await;
+            facts.quiet.insert(slot, quiet);
+        }
+        for slot in state.slots.values() {
+            if let (SlotState::Quarantined { .. }, Some(plan)) = (&slot.state, &slot.plan)
+                && !facts.occupied.contains_key(&slot.id)
+                && self.isolator.inspect(plan).await.is_ok_and(|i| i.losses.unsavable.is_empty())
+            {
+                facts.savable.insert(slot.id);
+            }
+        }
+        facts
+    }
+
+    fn look_for_occupants(&self, state: &PoolState, facts: &mut Facts) {
+        let ids: Vec<SlotId> = state.slots.keys().copied().collect();
+        let places: Vec<PathBuf> = ids.iter().map(|id| self.isolator.place(*id)).collect();
+        let places: Vec<&Path> = places.iter().map(PathBuf::as_path).collect();
+        match self.liveness.occupants(&places) {
+            Ok(found) => {
+                facts.occupancy_known = true;
+                for (id, found) in ids.into_iter().zip(found) {
+                    if let Some(occupant) = found.first() {
+                        facts.occupied.insert(id, occupant.to_string());
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(target: "wtpool", %error, "cannot see who stands where");
+            }
+        }
+    }
+
+    /// Whether nothing was written in a slot for the quiet time, by the wall clock: the time stamps
+    /// of files have no other.
+    async fn is_quiet(&self, state: &PoolState, slot: SlotId, now: &Moment) -> bool {
+        let Some(plan) = state.slots.get(&slot).and_then(|s| s.plan.as_ref()) else { return false };
+        match self.isolator.inspect(plan).await {
+            Ok(inspection) => inspection.last_write.is_none_or(|written| {
+                Duration::try_from(now.wall.duration_since(written))
+                    .is_ok_and(|since| since >= self.settings.quiet)
+            }),
+            Err(_) => false,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! From a lease that is over to a slot that is idle, gone, or kept.
+
+use std::sync::Arc;
+
+use super::{Inner, Release, ReleaseReport, end};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::SlotId;
+use crate::isolator::{Base, Plan, Preserved};
+use crate::scheduler::Afterlife;
+use crate::state::{Disposition, End, EndReason, EndedLease, Lease, Slot, SlotState, Token};
+
+impl Inner {
+    /// Ends a lease and deals with its slot.
+    pub(super) async fn release(
+        &self,
+        token: &Token,
+        how: Release,
+        reason: EndReason,
+    ) -> Result<ReleaseReport> {
+        let (wanted, worker) = (token.clone(), self.worker().clone());
+        let begun = self
+            .update(move |state, now| {
+                if let Some(ended) = state.ended(&wanted) {
+                    let kept = state.slots.get(&ended.slot).and_then(kept_because);
+                    return Ok(Err(report_of(ended, kept)));
+                }
+                let (_, lease) = state.holder(&wanted)?;
+                let linger = how.linger.unwrap_or_else(|| lease.linger.after(how.outcome));
+                let end = end(how.outcome, reason, linger);
+                state.begin_release(&wanted, end, &worker, now).map(Ok)
+            })
+            .await??;
+        let slot = match begun {
+            Ok(slot) => slot,
+            Err(already) => return Ok(already),
+        };
+        self.liveness.forget(&token.lease.claim());
+        self.finish(slot).await?;
+        let state = self.store.load().await?;
+        match state.ended(token) {
+            Some(ended) => Ok(report_of(ended, state.slots.get(&ended.slot).and_then(kept_because))),
+            None => Err(Error::new(ErrorKind::StaleLease, "the lease was forgotten meanwhile")),
+        }
+    }
+
+    /// Carries a slot that this worker has in `Releasing`, `Retiring`, or in a `Provisioning` it
+    /// took over, to its next resting state. Fails only when the records fail: whatever is wrong
+    /// with the slot itself quarantines it.
+    pub(super) async fn finish(&self, slot: SlotId) -> Result<()> {
+        let resume = self.unfinished(slot);
+        let done = match self.slot(slot).await {
+            Ok(entry) if entry.state.worker() == Some(self.worker()) => {
+                match self.carry(&entry).await {
+                    Err(error) if error.kind() == ErrorKind::StaleLease => Ok(()),
+                    Err(error) => self.keep(slot, &error.to_string()).await,
+                    Ok(()) => Ok(()),
+                }
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::StaleLease => Ok(()),
+            Err(error) => Err(error),
+        };
+        // With records that fail, the slot stays this worker's, to be taken up again.
+        if done.is_ok() {
+            resume.done();
+        }
+        done
+    }
+
+    async fn carry(&self, entry: &Slot) -> Result<()> {
+        let slot = entry.id;
+        let Some(plan) = &entry.plan else {
+            // Nothing was ever begun here.
+            return self.gone(slot).await;
+        };
+        match &entry.state {
+            SlotState::Releasing { lease, end, .. } => self.settle(slot, plan, lease, end).await,
+            // An idle slot that is not wanted, or one whose making was interrupted: it is not
+            // worth finding out how far that got.
+            _ => {
+                let proof = self.preserved(plan, None).await?;
+                self.dispose(slot, plan, proof).await
+            }
+        }
+    }
+
+    async fn settle(&self, slot: SlotId, plan: &Plan, lease: &Lease, end: &End) -> Result<()> {
+        if let Some(cache) = &self.cache
+            && end.reason != EndReason::Abandoned
+            && let Err(error) = cache.harvest(&self.site(slot, &plan.base)).await
+        {
+            tracing::warn!(target: "wtpool", %error, slot = slot.0, "nothing was harvested");
+        }
+        let proof = self.preserved(plan, Some(lease)).await?;
+        let ended = End {
+            // Saved before, and nothing new since: that rescue still is what became of it.
+            rescue: proof.rescue().cloned().or_else(|| end.rescue.clone()),
+            branch: proof.branch().cloned().or_else(|| end.branch.clone()),
+            ..end.clone()
+        };
+        let (worker, settings) = (self.worker().clone(), self.settings.clone());
+        let afterlife = self
+            .update(move |state, now| state.saved(slot, &worker, &ended, &settings, now))
+            .await??;
+        match afterlife {
+            Afterlife::Linger => Ok(()),
+            Afterlife::Keep => self.clean(slot, plan, proof).await,
+            Afterlife::Retire => self.dispose(slot, plan, proof).await,
+        }
+    }
+
+    async fn clean(&self, slot: SlotId, plan: &Plan, proof: Preserved) -> Result<()> {
+        self.unoccupied(slot)?;
+        let rest = Plan {
+            slot,
+            lease: None,
+            base: Base { commit: plan.base.commit.clone(), branch: None },
+        };
+        if let Err(error) = self.isolator.recycle(&rest, proof).await {
+            tracing::warn!(target: "wtpool", %error, slot = slot.0, "cannot reset the slot; removing it");
+            let proof = self.preserved(plan, None).await?;
+            return self.dispose(slot, plan, proof).await;
+        }
+        let (worker, settings) = (self.worker().clone(), self.settings.clone());
+        self.update(move |state, now| state.rest(slot, &worker, rest, &settings, now)).await?
+    }
+
+    async fn dispose(&self, slot: SlotId, plan: &Plan, proof: Preserved) -> Result<()> {
+        self.unoccupied(slot)?;
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.detach(&self.site(slot, &plan.base)).await
+        {
+            tracing::warn!(target: "wtpool", %error, slot = slot.0, "the cache was not detached");
+        }
+        self.isolator.dispose(proof).await?;
+        self.gone(slot).await
+    }
+
+    async fn gone(&self, slot: SlotId) -> Result<()> {
+        let (worker, settings) = (self.worker().clone(), self.settings.clone());
+        self.update(move |state, now| state.remove(slot, &worker, &settings, now)).await?
+    }
+
+    /// Nobody's ground is taken away from under their feet.
+    fn unoccupied(&self, slot: SlotId) -> Result<()> {
+        match self.occupant(slot) {
+            None => Ok(()),
+            Some(who) => Err(Error::new(ErrorKind::Busy, format!("{who} is still in it"))),
+        }
+    }
+
+    /// Keeps a slot as it is, with the reason.
+    async fn keep(&self, slot: SlotId, reason: &str) -> Result<()> {
+        let (worker, settings, reason) =
+            (self.worker().clone(), self.settings.clone(), reason.to_owned());
+        let kept = self
+            .update(move |state, now| state.quarantine(slot, &worker, &reason, &settings, now))
+            .await?;
+        match kept {
+            Err(error) if error.kind() != ErrorKind::StaleLease => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets about a slot that has nobody at work on it.
+    pub(super) async fn reopen(self: &Arc<Self>, slot: SlotId, end: End) -> Result<()> {
+        let worker = self.worker().clone();
+        self.update(move |state, now| state.reopen(slot, &end, &worker, now)).await??;
+        self.finish(slot).await
+    }
+}
+
+fn kept_because(slot: &Slot) -> Option<String> {
+    match &slot.state {
+        SlotState::Quarantined { reason, .. } => Some(reason.clone()),
+        _ => None,
+    }
+}
+
+fn report_of(ended: &EndedLease, kept_because: Option<String>) -> ReleaseReport {
+    ReleaseReport {
+        slot: ended.slot,
+        outcome: ended.end.outcome,
+        branch: ended.end.branch.clone(),
+        rescue: ended.end.rescue.clone(),
+        disposition: ended.disposition,
+        kept_because: kept_because.filter(|_| ended.disposition == Disposition::Quarantined),
+    }
+}
