@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pool_core::{
-    Base, CommitId, Condition, Discovered, Error, Inspection, Isolator, LeaseName, Losses, Plan, Pool,
-    Preserved, Release, Request, Result, SlotId, Wish,
+    Base, CommitId, Condition, Discovered, Error, Inspection, Isolator, LeaseName, Losses, Plan,
+    Pool, Preserved, Release, Request, Result, SlotId, Wish,
 };
 
 #[derive(Debug)]
@@ -30,7 +30,8 @@ impl Isolator for Directories {
 
     async fn provision(&self, plan: &Plan) -> Result<()> {
         let place = self.place(plan.slot);
-        std::fs::create_dir_all(&place).map_err(|e| Error::io(format!("create {}", place.display()), e))
+        std::fs::create_dir_all(&place)
+            .map_err(|e| Error::io(format!("create {}", place.display()), e))
     }
 
     async fn inspect(&self, plan: &Plan) -> Result<Inspection> {
@@ -39,7 +40,8 @@ impl Isolator for Directories {
     }
 
     async fn preserve(&self, inspection: Inspection) -> Result<Preserved> {
-        Ok(Preserved::nothing_to_lose(inspection).expect("scratch directories hold nothing of value"))
+        Ok(Preserved::nothing_to_lose(inspection)
+            .expect("scratch directories hold nothing of value"))
     }
 
     async fn recycle(&self, plan: &Plan, proof: Preserved) -> Result<()> {
@@ -49,7 +51,8 @@ impl Isolator for Directories {
 
     async fn dispose(&self, proof: Preserved) -> Result<()> {
         let place = self.place(proof.slot());
-        std::fs::remove_dir_all(&place).map_err(|e| Error::io(format!("remove {}", place.display()), e))
+        std::fs::remove_dir_all(&place)
+            .map_err(|e| Error::io(format!("remove {}", place.display()), e))
     }
 
     async fn discover(&self) -> Result<Vec<Discovered>> {

@@ -199,6 +199,7 @@ impl Preserved {
     /// # Errors
     ///
     /// Gives the inspection back when there is something.
+    #[expect(clippy::result_large_err, reason = "the inspection is given back, not an error")]
     pub fn nothing_to_lose(inspection: Inspection) -> Result<Self, Inspection> {
         if inspection.losses.is_empty() {
             Ok(Self { plan: inspection.plan, rescue: None, branch: inspection.branch })
@@ -213,6 +214,7 @@ impl Preserved {
     /// # Errors
     ///
     /// Gives the inspection back when it found something that no rescue can hold.
+    #[expect(clippy::result_large_err, reason = "the inspection is given back, not an error")]
     pub fn by_rescue(inspection: Inspection, rescue: Rescue) -> Result<Self, Inspection> {
         if inspection.losses.unsavable.is_empty() {
             Ok(Self { plan: inspection.plan, rescue: Some(rescue), branch: inspection.branch })

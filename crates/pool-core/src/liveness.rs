@@ -106,6 +106,10 @@ pub trait Liveness: fmt::Debug + Send + Sync {
     /// Removes the traces of a claim whose holder is gone. Does nothing while it is held.
     fn forget(&self, key: &ClaimKey);
 
+    /// Removes the traces of all claims whose holders are gone. Changes no answer of
+    /// [`holds`](Self::holds).
+    fn tidy(&self) {}
+
     /// Identifies a running process. `None` when there is none with that id, or it can't be known.
     fn identify(&self, pid: u32) -> Option<ProcessIdentity>;
 

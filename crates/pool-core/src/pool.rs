@@ -49,8 +49,9 @@ struct Inner {
     clock: Arc<dyn Clock>,
     liveness: Arc<dyn Liveness>,
     settings: Settings,
-    /// Shows the others that this pool still works on what it took on.
-    worker: Claim,
+    /// Shows the others that this pool still works on what it took on; `None` only while dropping.
+    claim: Option<Claim>,
+    worker: ClaimKey,
     /// Wakes those who wait in this process.
     changed: Notify,
     events: broadcast::Sender<Event>,
@@ -120,7 +121,8 @@ impl Builder {
     /// When the settings are not [valid](Settings::check), or the pool can't make itself known.
     pub fn open(self) -> Result<Pool> {
         self.settings.check()?;
-        let worker = self.liveness.claim(&ClaimKey::for_worker(self.clock.now().wall))?;
+        let worker = ClaimKey::for_worker(self.clock.now().wall);
+        let claim = self.liveness.claim(&worker)?;
         let inner = Inner {
             isolator: self.isolator,
             cache: self.cache,
@@ -128,6 +130,7 @@ impl Builder {
             clock: self.clock,
             liveness: self.liveness,
             settings: self.settings,
+            claim: Some(claim),
             worker,
             changed: Notify::new(),
             events: broadcast::channel(1024).0,
@@ -360,7 +363,7 @@ impl Inner {
     }
 
     fn worker(&self) -> &ClaimKey {
-        self.worker.key()
+        &self.worker
     }
 
     async fn slot(&self, slot: SlotId) -> Result<Slot> {
@@ -426,6 +429,13 @@ impl Inner {
         {
             tracing::warn!(target: "wtpool", %error, "cleaning up in the background failed");
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        drop(self.claim.take());
+        self.liveness.forget(&self.worker);
     }
 }
 

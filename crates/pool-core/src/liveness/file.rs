@@ -7,10 +7,13 @@
 //! so there is no moment at which a fresh claim looks like a dead one. Keys are never claimed twice,
 //! so once a file under a final name is unlocked it stays so, and may be removed at leisure.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+// Called by their full names: since Rust 1.89 `File` has methods of the same names, which our
+// `rust-version` does not have yet.
+use fs4::{FileExt, TryLockError};
 use tempfile::NamedTempFile;
 
 use super::{Claim, ClaimGuard, Liveness, Occupant, ProcessIdentity, Vital, process};
@@ -92,7 +95,7 @@ impl FileLiveness {
         let failed = |error| Error::io(format_args!("create the claim {}", path.display()), error);
         let unnamed =
             tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.dir).map_err(failed)?;
-        match unnamed.as_file().try_lock() {
+        match FileExt::try_lock(unnamed.as_file()) {
             Ok(()) => {}
             // A sweep looks at the fresh file and is about to remove it.
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -159,6 +162,12 @@ impl Liveness for FileLiveness {
         remove_unless_held(&self.path(key));
     }
 
+    fn tidy(&self) {
+        if let Err(error) = self.sweep() {
+            tracing::debug!(%error, "cannot tidy up dead claims");
+        }
+    }
+
     fn identify(&self, pid: u32) -> Option<ProcessIdentity> {
         process::identify(pid)
     }
@@ -179,7 +188,7 @@ fn look(path: &Path) -> (Vital, Option<File>) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (Vital::Gone, None),
         Err(_) => return (Vital::Unknown, None),
     };
-    match file.try_lock_shared() {
+    match FileExt::try_lock_shared(&file) {
         Ok(()) => (Vital::Gone, Some(file)),
         Err(TryLockError::WouldBlock) => (Vital::Alive, None),
         Err(TryLockError::Error(_)) => (Vital::Unknown, None),

@@ -350,7 +350,7 @@ impl Reservation {
             (inner.worker().clone(), inner.settings.clone(), reason.to_owned());
         inner
             .update(move |state, now| {
-                state.bounce(slot, &worker, ticket, waiter, &reason, &settings, now)
+                state.bounce(slot, &worker, (ticket, waiter), &reason, &settings, now)
             })
             .await??;
         loop {

@@ -53,6 +53,7 @@ impl Pool {
         for due in state.due(&inner.settings, &facts, &now) {
             self.perform(&state, due, &mut report).await?;
         }
+        inner.liveness.tidy();
         Ok(report)
     }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pool_core::{
-    Afterlife, Attachment, Base, BootId, ClaimKey, CommitId, Deadline, Due, End, EndReason, EventKind,
-    Facts, Generation, Lease, LeaseId, LeaseName, Linger, Moment, Outcome, Owner, Plan, PoolState,
-    Session, SessionId, Settings, SlotId, SlotState, Ticket, Token, Turn, Vital, Waiter,
+    Afterlife, Attachment, Base, BootId, ClaimKey, CommitId, Deadline, Due, End, EndReason,
+    EventKind, Facts, Generation, Lease, LeaseId, LeaseName, Linger, Moment, Outcome, Owner, Plan,
+    PoolState, Session, SessionId, Settings, SlotId, SlotState, Ticket, Token, Turn, Vital, Waiter,
 };
 use proptest::prelude::*;
 
@@ -150,7 +150,7 @@ proptest! {
                     let number: u64 = back.lease.name.as_str()[1..].parse().expect("numbered");
                     order.insert(0, back.lease.name.clone());
                     order.sort_by_key(|n| n.as_str()[1..].parse::<u64>().expect("numbered"));
-                    state.bounce(slot, &worker(), Ticket(number), back, "test", &settings, &now).expect("ours");
+                    state.bounce(slot, &worker(), (Ticket(number), back), "test", &settings, &now).expect("ours");
                 },
                 Step::Reopen(i) => {
                     let kept = of(&state, |s| matches!(s, SlotState::Lingering { .. } | SlotState::Quarantined { .. }));
@@ -194,7 +194,8 @@ fn finish(state: &mut PoolState, slot: SlotId, ok: bool, settings: &Settings, no
     match state.saved(slot, &worker(), end, settings, now).expect("ours") {
         Afterlife::Linger => {}
         Afterlife::Keep => {
-            let rest = entry.plan.unwrap_or_else(|| plan(slot, entry.state.lease().expect("a lease")));
+            let rest =
+                entry.plan.unwrap_or_else(|| plan(slot, entry.state.lease().expect("a lease")));
             state.rest(slot, &worker(), rest, settings, now).expect("ours");
         }
         Afterlife::Retire => state.remove(slot, &worker(), settings, now).expect("ours"),
@@ -227,7 +228,9 @@ fn a_lease_lasts_at_least_its_ttl_and_ends_when_quiet() {
     let ends = Due::EndLease(token.clone(), Outcome::Failure, EndReason::Expired);
     assert_eq!(state.due(&settings, &facts, &at(60)), [ends]);
     facts.quiet.insert(SlotId(1), false);
-    assert!(matches!(&state.due(&settings, &facts, &at(60))[..], [Due::KeepLease(t, _)] if *t == token));
+    assert!(
+        matches!(&state.due(&settings, &facts, &at(60))[..], [Due::KeepLease(t, _)] if *t == token)
+    );
     facts.quiet.insert(SlotId(1), true);
     facts.occupied.insert(SlotId(1), "process 7 (sh)".into());
     assert!(matches!(&state.due(&settings, &facts, &at(60))[..], [Due::KeepLease(..)]));
@@ -314,5 +317,8 @@ fn a_name_is_taken_while_its_lease_lives_or_waits() {
     let (mut state, _) = leased(Owner::Detached, Some(60));
     let refused = state.enqueue(waiter("n1", &at(1)), &Settings::default(), &at(1));
     assert_eq!(refused.expect_err("taken").kind(), pool_core::ErrorKind::NameTaken);
-    assert_eq!(Deadline::after(&at(0), Duration::from_secs(60)).remaining(&at(10)), Duration::from_secs(50));
+    assert_eq!(
+        Deadline::after(&at(0), Duration::from_secs(60)).remaining(&at(10)),
+        Duration::from_secs(50)
+    );
 }
