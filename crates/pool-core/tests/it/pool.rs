@@ -1,0 +1,503 @@
+//! The pool over a strict backend in memory, with time and life under the test's control.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pool_core::{
+    BranchWish, Clock, Disposition, ErrorKind, EventKind, Finish, Isolator, LeaseName, LeaseStore, Linger,
+    MemoryStore, Outcome, Owner, Pool, PruneOptions, Release, Request, SessionId, Settings, SlotId,
+    SlotState, Wish,
+};
+use testkit::chaos::{Answer, Chaos, Method};
+use testkit::clock::VirtualClock;
+use testkit::liveness::FakeLiveness;
+use testkit::memory::MemoryIsolator;
+
+/// A machine on which processes share one pool.
+struct Machine {
+    isolator: Arc<MemoryIsolator>,
+    chaos: Arc<Chaos>,
+    store: Arc<MemoryStore>,
+    clock: VirtualClock,
+    liveness: FakeLiveness,
+    settings: Settings,
+}
+
+impl Machine {
+    fn new(max_leases: u32) -> Self {
+        let clock = VirtualClock::new();
+        let isolator = Arc::new(MemoryIsolator::with_clock(Arc::new(clock.clone())));
+        let chaos = Arc::new(Chaos::with_clock(isolator.clone(), Arc::new(clock.clone())));
+        let settings = Settings { max_leases, ..Settings::default() };
+        let store = Arc::new(MemoryStore::new());
+        Self { isolator, chaos, store, clock, liveness: FakeLiveness::new(), settings }
+    }
+
+    /// The pool as one process has it.
+    fn process(&self, name: &str) -> Pool {
+        Pool::builder(self.chaos.clone())
+            .store(self.store.clone())
+            .clock(Arc::new(self.clock.clone()))
+            .liveness(self.liveness.process(name))
+            .settings(self.settings.clone())
+            .open()
+            .expect("valid settings")
+    }
+
+    /// After one reconciliation by a fresh process everything is at rest, and nothing is lost; a
+    /// second one does nothing.
+    async fn settles(&self) {
+        self.chaos.calm();
+        let pool = self.process("settler");
+        pool.reconcile().await.expect("reconciled");
+        let state = pool.list().await.expect("listed");
+        for slot in state.slots.values() {
+            assert!(slot.state.worker().is_none(), "slot {} is not at rest: {:?}", slot.id, slot.state);
+        }
+        assert_eq!(pool.reconcile().await.expect("reconciled").done, Vec::<String>::new());
+        let standing: Vec<SlotId> = state.slots.keys().copied().collect();
+        assert_eq!(self.isolator.occupied(), standing, "slots on disk = slots in the records");
+        self.isolator.audit().expect("nothing is lost, and no rule was broken");
+    }
+}
+
+fn request() -> Request {
+    Request { linger: Linger::both(Duration::ZERO), wait: None, ..Request::new("test") }
+}
+
+/// Lets everything that can go on without time passing do so.
+async fn quiesce() {
+    for _ in 0..2_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_lease_is_isolated_and_leaves_nothing_behind() {
+    let machine = Machine::new(2);
+    let pool = machine.process("host");
+    let (one, two) = (pool.acquire(request()).await.unwrap(), pool.acquire(request()).await.unwrap());
+    assert_ne!(one.path(), two.path());
+    assert_ne!(one.lease().base.branch, two.lease().base.branch);
+    machine.isolator.write(one.slot(), "work", "precious");
+    assert_eq!(machine.isolator.read(two.slot(), "work"), None);
+    let report = one.release(Release::default()).await.unwrap();
+    assert_eq!(report.disposition, Disposition::Removed);
+    assert_eq!(report.rescue.expect("uncommitted work").files, 1);
+    assert_eq!(two.release(Release::default()).await.unwrap().rescue, None);
+    assert_eq!(pool.list().await.unwrap().slots.len(), 0);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_reservation_tells_all_before_anything_exists() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let reservation = pool.reserve(request()).await.unwrap();
+    let (path, lease) = (reservation.path(), reservation.lease().clone());
+    assert!(machine.isolator.occupied().is_empty(), "nothing was made yet");
+    let guard = reservation.materialise().await.unwrap();
+    assert_eq!((guard.path(), &guard.lease().base), (path, &lease.base));
+    guard.release(Release::default()).await.unwrap();
+
+    let reservation = pool.reserve(request()).await.unwrap();
+    drop(reservation);
+    quiesce().await;
+    assert_eq!(pool.list().await.unwrap().slots.len(), 0);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_dropped_guard_gives_the_slot_back() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let guard = pool.acquire(request()).await.unwrap();
+    machine.isolator.write(guard.slot(), "work", "precious");
+    drop(guard);
+    let next = pool.acquire(request()).await.unwrap();
+    assert_eq!(machine.isolator.read(next.slot(), "work"), None);
+    assert_eq!(pool.isolator().rescues().unwrap().list().await.unwrap().len(), 1);
+    next.release(Release::default()).await.unwrap();
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn giving_back_twice_reports_the_same_and_a_stale_token_is_refused() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let guard = pool.acquire(request()).await.unwrap();
+    let token = guard.token();
+    let first = guard.release(Release::default()).await.unwrap();
+    let next = pool.acquire(request()).await.unwrap();
+    let before = pool.list().await.unwrap();
+    assert_eq!(pool.release(&token, Release::default()).await.unwrap(), first);
+    assert_eq!(pool.renew(&token, None).await.unwrap_err().kind(), ErrorKind::StaleLease);
+    let forged = pool_core::Token { generation: pool_core::Generation(99), ..next.token() };
+    let refused = pool.release(&forged, Release::default()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::StaleLease);
+    assert_eq!(pool.list().await.unwrap(), before, "nothing changed");
+    next.release(Release::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn waiters_are_served_in_order_and_a_dead_one_is_passed_over() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let first = pool.acquire(request()).await.unwrap();
+    let mut waiting = Vec::new();
+    for name in ["w1", "dead", "w2", "w3"] {
+        let owner = machine.process(if name == "dead" { "victim" } else { "host" });
+        let request = Request { name: Some(LeaseName::new(name).unwrap()), ..request() };
+        waiting.push((name, tokio::spawn(async move { owner.acquire(request).await })));
+        quiesce().await;
+    }
+    machine.liveness.kill("victim");
+    waiting[1].1.abort();
+    first.release(Release::default()).await.unwrap();
+    for (name, task) in waiting {
+        if name == "dead" {
+            // Another's reconciliation takes care of it, wherever in the queue it was.
+            pool.reconcile().await.unwrap();
+            continue;
+        }
+        machine.clock.advance(Duration::from_secs(1));
+        task.await.unwrap().unwrap().release(Release::default()).await.unwrap();
+    }
+    let events = pool.events_after(0, 1000).await.unwrap();
+    let granted: Vec<String> = events
+        .iter()
+        .filter(|e| e.event.kind == EventKind::Leased)
+        .map(|e| e.event.name.as_ref().unwrap().to_string())
+        .collect();
+    assert_eq!(granted[1..], ["w1", "w2", "w3"]);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_full_pool_says_so_when_the_wait_runs_out() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let held = pool.acquire(request()).await.unwrap();
+    let now = Request { wait: Some(Duration::ZERO), ..request() };
+    assert_eq!(pool.acquire(now).await.unwrap_err().kind(), ErrorKind::PoolFull);
+    let later = Request { wait: Some(Duration::from_secs(5)), ..request() };
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.acquire(later).await }
+    });
+    quiesce().await;
+    assert_eq!(pool.list().await.unwrap().waiters.len(), 1);
+    for _ in 0..200 {
+        machine.clock.advance(Duration::from_millis(50));
+        quiesce().await;
+    }
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PoolFull);
+    assert!(error.hint().is_some());
+    assert_eq!(pool.list().await.unwrap().waiters.len(), 0);
+    held.release(Release::default()).await.unwrap();
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_lingering_slot_yields_to_a_waiter_with_its_work_saved_once() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let linger = Request { linger: Linger::both(Duration::from_secs(600)), ..request() };
+    let guard = pool.acquire(linger).await.unwrap();
+    machine.isolator.write(guard.slot(), "work", "precious");
+    let report = guard.release(Release::default()).await.unwrap();
+    assert_eq!(report.disposition, Disposition::Lingering);
+    assert_eq!(machine.isolator.read(report.slot, "work").as_deref(), Some(&b"precious"[..]));
+    let next = pool.acquire(request()).await.unwrap();
+    assert_eq!(machine.isolator.read(next.slot(), "work"), None);
+    next.release(Release::default()).await.unwrap();
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_dead_holder_is_found_and_its_work_saved() {
+    let machine = Machine::new(1);
+    let victim = machine.process("victim");
+    let guard = victim.acquire(request()).await.unwrap();
+    machine.isolator.write(guard.slot(), "work", "precious");
+    let watcher = machine.process("watcher");
+    watcher.reconcile().await.unwrap();
+    assert!(matches!(watcher.list().await.unwrap().slots[&SlotId(1)].state, SlotState::Leased { .. }));
+    machine.liveness.kill("victim");
+    watcher.reconcile().await.unwrap();
+    let rescues = watcher.isolator().rescues().unwrap().list().await.unwrap();
+    assert_eq!(rescues.len(), 1);
+    std::mem::forget(guard);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn whoever_stands_in_a_slot_keeps_it() {
+    let machine = Machine::new(2);
+    let pool = machine.process("host");
+    let guard = pool.acquire(request()).await.unwrap();
+    let (slot, path) = (guard.slot(), guard.path());
+    let pid = machine.liveness.spawn("shell");
+    machine.liveness.occupy(&path, pid);
+    let report = guard.release(Release::default()).await.unwrap();
+    assert_eq!(report.disposition, Disposition::Quarantined);
+    assert!(report.kept_because.unwrap().contains("still in it"));
+    assert_eq!(pool.reconcile().await.unwrap().done, Vec::<String>::new());
+    assert_eq!(machine.isolator.occupied(), [slot]);
+    machine.liveness.vacate(pid);
+    pool.reconcile().await.unwrap();
+    assert_eq!(machine.isolator.occupied(), []);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_free_slot_in_which_somebody_stands_is_not_given_away() {
+    let machine = Machine::new(3);
+    let pool = machine.process("host");
+    pool.warm(1, None, None, &|| ()).await.unwrap();
+    let pid = machine.liveness.spawn("shell");
+    machine.liveness.occupy(pool.place(SlotId(1)), pid);
+    let guard = pool.acquire(request()).await.unwrap();
+    assert_eq!(guard.slot(), SlotId(2), "the lease goes to another slot");
+    guard.release(Release::default()).await.unwrap();
+    machine.liveness.vacate(pid);
+    pool.prune(PruneOptions { all: true, ..PruneOptions::default() }, &|_| ()).await.unwrap();
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn what_is_written_into_an_idle_slot_is_saved_before_it_is_leased() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    pool.warm(1, None, None, &|| ()).await.unwrap();
+    machine.isolator.write(SlotId(1), "straggler", "late");
+    let guard = pool.acquire(request()).await.unwrap();
+    assert_eq!(machine.isolator.read(guard.slot(), "straggler"), None);
+    assert_eq!(pool.isolator().rescues().unwrap().list().await.unwrap().len(), 1);
+    guard.release(Release::default()).await.unwrap();
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_saved_is_kept_until_it_can() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let guard = pool.acquire(request()).await.unwrap();
+    let slot = guard.slot();
+    machine.isolator.set_unsavable(slot, Some("a socket"));
+    let report = guard.release(Release::default()).await.unwrap();
+    assert_eq!(report.disposition, Disposition::Quarantined);
+    let wait = Request { wait: Some(Duration::ZERO), ..request() };
+    let full = pool.acquire(wait).await.unwrap_err();
+    assert!(full.to_string().contains("1 quarantined"), "{full}");
+    machine.isolator.set_unsavable(slot, None);
+    pool.reconcile().await.unwrap();
+    assert_eq!(machine.isolator.occupied(), []);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn survivors_of_a_command_hold_its_lease() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let guard = pool.acquire(request()).await.unwrap();
+    let daemon = machine.liveness.spawn("daemon");
+    machine.liveness.inherit(guard.claim().unwrap().key(), "daemon");
+    let how = Release { outcome: Outcome::Success, linger: None };
+    assert_eq!(guard.finish(how).await.unwrap(), Finish::Survived);
+    pool.reconcile().await.unwrap();
+    assert_eq!(machine.isolator.occupied(), [SlotId(1)]);
+    machine.clock.advance(machine.settings.grace);
+    pool.reconcile().await.unwrap();
+    assert_eq!(machine.isolator.occupied(), [], "it does not stand there, and had its grace");
+    assert!(machine.liveness.pid("daemon") == Some(daemon));
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_takes_its_leases_and_idle_slots() {
+    let machine = Machine::new(4);
+    let pool = machine.process("host");
+    let session = SessionId::new("s").unwrap();
+    let detached = || Request {
+        owner: Owner::Detached,
+        ttl: Some(Duration::from_secs(3600)),
+        session: Some((session.clone(), None)),
+        linger: Linger::both(Duration::from_secs(600)),
+        ..request()
+    };
+    let kept = pool.acquire(detached()).await.unwrap().keep();
+    let lingers = pool.acquire(detached()).await.unwrap();
+    lingers.release(Release::default()).await.unwrap();
+    let idle = pool.acquire(detached()).await.unwrap();
+    idle.release(Release { linger: Some(Duration::ZERO), ..Release::default() }).await.unwrap();
+    let state = pool.list().await.unwrap();
+    assert_eq!(state.slots.len(), 3);
+    pool.end_session(&session).await.unwrap();
+    pool.reconcile().await.unwrap();
+    assert_eq!(pool.list().await.unwrap().slots.len(), 0);
+    assert!(pool.renew(&kept.token(), None).await.is_err());
+    let none = SessionId::new("never-was").unwrap();
+    assert_eq!(pool.end_session(&none).await.unwrap_err().kind(), ErrorKind::NotFound);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_deleted_workspace_is_noticed_and_its_slot_freed() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let request = Request { owner: Owner::Detached, ttl: Some(Duration::from_secs(60)), ..request() };
+    let lease = pool.acquire(request).await.unwrap().keep();
+    machine.isolator.write(SlotId(1), "work", "committed");
+    machine.isolator.commit(SlotId(1));
+    machine.isolator.delete_by_hand(SlotId(1));
+    pool.reconcile().await.unwrap();
+    assert_eq!(pool.list().await.unwrap().slots.len(), 0);
+    let branch = lease.base.branch.unwrap().name;
+    assert!(machine.isolator.branch(&branch).is_some(), "its commits are kept");
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn lost_records_are_made_good_from_what_stands_there() {
+    let machine = Machine::new(2);
+    let pool = machine.process("host");
+    pool.warm(2, None, None, &|| ()).await.unwrap();
+    machine.isolator.write(SlotId(1), "work", "precious");
+    machine.store.change(Box::new(|state| *state = Default::default())).await.unwrap();
+    // One to take them in, one to look at them: nothing is decided about what was just found.
+    pool.reconcile().await.unwrap();
+    pool.reconcile().await.unwrap();
+    assert_eq!(machine.isolator.occupied(), []);
+    assert_eq!(pool.isolator().rescues().unwrap().list().await.unwrap().len(), 1);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn bad_input_changes_nothing() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let wish = |base: &str| Wish { base: Some(base.into()), ..Wish::default() };
+    let unknown = Request { wish: wish("no-such-revision"), ..request() };
+    assert_eq!(pool.acquire(unknown).await.unwrap_err().kind(), ErrorKind::UnknownRevision);
+    let branch = BranchWish::Named("main".into());
+    let moved = Request { wish: Wish { branch, ..wish("side") }, ..request() };
+    assert!(pool.acquire(moved).await.is_err());
+    let endless = Request { owner: Owner::Detached, ttl: None, ..request() };
+    assert_eq!(pool.acquire(endless).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(pool.list().await.unwrap(), Default::default());
+    machine.settles().await;
+}
+
+/// Every combination of a method and a way to misbehave, and the caller gone at that point or not:
+/// nothing leaks, nothing is lost, the cap holds.
+#[tokio::test]
+async fn whatever_a_backend_does_and_whenever_the_caller_leaves() {
+    let answers = [
+        Answer::Ok,
+        Answer::Err(ErrorKind::Other),
+        Answer::ErrAfter(ErrorKind::NoSpace),
+        Answer::Slow(3),
+        Answer::Never,
+        Answer::NeverAfter,
+    ];
+    let methods = [
+        Method::Resolve,
+        Method::Provision,
+        Method::Inspect,
+        Method::Preserve,
+        Method::Recycle,
+        Method::Dispose,
+    ];
+    for method in methods {
+        for answer in answers {
+            for warm in [false, true] {
+                for patience in [0, 1, 3, 10, 50] {
+                    abuse(method, answer, warm, patience).await;
+                }
+            }
+        }
+    }
+}
+
+async fn abuse(method: Method, answer: Answer, warm: bool, patience: usize) {
+    let machine = Machine::new(2);
+    let pool = machine.process("victim");
+    if warm {
+        pool.warm(1, None, None, &|| ()).await.unwrap();
+        machine.isolator.write(SlotId(1), "straggler", "late");
+    }
+    machine.chaos.next(method, answer);
+    let mut task = tokio::spawn({
+        let (pool, isolator) = (pool.clone(), machine.isolator.clone());
+        async move {
+            let guard = pool.acquire(request()).await?;
+            isolator.write(guard.slot(), "work", "precious");
+            guard.release(Release::default()).await
+        }
+    });
+    let mut gone = false;
+    for turn in 0..2_000 {
+        if turn == patience {
+            task.abort();
+        }
+        if !gone {
+            gone = futures_poll(&mut task).await;
+        }
+        tokio::task::yield_now().await;
+        let state = pool.list().await.unwrap();
+        assert!(state.occupied() <= 2 && state.slots.len() <= 2, "{method:?} {answer:?}");
+    }
+    // Then the process dies, as it may at any time, and another one cleans up.
+    machine.liveness.kill("victim");
+    machine.chaos.calm();
+    let other = machine.process("other");
+    for _ in 0..3 {
+        other.prune(PruneOptions { all: true, ..PruneOptions::default() }, &|_| ()).await.unwrap();
+    }
+    let left = other.list().await.unwrap();
+    // What still runs in the "dead" process, in `Never`, can't be interrupted by the fake: the real
+    // one would be gone with it. It holds nothing that the other needs.
+    assert_eq!(left.slots.len(), 0, "{method:?} {answer:?} warm={warm} patience={patience}: {left:?}");
+    assert_eq!(left.waiters.len(), 0);
+}
+
+async fn futures_poll<T>(task: &mut tokio::task::JoinHandle<T>) -> bool {
+    tokio::select! {
+        biased;
+        _ = task => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
+#[tokio::test]
+async fn the_blocking_facade_does_the_same() {
+    tokio::task::spawn_blocking(|| {
+        let isolator = Arc::new(MemoryIsolator::new());
+        let pool = pool_core::BlockingPool::open(Pool::builder(isolator.clone())).unwrap();
+        let guard = pool.acquire(request()).unwrap();
+        isolator.write(guard.slot(), "work", "precious");
+        assert_eq!(pool.list().unwrap().slots.len(), 1);
+        pool.block_on(guard.release(Release::default())).unwrap();
+        assert_eq!(pool.list().unwrap().slots.len(), 0);
+        isolator.audit().unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn subscribers_hear_what_happens_here() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let mut events = pool.subscribe();
+    pool.acquire(request()).await.unwrap().release(Release::default()).await.unwrap();
+    let mut heard = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        heard.push(event.kind);
+    }
+    use EventKind::{Granted, Leased, Queued, Releasing, Removed, Retiring};
+    assert_eq!(heard, [Queued, Granted, Leased, Releasing, Retiring, Removed]);
+    assert!(machine.clock.now().wall >= pool.now().wall);
+    let _: &dyn Isolator = pool.isolator();
+}

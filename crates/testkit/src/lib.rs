@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+
+pub mod chaos;
+pub mod clock;
+pub mod conformance;
+pub mod fixture;
+mod git;
+pub mod liveness;
+pub mod memory;
+
+pub use git::{Git, git, scrub};

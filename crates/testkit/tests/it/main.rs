@@ -1,0 +1,6 @@
+//! The test kit's own tests.
+
+mod fixtures;
+mod sabotage;
+
+testkit::isolator_conformance!(memory, testkit::conformance::MemoryHarness::new());
