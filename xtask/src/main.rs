@@ -1,0 +1,74 @@
+//! What continuous integration does, step by step: `cargo xtask ci` is all of it, in its order, and
+//! each step can be had alone.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod steps;
+#[cfg(unix)]
+mod stress;
+
+/// Why a step failed. Its text is all that anybody needs of it.
+type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about)]
+struct Args {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Subcommand)]
+enum Step {
+    /// Every step below, in this order, stopping at the first that fails.
+    Ci,
+    /// Is everything formatted?
+    Fmt,
+    /// Lints of all targets with all features; a warning is an error.
+    Clippy,
+    /// All tests. Fails when none was executed.
+    Test,
+    /// The documentation; a warning is an error.
+    Doc,
+    /// Licences, duplicate versions and sources of the dependencies, with cargo-deny.
+    Deny,
+    /// Many runs at once on a repository made for it, some of them killed; then an audit of
+    /// every commit and file that they made.
+    #[cfg(unix)]
+    Stress(stress::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().step) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(step: Step) -> Result {
+    match step {
+        Step::Fmt => steps::fmt(),
+        Step::Clippy => steps::clippy(),
+        Step::Test => steps::test(),
+        Step::Doc => steps::doc(),
+        Step::Deny => steps::deny(),
+        #[cfg(unix)]
+        Step::Stress(options) => stress::run(&options),
+        Step::Ci => {
+            steps::fmt()?;
+            steps::clippy()?;
+            steps::test()?;
+            steps::doc()?;
+            steps::deny()?;
+            #[cfg(unix)]
+            stress::run(&stress::Options::default())?;
+            Ok(())
+        }
+    }
+}

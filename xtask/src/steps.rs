@@ -1,0 +1,128 @@
+//! The steps that are one cargo command each.
+
+use std::env;
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::Result;
+
+/// Checks the format of all crates.
+pub(crate) fn fmt() -> Result {
+    cargo(&["fmt", "--all", "--check"])
+}
+
+/// Lints everything.
+pub(crate) fn clippy() -> Result {
+    cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
+}
+
+/// Builds the documentation of all crates.
+pub(crate) fn doc() -> Result {
+    let mut command = command(&["doc", "--no-deps", "--workspace"]);
+    finish(command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Checks the dependencies. Advisories are left out: their database is a download of its own.
+pub(crate) fn deny() -> Result {
+    cargo(&["deny", "--all-features", "check", "bans", "licenses", "sources"])
+}
+
+/// Runs all tests, and counts them: a run that executes none proves nothing.
+pub(crate) fn test() -> Result {
+    let mut command = command(&["test", "--workspace"]);
+    announce(&command);
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let mut passed = 0;
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            println!("{line}");
+            passed += passed_in(&line);
+        }
+    }
+    if !child.wait()?.success() {
+        return Err("tests failed: see above which".into());
+    }
+    if passed == 0 {
+        return Err("no test was executed: cargo found none, or its output has a new form".into());
+    }
+    println!("{passed} tests passed");
+    Ok(())
+}
+
+/// The number in a line such as `test result: ok. 11 passed; 0 failed; …`.
+fn passed_in(line: &str) -> u64 {
+    line.strip_prefix("test result: ok. ")
+        .and_then(|rest| rest.split_once(" passed;"))
+        .and_then(|(number, _)| number.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Builds `wtpool` and returns where it is, as cargo says.
+#[cfg(unix)]
+pub(crate) fn build_wtpool() -> Result<PathBuf> {
+    let mut command =
+        command(&["build", "-p", "pool-cli", "--message-format", "json-render-diagnostics"]);
+    announce(&command);
+    let output = command.stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err("wtpool does not build".into());
+    }
+    for message in serde_json::Deserializer::from_slice(&output.stdout).into_iter() {
+        let message: serde_json::Value = message?;
+        if let (Some("wtpool"), Some(path)) =
+            (message["target"]["name"].as_str(), message["executable"].as_str())
+        {
+            return Ok(path.into());
+        }
+    }
+    Err("cargo built pool-cli, but no program wtpool came of it".into())
+}
+
+fn command(args: &[&str]) -> Command {
+    // The cargo that runs this program, and thus the same toolchain.
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(workspace());
+    command
+}
+
+fn cargo(args: &[&str]) -> Result {
+    finish(&mut command(args))
+}
+
+fn finish(command: &mut Command) -> Result {
+    announce(command);
+    if command.status()?.success() {
+        Ok(())
+    } else {
+        Err(format!("failed: {}", shown(command)).into())
+    }
+}
+
+fn announce(command: &Command) {
+    eprintln!("\n== {}", shown(command));
+}
+
+fn shown(command: &Command) -> String {
+    let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+    format!("cargo {}", args.join(" "))
+}
+
+/// The workspace's root: the directory above this crate.
+fn workspace() -> PathBuf {
+    let here = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| ".".into(), PathBuf::from);
+    here.parent().map_or(here.clone(), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::passed_in;
+
+    #[test]
+    fn passed_tests_are_counted() {
+        assert_eq!(passed_in("test result: ok. 11 passed; 0 failed; 0 ignored; 0 measured"), 11);
+        assert_eq!(passed_in("test result: FAILED. 10 passed; 1 failed; 0 ignored"), 0);
+        assert_eq!(passed_in("test passed_tests_are_counted ... ok"), 0);
+    }
+}

@@ -1,0 +1,102 @@
+//! What must hold when everybody is gone.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{Ground, Tally, checked};
+use crate::Result;
+
+/// For how long the pool may take to notice that the last holders are gone.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How much was looked for.
+pub(super) struct Found {
+    pub(super) commits: usize,
+    pub(super) objects: usize,
+}
+
+/// Empties the pool, then looks for everything that anybody wrote.
+pub(super) fn audit(ground: &Ground, tally: &Tally) -> Result<Found> {
+    empty_the_pool(ground, tally)?;
+
+    let worktrees = ground.git(["worktree", "list", "--porcelain"])?;
+    let count = worktrees.lines().filter(|line| line.starts_with("worktree ")).count();
+    if count != 1 {
+        tally.violation(format!("git still lists {count} worktrees, not only the main one"));
+    }
+    let status = ground.git(["status", "--porcelain"])?;
+    if !status.is_empty() {
+        tally.violation(format!("the main worktree was changed: {status}"));
+    }
+    let branch = ground.git(["symbolic-ref", "HEAD"])?;
+    if branch.trim() != "refs/heads/main"
+        || ground.git(["rev-list", "--count", "HEAD"])?.trim() != "1"
+    {
+        tally.violation(format!("the main worktree's {} was moved", branch.trim()));
+    }
+    if let Err(error) = ground.git(["fsck", "--full", "--strict", "--no-dangling", "--no-progress"])
+    {
+        tally.violation(error.to_string());
+    }
+    look_for_everything(ground, tally)
+}
+
+/// Those whose `wtpool run` was killed may work on for a while; then nothing may be left.
+fn empty_the_pool(ground: &Ground, tally: &Tally) -> Result {
+    let begin = Instant::now();
+    loop {
+        checked(ground.wtpool().args(["prune", "--all"]))?;
+        let listed = checked(ground.wtpool().args(["list", "--json"]))?;
+        let listed: serde_json::Value = serde_json::from_str(&listed)?;
+        let slots = listed["slots"].as_array().ok_or("list --json has no slots")?;
+        if slots.is_empty() {
+            return Ok(());
+        }
+        if begin.elapsed() > PATIENCE {
+            tally.violation(format!("slots are left in the pool: {}", listed["slots"]));
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Reachable from a reference means: git keeps it, and stock git can show it.
+fn look_for_everything(ground: &Ground, tally: &Tally) -> Result<Found> {
+    let listed = ground.git(["rev-list", "--objects", "--all"])?;
+    let reachable: HashSet<&str> =
+        listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let mut found = Found { commits: 0, objects: 0 };
+    for entry in ground.logs().read_dir()? {
+        let path = entry?.path();
+        if path.extension().is_some() {
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for line in read(&path)?.lines() {
+            let mut words = line.splitn(3, ' ');
+            let (what, id, file) =
+                (words.next(), words.next().unwrap_or(""), words.next().unwrap_or(""));
+            match what {
+                Some("commit") => found.commits += 1,
+                Some("object") => found.objects += 1,
+                Some("violation") => {
+                    tally.violation(line.to_owned());
+                    continue;
+                }
+                _ => continue,
+            }
+            if !reachable.contains(id) {
+                tally.violation(format!("run {name}: {} {id} {file} is lost", what.unwrap_or("")));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A log whose writer was killed in the middle of a line: what is not a whole line was not yet said.
+fn read(path: &Path) -> Result<String> {
+    let mut text = std::fs::read_to_string(path)?;
+    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+    Ok(text)
+}
