@@ -302,8 +302,11 @@ mod tests {
 
         chaos.next(Method::Dispose, Answer::NeverAfter);
         {
-            let call = pin!(chaos.dispose(proof));
-            assert!(suspend(call, 100).await.is_none());
+            let mut call = pin!(chaos.dispose(proof));
+            tokio::select! {
+                _ = &mut call => panic!("it was to hang"),
+                () = settle() => {}
+            }
         }
         assert_eq!(memory.occupied(), []);
 

@@ -190,7 +190,8 @@ pub async fn finish(harness: &dyn Harness) {
 }
 
 /// Drives `future` until it is done (`Some`) or has had to wait more than `waits` times (`None`): it
-/// then stands at an await, and dropping it is a cancellation at that point.
+/// then stands at an await, and dropping it is a cancellation at that point. A future that is never
+/// woken is waited for without end.
 pub async fn suspend<F: Future + ?Sized>(mut future: Pin<&mut F>, waits: usize) -> Option<F::Output> {
     let mut waited = 0;
     std::future::poll_fn(|context| match future.as_mut().poll(context) {

@@ -3,3 +3,5 @@
 mod liveness;
 mod pool;
 mod scheduler;
+#[cfg(feature = "sqlite")]
+mod sqlite;

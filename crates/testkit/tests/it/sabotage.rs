@@ -193,7 +193,7 @@ fn each_fault_is_found_by_the_case_about_it() {
         PlacesCollide => place_is_stable_absolute_and_distinct;
         ResolveIgnoresOrigin => resolving_changes_nothing_and_refuses_what_it_must;
         ProvisionsTwoSlotsForOne => a_half_used_pool_is_discovered ten_at_once_come_and_go;
-        SeesNothing => every_kind_of_loss_is_seen recycle_leaves_nothing_of_the_lease_before;
+        SeesNothing => every_kind_of_loss_is_seen inspect_dropped_at_each_await;
         MissesCommits => every_kind_of_loss_is_seen deleted_by_hand_keeps_commits;
         PreserveTrustsTheInspection => what_changed_after_the_look_is_preserved_too;
         RecycleDoesNothing => recycle_leaves_nothing_of_the_lease_before recycle_again_and_again
