@@ -1,0 +1,331 @@
+//! Branches of leases: which may be used, how they are made, and when they go away again.
+//!
+//! A branch is deleted only if the pool's own note says that the pool made it, it still points to
+//! where it was made, and it is checked out nowhere: whoever else made a branch of that name at that
+//! commit keeps it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gix::refs::transaction::{Change, LogChange, PreviousValue, RefEdit, RefLog};
+use gix::refs::{FullName, Target};
+use pool_core::{
+    Base, Branch, BranchWish, CommitId, Error, ErrorKind, LeaseName, Plan, Result, SlotId, Wish,
+};
+
+use crate::repository::Repository;
+use crate::site::{Site, gix_error, open_repository};
+
+/// Resolves a wish; see [`pool_core::Isolator::resolve`].
+pub(crate) fn resolve(site: &Site, wish: &Wish, name: &LeaseName) -> Result<Base> {
+    let origin = match &wish.origin {
+        Some(origin) => open_origin(site, origin)?,
+        None => site.repo(),
+    };
+    match &wish.branch {
+        BranchWish::Detached => Ok(Base { commit: commit(&origin, wish)?, branch: None }),
+        BranchWish::Generated => {
+            let name = format!("{}{name}", site.settings.branch_prefix);
+            let full = full_name(&name)?;
+            if let Some(parent) = parent_in_the_way(&site.repo(), &name)? {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("no branch can be called {name} while there is a branch {parent}"),
+                )
+                .with_hint("rename that branch, or choose another `branch_prefix`"));
+            }
+            if exists(&site.repo(), &full)? {
+                return Err(Error::new(
+                    ErrorKind::NameTaken,
+                    format!("the branch {name} exists already"),
+                )
+                .with_hint("choose another name, or none"));
+            }
+            Ok(Base {
+                commit: commit(&origin, wish)?,
+                branch: Some(Branch { name, created: true }),
+            })
+        }
+        BranchWish::Named(name) => {
+            let full = full_name(name)?;
+            let repo = site.repo();
+            let Some(mut found) = repo
+                .try_find_reference(&full)
+                .map_err(|e| gix_error(format!("look for the branch {name}"), e))?
+            else {
+                if let Some(parent) = parent_in_the_way(&repo, name)? {
+                    return Err(Error::new(
+                        ErrorKind::NameTaken,
+                        format!("no branch can be called {name} while there is a branch {parent}"),
+                    )
+                    .with_hint("choose another name"));
+                }
+                let branch = Some(Branch { name: name.clone(), created: true });
+                return Ok(Base { commit: commit(&origin, wish)?, branch });
+            };
+            if let Some(base) = &wish.base {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("the branch {name} exists already, so it can't start from {base}"),
+                )
+                .with_hint("leave the base out to continue the branch, or choose another name"));
+            }
+            if let Some(place) = occupant(site, &full, None)? {
+                return Err(taken(name, &place));
+            }
+            let tip = found
+                .peel_to_commit()
+                .map_err(|e| gix_error(format!("read the branch {name}"), e))?
+                .id;
+            let branch = Some(Branch { name: name.clone(), created: false });
+            Ok(Base { commit: CommitId::new(tip.to_string())?, branch })
+        }
+    }
+}
+
+/// Makes the plan's branch where it is to be made, and points the worktree's `HEAD` to it. To be
+/// called under the registration lock.
+pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
+    let slot_repo = open_repository(admin, &site.settings)?;
+    let base = object_id(&plan.base.commit)?;
+    let Some(branch) = &plan.base.branch else {
+        return set_head(&slot_repo, Target::Object(base));
+    };
+    let full = full_name(&branch.name)?;
+    if let Some(place) = occupant(site, &full, Some(admin))? {
+        return Err(taken(&branch.name, &place));
+    }
+    if branch.created {
+        if exists(&slot_repo, &full)? {
+            return Err(Error::new(
+                ErrorKind::NameTaken,
+                format!("the branch {} exists by now", branch.name),
+            ));
+        }
+        // The note comes first: a branch without one would stay for ever.
+        let note = note(site, plan.slot);
+        fs::create_dir_all(site.pool_dir.join("branches"))
+            .and_then(|()| fs::write(&note, &branch.name))
+            .map_err(|e| Error::io(format!("write {}", note.display()), e))?;
+        let made = slot_repo.edit_reference(RefEdit {
+            change: Change::Update {
+                log: LogChange {
+                    mode: RefLog::AndReference,
+                    force_create_reflog: false,
+                    message: format!("branch: Created from {}", plan.base.commit).into(),
+                },
+                expected: PreviousValue::MustNotExist,
+                new: Target::Object(base),
+            },
+            name: full.clone(),
+            deref: false,
+        });
+        if let Err(e) = made {
+            let _ = fs::remove_file(&note);
+            return Err(gix_error(format!("create the branch {}", branch.name), e));
+        }
+    } else {
+        let found = slot_repo
+            .find_reference(&full)
+            .and_then(|mut found| found.peel_to_commit().map(|commit| commit.id))
+            .map_err(|e| gix_error(format!("find the branch {}", branch.name), e))?;
+        if found != base {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("the branch {} moved from {base} to {found} in the meantime", branch.name),
+            )
+            .with_hint("try again"));
+        }
+    }
+    set_head(&slot_repo, Target::Symbolic(full))
+}
+
+/// Deletes the branch that was made for `plan`, unless it has moved, is in use, is wanted
+/// (`keep`), or was not made by the pool. To be called under the registration lock, when the slot's
+/// own `HEAD` is no longer on it.
+pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
+    let note = note(site, plan.slot);
+    let noted = match fs::read_to_string(&note) {
+        Ok(noted) => noted,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io(format!("read {}", note.display()), e)),
+    };
+    if let Some(branch) = plan.base.branch.as_ref().filter(|b| b.created && b.name == noted)
+        && !keep
+    {
+        let full = full_name(&branch.name)?;
+        let base = object_id(&plan.base.commit)?;
+        let repo = site.repo();
+        let unmoved = repo
+            .try_find_reference(&full)
+            .map_err(|e| gix_error(format!("look for the branch {}", branch.name), e))?
+            .is_some_and(|found| found.target().try_id().is_some_and(|id| *id == *base));
+        if unmoved && occupant(site, &full, None)?.is_none() {
+            let deleted = repo.edit_reference(RefEdit {
+                change: Change::Delete {
+                    expected: PreviousValue::MustExistAndMatch(Target::Object(base)),
+                    log: RefLog::AndReference,
+                },
+                name: full.clone(),
+                deref: false,
+            });
+            if let Err(e) = deleted {
+                // Somebody committed to it, or removed it, just now: both are as they should be.
+                let still = repo.try_find_reference(&full).ok().flatten();
+                if still.is_some_and(|found| found.target().try_id().is_some_and(|id| *id == *base))
+                {
+                    return Err(gix_error(format!("delete the branch {}", branch.name), e));
+                }
+            }
+        }
+    }
+    fs::remove_file(&note).map_err(|e| Error::io(format!("remove {}", note.display()), e))
+}
+
+/// Where the pool notes which branch it made for a slot. Not in the slot's own directory, so that
+/// deleting that by hand leaves no branch behind.
+fn note(site: &Site, slot: SlotId) -> PathBuf {
+    site.pool_dir.join("branches").join(slot.to_string())
+}
+
+/// Detaches `HEAD` at a commit.
+pub(crate) fn detach(slot_repo: &gix::Repository, commit: &CommitId) -> Result<()> {
+    set_head(slot_repo, Target::Object(object_id(commit)?))
+}
+
+pub(crate) fn object_id(commit: &CommitId) -> Result<gix::ObjectId> {
+    gix::ObjectId::from_hex(commit.as_str().as_bytes()).map_err(|_| {
+        Error::new(ErrorKind::UnknownRevision, format!("{commit} is not the id of a commit"))
+    })
+}
+
+fn set_head(slot_repo: &gix::Repository, target: Target) -> Result<()> {
+    let log = LogChange {
+        mode: RefLog::AndReference,
+        force_create_reflog: false,
+        message: "wtpool: slot prepared".into(),
+    };
+    slot_repo
+        .edit_reference(RefEdit {
+            change: Change::Update { log, expected: PreviousValue::Any, new: target },
+            name: "HEAD".try_into().expect("HEAD is a valid name"),
+            deref: false,
+        })
+        .map(drop)
+        .map_err(|e| gix_error(format!("set HEAD in {}", slot_repo.git_dir().display()), e))
+}
+
+fn open_origin(site: &Site, origin: &Path) -> Result<gix::Repository> {
+    let found = Repository::find(origin)?;
+    if found.common_dir() != site.common_dir {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!(
+                "{} belongs to another repository than {}",
+                origin.display(),
+                site.common_dir.display()
+            ),
+        ));
+    }
+    match found.worktree() {
+        // By its `.git`, which leads to the right administrative directory of a linked worktree.
+        Some(worktree) => gix::open_opts(worktree, crate::site::options(&site.settings))
+            .map_err(|e| gix_error(format!("open the worktree {}", worktree.display()), e)),
+        None => Ok(site.repo()),
+    }
+}
+
+fn commit(origin: &gix::Repository, wish: &Wish) -> Result<CommitId> {
+    let spec = wish.base.as_deref().unwrap_or("HEAD");
+    let found = origin
+        .rev_parse_single(spec)
+        .and_then(|id| id.object())
+        .and_then(|object| object.peel_to_commit())
+        .map(|commit| commit.id);
+    match found {
+        Ok(id) => CommitId::new(id.to_string()),
+        Err(_) if wish.base.is_none() && origin.head().is_ok_and(|head| head.is_unborn()) => {
+            Err(Error::new(
+                ErrorKind::UnknownRevision,
+                format!(
+                    "{} has no commit yet",
+                    origin.workdir().unwrap_or(origin.git_dir()).display()
+                ),
+            )
+            .with_hint("make a first commit"))
+        }
+        Err(e) => {
+            Err(Error::new(ErrorKind::UnknownRevision, format!("there is no commit {spec:?}"))
+                .with_hint("check the spelling, or fetch it first")
+                .with_source(e))
+        }
+    }
+}
+
+/// The full name of a branch, if it is one that `git branch` would take.
+fn full_name(name: &str) -> Result<FullName> {
+    let full = format!("refs/heads/{name}");
+    let valid = !name.starts_with('-')
+        && gix::validate::reference::branch_name(full.as_str().into()).is_ok();
+    valid.then(|| FullName::try_from(full).ok()).flatten().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, format!("{name:?} is not a valid branch name"))
+            .with_hint("see `git help check-ref-format`")
+    })
+}
+
+fn exists(repo: &gix::Repository, full: &FullName) -> Result<bool> {
+    repo.try_find_reference(full)
+        .map(|found| found.is_some())
+        .map_err(|e| gix_error(format!("look for {}", full.as_bstr()), e))
+}
+
+/// A branch `a` keeps any branch from being called `a/b`.
+fn parent_in_the_way(repo: &gix::Repository, name: &str) -> Result<Option<String>> {
+    for (end, _) in name.match_indices('/') {
+        if exists(repo, &full_name(&name[..end])?)? {
+            return Ok(Some(name[..end].to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The worktree in which a branch is checked out, or being rebased or bisected; `except` is not
+/// looked at. Reads the files as they are: a registration that is broken or only half there must
+/// not stop every other one.
+pub(crate) fn occupant(
+    site: &Site,
+    full: &FullName,
+    except: Option<&Path>,
+) -> Result<Option<PathBuf>> {
+    let short = full.as_bstr().strip_prefix(b"refs/heads/").unwrap_or(full.as_bstr());
+    let holds = |git_dir: &Path| {
+        let is = |file: &str, prefix: &[u8]| {
+            fs::read(git_dir.join(file)).is_ok_and(|content| {
+                content.strip_prefix(prefix).is_some_and(|rest| {
+                    let rest = rest.trim_ascii();
+                    full.as_bstr() == rest || (file == "BISECT_START" && rest == short)
+                })
+            })
+        };
+        is("HEAD", b"ref:")
+            || is("rebase-merge/head-name", b"")
+            || is("rebase-apply/head-name", b"")
+            || is("BISECT_START", b"")
+    };
+    for (admin, dot_git) in site.registrations()? {
+        if except != Some(&admin) && holds(&admin) {
+            return Ok(Some(dot_git.parent().unwrap_or(&dot_git).to_owned()));
+        }
+    }
+    // The HEAD of a bare repository is on a branch that nobody has checked out.
+    Ok(site.main_worktree.clone().filter(|_| holds(&site.common_dir)))
+}
+
+fn taken(name: &str, place: &Path) -> Error {
+    Error::new(
+        ErrorKind::NameTaken,
+        format!("the branch {name} is checked out in {}", place.display()),
+    )
+    .with_hint("choose another branch, or leave it to the pool")
+}

@@ -1,0 +1,142 @@
+//! Taking a worktree away, whatever state it is in; and telling what is where slots live.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use pool_core::{Condition, Discovered, Error, Plan, Preserved, Result, SlotId};
+
+use crate::branch;
+use crate::copy;
+use crate::provision::{OWN_CONFIG, remembered};
+use crate::registration;
+use crate::site::{Place, Site, foreign};
+use crate::trash::Bin;
+
+/// See [`pool_core::Isolator::dispose`].
+pub(crate) fn dispose(site: &Site, proof: Preserved) -> Result<()> {
+    let keep = proof.branch().is_some_and(|branch| branch.kept);
+    take_away(site, proof.plan(), keep, &AtomicBool::new(false))
+}
+
+/// Removes the tree, then the registration, then the branch, then the notes. Each step may find its
+/// work already done, by an earlier attempt or by somebody's hands. Interrupted after the first, the
+/// slot is found as [`Condition::Missing`], and this is done again.
+pub(crate) fn take_away(
+    site: &Site,
+    plan: &Plan,
+    keep_branch: bool,
+    interrupt: &AtomicBool,
+) -> Result<()> {
+    let slot = plan.slot;
+    let place = site.place(slot);
+    let mut bin = Bin::new(site);
+    let mut registration = match site.look(slot)? {
+        Place::Ours(admin) => Some(admin),
+        Place::Pruned(_) | Place::Absent => None,
+        // Interrupted before git's files were there. Nobody else makes the marker, and a repository
+        // of somebody's own has a `.git`.
+        Place::Foreign(_) if site.is_half_made(slot) && is_bare_beginning(&place) => None,
+        Place::Foreign(what) => return Err(foreign(&place, &what)),
+    };
+    if fs::symlink_metadata(&place).is_ok() {
+        bin.put(&place)?;
+    }
+    if registration.is_none() {
+        registration = site.registration_of(slot)?;
+    }
+    registration::exclusively(site, interrupt, || {
+        if let Some(admin) = &registration {
+            registration::unregister(admin, &mut bin)?;
+        }
+        branch::settle(site, plan, keep_branch)
+    })?;
+    let notes = OWN_CONFIG.map(|file| remembered(site, slot, file));
+    for note in notes.into_iter().chain([copy::note(site, slot), site.making_marker(slot)]) {
+        match fs::remove_file(&note) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("remove {}", note.display()), e));
+            }
+            _ => {}
+        }
+    }
+    // Others may keep something beside the worktree; then the directory stays.
+    let _ = fs::remove_dir(site.slot_dir(slot));
+    Ok(())
+}
+
+fn is_bare_beginning(place: &Path) -> bool {
+    fs::symlink_metadata(place).is_ok_and(|meta| meta.is_dir())
+        && fs::symlink_metadata(place.join(".git"))
+            .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+}
+
+/// See [`pool_core::Isolator::discover`].
+pub(crate) fn discover(site: &Site) -> Result<Vec<Discovered>> {
+    let mut found = BTreeMap::new();
+    for slot in numbered(&site.slots_dir())? {
+        if let Some(condition) = condition(site, slot)? {
+            found.insert(slot, condition);
+        }
+    }
+    // A branch that was made is the pool's to settle, even when all else has gone.
+    for slot in numbered(&site.pool_dir.join("branches"))? {
+        found.entry(slot).or_insert(Condition::Missing);
+    }
+    for (_, dot_git) in site.registrations()? {
+        let Ok(inside) = dot_git.strip_prefix(site.slots_dir()) else { continue };
+        let number =
+            inside.components().next().map(|part| part.as_os_str().to_string_lossy().parse());
+        if let Some(Ok(number)) = number
+            && dot_git == site.place(SlotId(number)).join(".git")
+        {
+            found.entry(SlotId(number)).or_insert(Condition::Missing);
+        }
+    }
+    Ok(found.into_iter().map(|(slot, condition)| Discovered { slot, condition }).collect())
+}
+
+fn condition(site: &Site, slot: SlotId) -> Result<Option<Condition>> {
+    let place = site.look(slot)?;
+    if site.is_half_made(slot) {
+        let is_ours = match &place {
+            Place::Foreign(_) => is_bare_beginning(&site.place(slot)),
+            _ => true,
+        };
+        if is_ours {
+            return Ok(Some(Condition::HalfMade));
+        }
+    }
+    Ok(match place {
+        Place::Ours(_) => Some(Condition::Sound),
+        Place::Absent => (site.registration_of(slot)?.is_some() || copy::note(site, slot).exists())
+            .then_some(Condition::Missing),
+        // Without its index and its HEAD nobody can tell what in it is work.
+        Place::Pruned(admin) => Some(Condition::Foreign(format!(
+            "{} is no longer registered: {} is gone",
+            site.place(slot).display(),
+            admin.display()
+        ))),
+        Place::Foreign(what) => Some(Condition::Foreign(what)),
+    })
+}
+
+/// The entries of a directory whose names are slot numbers.
+fn numbered(dir: &Path) -> Result<Vec<SlotId>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(format!("read {}", dir.display()), e)),
+    };
+    let mut slots: Vec<SlotId> = entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let number: u32 = name.to_str()?.parse().ok()?;
+            (number > 0 && name.to_str() == Some(&number.to_string())).then_some(SlotId(number))
+        })
+        .collect();
+    slots.sort();
+    Ok(slots)
+}

@@ -1,0 +1,153 @@
+//! The one module that runs the git program: for what gix can't do, which is to reset an existing
+//! worktree, and for anything else that has to be exactly as git does it.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use pool_core::{Error, ErrorKind, Result};
+
+use crate::settings::GitSettings;
+
+/// A lock file of git that somebody else holds is waited for, never removed: nobody can tell
+/// whether its owner is dead.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+/// One command of git, cut off from hooks, monitors, pagers, prompts and `GIT_*` variables.
+pub(crate) struct Git {
+    command: Command,
+    shown: String,
+}
+
+impl Git {
+    /// A command in a worktree whose administrative directory is known and checked: git is not left
+    /// to find it, or another one.
+    pub(crate) fn in_worktree(admin: &Path, worktree: &Path, settings: &GitSettings) -> Self {
+        let mut git = Self::scrubbed(settings);
+        git.command.current_dir(worktree).env("GIT_DIR", admin).env("GIT_WORK_TREE", worktree);
+        git
+    }
+
+    /// A command that finds its repository from the directory it runs in.
+    pub(crate) fn in_directory(directory: &Path, settings: &GitSettings) -> Self {
+        let mut git = Self::scrubbed(settings);
+        git.command.current_dir(directory);
+        git
+    }
+
+    fn scrubbed(settings: &GitSettings) -> Self {
+        let mut command = Command::new("git");
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"GIT_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("LC_ALL", "C")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_COMMITTER_NAME", "wtpool")
+            .env("GIT_COMMITTER_EMAIL", "wtpool@localhost")
+            .env("GIT_AUTHOR_NAME", "wtpool")
+            .env("GIT_AUTHOR_EMAIL", "wtpool@localhost");
+        if !settings.user_config {
+            command
+                .env("GIT_CONFIG_NOSYSTEM", "1")
+                .env("GIT_CONFIG_SYSTEM", NULL_FILE)
+                .env("GIT_CONFIG_GLOBAL", NULL_FILE)
+                .env("GIT_ATTR_NOSYSTEM", "1");
+        }
+        for setting in [
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "submodule.recurse=false",
+            "gc.auto=0",
+            "maintenance.auto=false",
+            "advice.detachedHead=false",
+        ] {
+            command.args(["-c", setting]);
+        }
+        Self { command, shown: "git".to_owned() }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.shown.push(' ');
+        self.shown.push_str(&arg.as_ref().to_string_lossy());
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn args<A: AsRef<OsStr>>(self, args: impl IntoIterator<Item = A>) -> Self {
+        args.into_iter().fold(self, Self::arg)
+    }
+
+    /// Runs it and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// With git's own message: `Busy` when somebody holds one of git's locks for longer than two
+    /// seconds, `NoSpace`, `PermissionDenied`, else `Other`.
+    pub(crate) fn run(mut self) -> Result<Vec<u8>> {
+        for attempt in 1.. {
+            let output = self.once()?;
+            if output.status.success() {
+                return Ok(output.stdout);
+            }
+            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            if !(is_locked(&message) && attempt < LOCK_ATTEMPTS) {
+                return Err(self.failed(&output, &message));
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        unreachable!("the loop only ends by returning")
+    }
+
+    /// Runs it, and tells whether it succeeded: for commands whose status is the answer.
+    pub(crate) fn succeeds(mut self) -> Result<bool> {
+        Ok(self.once()?.status.success())
+    }
+
+    fn once(&mut self) -> Result<Output> {
+        let cannot_run = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::new(ErrorKind::Unsupported, "the git program is not installed")
+                    .with_hint("install git 2.35 or newer, and have it in PATH")
+            }
+            _ => Error::io("run git", e),
+        };
+        self.command.stdin(Stdio::null()).output().map_err(cannot_run)
+    }
+
+    fn failed(&self, output: &Output, message: &str) -> Error {
+        let kind = if is_locked(message) {
+            ErrorKind::Busy
+        } else if message.contains("No space left on device") || message.contains("quota exceeded")
+        {
+            ErrorKind::NoSpace
+        } else if message.contains("Permission denied") || message.contains("Read-only file system")
+        {
+            ErrorKind::PermissionDenied
+        } else {
+            ErrorKind::Other
+        };
+        let said = if message.is_empty() { output.status.to_string() } else { message.to_owned() };
+        let error = Error::new(kind, format!("`{}` failed: {said}", self.shown));
+        match kind {
+            ErrorKind::Busy => error.with_hint(
+                "another git process works there; if none does, it died, and its lock file can be removed",
+            ),
+            ErrorKind::NoSpace => error.with_hint("free some disk space and try again"),
+            _ => error,
+        }
+    }
+}
+
+fn is_locked(message: &str) -> bool {
+    message.contains(".lock': File exists") || message.contains("Unable to create lock")
+}
+
+#[cfg(unix)]
+const NULL_FILE: &str = "/dev/null";
+#[cfg(not(unix))]
+const NULL_FILE: &str = "NUL";

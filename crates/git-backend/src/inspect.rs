@@ -1,0 +1,357 @@
+//! Finding what would be lost if a slot were reset.
+//!
+//! The question is always the same: which bytes and which commits would no longer be reachable from
+//! a reference if the worktree, its index and its administrative directory were gone? Everything is
+//! decided from the disk and from git's own files; no bit, cache or monitor that says "unchanged" is
+//! believed.
+
+pub(crate) mod admin;
+pub(crate) mod commits;
+pub(crate) mod compare;
+pub(crate) mod os;
+pub(crate) mod staged;
+mod submodule;
+pub(crate) mod walk;
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt::Display;
+use std::fs::Metadata;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use gix::ObjectId;
+use gix::bstr::{BStr, ByteSlice};
+use pool_core::{BranchReport, Error, ErrorKind, Inspection, Losses, Plan, Result};
+
+use crate::copy::Copied;
+use crate::patterns::Patterns;
+use crate::site::{Place, Site};
+use commits::Unreached;
+use staged::Staged;
+use walk::{Ground, Seen, Status};
+
+/// How many paths that can't be saved are named, at most.
+const NAMED: usize = 20;
+
+/// Looks for what would be lost. Changes nothing.
+pub(crate) fn inspect(site: &Site, plan: &Plan) -> Result<Inspection> {
+    Ok(look(site, plan, &mut |_| Ok(()))?.inspection)
+}
+
+/// One finding, for whoever wants to save it.
+pub(crate) enum Finding<'a> {
+    /// Told once, before all others.
+    Begin(&'a Survey),
+    /// A staged change.
+    Staged(&'a Staged<'a>),
+    /// A path of the worktree.
+    Path(&'a Seen<'a>),
+}
+
+/// An inspection, and what a rescue needs besides.
+pub(crate) struct Look {
+    pub(crate) inspection: Inspection,
+    /// Where the slot stands; `None` when there is nothing left of it.
+    pub(crate) survey: Option<Survey>,
+    /// What no reference keeps.
+    pub(crate) unreached: Unreached,
+    /// Changes whenever anything that was found does.
+    pub(crate) fingerprint: u64,
+}
+
+/// A slot's git state, as found.
+pub(crate) struct Survey {
+    pub(crate) repo: gix::Repository,
+    /// The administrative directory; `None` after `git worktree prune`.
+    pub(crate) admin: Option<PathBuf>,
+    /// The worktree; `None` when it is gone.
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) index: gix::index::File,
+    /// The branch that HEAD names, in full.
+    pub(crate) branch: Option<String>,
+    /// The commit that is checked out; `None` before the first one.
+    pub(crate) head: Option<ObjectId>,
+    /// The tree of that commit, or the empty tree.
+    pub(crate) tree: ObjectId,
+}
+
+impl Survey {
+    /// Opens what there is of a slot.
+    fn open(site: &Site, plan: &Plan) -> Result<Option<Self>> {
+        let place = site.place(plan.slot);
+        let (admin, root) = match site.look(plan.slot)? {
+            Place::Ours(admin) => (Some(admin), Some(place)),
+            Place::Pruned(_) => (None, Some(place)),
+            Place::Foreign(what) => return Err(crate::site::foreign(&place, &what)),
+            Place::Absent => match site.registration_of(plan.slot)? {
+                Some(admin) => (Some(admin), None),
+                None => return Ok(None),
+            },
+        };
+        if let Some(admin) = admin {
+            let repo = crate::site::open_repository(&admin, &site.settings)?;
+            let reading = || format!("read HEAD of {}", admin.display());
+            let head = repo.head().map_err(|e| failed(reading(), e))?;
+            let branch = head.referent_name().map(|name| name.as_bstr().to_string());
+            let head = match repo.head_id() {
+                Ok(id) => Some(id.detach()),
+                Err(_) if head.is_unborn() => None,
+                Err(e) => return Err(failed(reading(), e)),
+            };
+            let tree = tree_of(&repo, head)?;
+            let index = gix::index::File::at_or_default(
+                repo.index_path(),
+                repo.object_hash(),
+                false,
+                Default::default(),
+            )
+            .map_err(|e| {
+                failed(format_args!("read the index {}", repo.index_path().display()), e)
+            })?;
+            return Ok(Some(Self { repo, admin: Some(admin), root, index, branch, head, tree }));
+        }
+        // After `git worktree prune` only the files are left. They are compared with the commit that
+        // most likely was checked out: a wrong guess makes the rescue larger, nothing else.
+        let mut repo = site.repo();
+        if let Some(root) = &root {
+            repo.set_workdir(root.clone())
+                .map_err(|e| failed(format_args!("open {}", root.display()), e))?;
+        }
+        let (tip, branch) = match &plan.base.branch {
+            Some(branch) => {
+                (branch_tip(&repo, &branch.name)?, Some(format!("refs/heads/{}", branch.name)))
+            }
+            None => (None, None),
+        };
+        let head = Some(tip.map_or_else(|| object_id(plan.base.commit.as_str()), Ok)?);
+        let branch = branch.filter(|_| tip.is_some());
+        let tree = tree_of(&repo, head)?;
+        let index =
+            gix::index::File::from_state(staged::tree_index(&repo, tree)?, repo.index_path());
+        Ok(Some(Self { repo, admin: None, root, index, branch, head, tree }))
+    }
+}
+
+/// The inspection, telling `saver` about everything as it is found.
+pub(crate) fn look(
+    site: &Site,
+    plan: &Plan,
+    saver: &mut dyn FnMut(Finding<'_>) -> Result<()>,
+) -> Result<Look> {
+    let nothing = |branch| Look {
+        inspection: Inspection {
+            plan: plan.clone(),
+            losses: Losses::default(),
+            branch,
+            last_write: None,
+            present: false,
+        },
+        survey: None,
+        unreached: Unreached::default(),
+        fingerprint: 0,
+    };
+    let branch = report(&site.repo(), plan)?;
+    if site.is_half_made(plan.slot) {
+        return Ok(nothing(branch));
+    }
+    let Some(survey) = Survey::open(site, plan)? else { return Ok(nothing(branch)) };
+    saver(Finding::Begin(&survey))?;
+
+    let mut tally = Tally::default();
+    staged::compare(&survey.repo, survey.tree, &survey.index, &mut |staged| {
+        tally.staged(&survey.repo, staged);
+        saver(Finding::Staged(staged))
+    })?;
+    if let Some(root) = &survey.root {
+        let regenerable = Patterns::new(&site.settings.regenerable);
+        let copies = Copied::load(site, plan.slot)?;
+        let keep = |path: &BStr, dir: &std::path::Path| {
+            submodule::reason_to_keep(&survey, site, plan, path, dir)
+        };
+        let ground = Ground {
+            repo: &survey.repo,
+            index: &survey.index,
+            root,
+            regenerable: &regenerable,
+            copies: &copies,
+            submodule: &keep,
+        };
+        walk::walk(&ground, &mut |seen| {
+            tally.path(seen);
+            saver(Finding::Path(seen))
+        })?;
+    }
+    let unreached = unreached(&survey, plan, branch.as_ref(), &mut tally)?;
+    tally.losses.commits = unreached.count;
+    if let Some(admin) = &survey.admin {
+        tally.losses.operation = admin::operation(admin);
+        admin::files(admin, &mut |path, name| {
+            let meta = std::fs::symlink_metadata(path)
+                .map_err(|e| Error::io(format_args!("look at {}", path.display()), e))?;
+            if ["index", "HEAD", "logs/HEAD"].contains(&name) {
+                tally.written(meta.modified().ok());
+            }
+            (name, os::stamp(&meta)).hash(&mut tally.hasher);
+            Ok(())
+        })?;
+    }
+    let fingerprint = tally.hasher.finish();
+    let inspection = Inspection {
+        plan: plan.clone(),
+        losses: tally.losses(),
+        branch,
+        last_write: tally.last_write.and_then(|t| jiff::Timestamp::try_from(t).ok()),
+        present: survey.root.is_some(),
+    };
+    Ok(Look { inspection, survey: Some(survey), unreached, fingerprint })
+}
+
+/// Counts what is found.
+#[derive(Default)]
+struct Tally {
+    losses: Losses,
+    more_unsavable: usize,
+    last_write: Option<SystemTime>,
+    hasher: DefaultHasher,
+}
+
+impl Tally {
+    fn staged(&mut self, repo: &gix::Repository, staged: &Staged<'_>) {
+        self.losses.staged += 1;
+        if let Some(why) = staged::missing(repo, staged) {
+            self.unsavable(why);
+        }
+    }
+
+    fn path(&mut self, seen: &Seen<'_>) {
+        match &seen.status {
+            Status::Modified | Status::Deleted => self.losses.modified += 1,
+            Status::Untracked => self.losses.untracked += 1,
+            Status::Ignored => self.losses.ignored += 1,
+            Status::Unsavable(why) => self.unsavable(format!("{}: {why}", text(seen.path))),
+            Status::Equivalent | Status::Unchanged | Status::Directory { .. } => return,
+        }
+        let kind = match &seen.status {
+            Status::Modified => 1u8,
+            Status::Deleted => 2,
+            Status::Untracked => 3,
+            Status::Ignored => 4,
+            _ => 5,
+        };
+        (seen.path.as_bytes(), kind, seen.meta.map(os::stamp)).hash(&mut self.hasher);
+        self.written(seen.meta.and_then(|m: &Metadata| m.modified().ok()));
+        self.written(seen.parent_written);
+    }
+
+    fn unsavable(&mut self, why: String) {
+        if self.losses.unsavable.len() < NAMED {
+            self.losses.unsavable.push(why);
+        } else {
+            self.more_unsavable += 1;
+        }
+    }
+
+    fn written(&mut self, at: Option<SystemTime>) {
+        self.last_write = self.last_write.max(at);
+    }
+
+    fn losses(&mut self) -> Losses {
+        let mut losses = std::mem::take(&mut self.losses);
+        if self.more_unsavable > 0 {
+            losses.unsavable.push(format!("and {} more", self.more_unsavable));
+        }
+        losses
+    }
+}
+
+/// What only this worktree knows.
+fn unreached(
+    survey: &Survey,
+    plan: &Plan,
+    branch: Option<&BranchReport>,
+    tally: &mut Tally,
+) -> Result<Unreached> {
+    let repo = &survey.repo;
+    let own = plan
+        .base
+        .branch
+        .as_ref()
+        .filter(|_| !branch.is_some_and(|b| b.kept))
+        .map(|b| format!("refs/heads/{}", b.name));
+    let mut candidates = BTreeSet::from_iter(survey.head);
+    if let Some(admin) = &survey.admin {
+        candidates.extend(commits::mentioned_in(repo, admin)?);
+    }
+    if let Some(own) = &own {
+        // The log of a branch goes when the branch does.
+        if let Ok(log) = std::fs::read(repo.common_dir().join("logs").join(own)) {
+            commits::mentioned(repo, &log, &mut candidates);
+        }
+    }
+    // What a rescue of this very lease keeps is asked for again each time, so that looking twice
+    // finds the same twice.
+    let rescues = crate::rescue::prefix(plan);
+    let mut kept = if candidates.is_empty() {
+        HashSet::new()
+    } else {
+        commits::kept_by_refs(repo, |name| {
+            Some(name) == own.as_deref() || name.starts_with(&rescues)
+        })?
+    };
+    kept.insert(object_id(plan.base.commit.as_str())?);
+    let found = commits::unreached(repo, &candidates, &kept);
+    for tip in &found.tips {
+        tip.hash(&mut tally.hasher);
+    }
+    Ok(found)
+}
+
+/// What is to become of the lease's branch.
+fn report(repo: &gix::Repository, plan: &Plan) -> Result<Option<BranchReport>> {
+    let Some(branch) = &plan.base.branch else { return Ok(None) };
+    let base = object_id(plan.base.commit.as_str())?;
+    let tip = branch_tip(repo, &branch.name)?;
+    let commits = tip.map_or(0, |tip| commits::ahead(repo, tip, base));
+    let kept = tip.is_some_and(|tip| commits > 0 || !branch.created || tip != base);
+    Ok(Some(BranchReport { name: branch.name.clone(), kept, commits }))
+}
+
+/// Where a local branch stands, if it exists.
+fn branch_tip(repo: &gix::Repository, name: &str) -> Result<Option<ObjectId>> {
+    let name = format!("refs/heads/{name}");
+    let reading = || format!("read {name}");
+    match repo.try_find_reference(name.as_str()).map_err(|e| failed(reading(), e))? {
+        Some(mut found) => Ok(Some(found.peel_to_id().map_err(|e| failed(reading(), e))?.detach())),
+        None => Ok(None),
+    }
+}
+
+fn tree_of(repo: &gix::Repository, commit: Option<ObjectId>) -> Result<ObjectId> {
+    let Some(commit) = commit else { return Ok(repo.empty_tree().id) };
+    let read = repo.find_commit(commit).and_then(|c| Ok(c.tree_id()?.detach()));
+    read.map_err(|e| failed(format_args!("read the commit {commit}"), e))
+}
+
+/// Parses an object id of the contract.
+pub(crate) fn object_id(text: &str) -> Result<ObjectId> {
+    ObjectId::from_hex(text.as_bytes())
+        .map_err(|_| Error::new(ErrorKind::InvalidInput, format!("{text:?} is not an object id")))
+}
+
+/// A path for people: bytes that are not UTF-8, and control characters, as escapes.
+pub(crate) fn text(path: &BStr) -> String {
+    let mut out = String::with_capacity(path.len());
+    for chunk in path.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        }
+        out.extend(chunk.invalid().iter().map(|b| format!("\\x{b:02x}")));
+    }
+    out
+}
+
+/// An error of gix, or of anything else.
+pub(crate) fn failed(doing: impl Display, error: impl Into<gix::Error>) -> Error {
+    crate::site::gix_error(doing, error.into())
+}

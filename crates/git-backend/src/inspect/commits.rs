@@ -1,0 +1,186 @@
+//! Commits that only a worktree's own administrative files still know.
+
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use gix::ObjectId;
+use gix::objs::Kind;
+use pool_core::{Error, Result};
+
+use super::failed;
+
+/// Reference names that belong to one worktree alone.
+const PRIVATE: [&str; 3] = ["refs/bisect/", "refs/worktree/", "refs/rewritten/"];
+
+/// The commits that references keep, except those of `private` names and those that `excluded`
+/// names.
+pub(crate) fn kept_by_refs(
+    repo: &gix::Repository,
+    excluded: impl Fn(&str) -> bool,
+) -> Result<HashSet<ObjectId>> {
+    let read = |e| failed("read the references", e);
+    let refs = repo.references().map_err(read)?;
+    let mut kept = HashSet::new();
+    for reference in refs.all().map_err(read)? {
+        // One that is broken keeps nothing.
+        let Ok(mut reference) = reference else { continue };
+        let name = reference.name().as_bstr().to_string();
+        if !name.starts_with("refs/")
+            || PRIVATE.iter().any(|p| name.starts_with(p))
+            || excluded(&name)
+        {
+            continue;
+        }
+        if let Ok(id) = reference.peel_to_id() {
+            kept.insert(id.detach());
+        }
+    }
+    Ok(kept)
+}
+
+/// All object ids that occur in the files below `dir`: HEAD, its reflog, references of its own, the
+/// state of whatever operation is in progress. A number that is no object does no harm, so there
+/// is no need to know the format of each file, nor which there will be in later versions of git.
+pub(crate) fn mentioned_in(repo: &gix::Repository, dir: &Path) -> Result<BTreeSet<ObjectId>> {
+    let mut ids = BTreeSet::new();
+    super::admin::files(dir, &mut |path, name| {
+        // The index holds binary ids, of blobs; that is looked at elsewhere.
+        if name != "index" && !name.starts_with("sharedindex.") {
+            let content = fs::read(path)
+                .map_err(|e| Error::io(format_args!("read {}", path.display()), e))?;
+            mentioned(repo, &content, &mut ids);
+        }
+        Ok(())
+    })?;
+    Ok(ids)
+}
+
+/// All object ids in one text.
+pub(crate) fn mentioned(repo: &gix::Repository, content: &[u8], ids: &mut BTreeSet<ObjectId>) {
+    let len = repo.object_hash().len_in_hex();
+    let words = content.split(|b| !b.is_ascii_hexdigit()).filter(|word| word.len() == len);
+    ids.extend(words.filter_map(|word| ObjectId::from_hex(word).ok()).filter(|id| !id.is_null()));
+}
+
+/// What nothing else reaches.
+#[derive(Debug, Default)]
+pub(crate) struct Unreached {
+    /// How many commits.
+    pub(crate) count: u64,
+    /// Those of them from which all others are reached.
+    pub(crate) tips: Vec<ObjectId>,
+    /// Objects other than commits, with their kind.
+    pub(crate) others: Vec<(ObjectId, Kind)>,
+}
+
+/// Sorts out of `candidates` what `kept` does not reach.
+pub(crate) fn unreached(
+    repo: &gix::Repository,
+    candidates: &BTreeSet<ObjectId>,
+    kept: &HashSet<ObjectId>,
+) -> Unreached {
+    let mut found = Unreached::default();
+    let mut tips = Vec::new();
+    for id in candidates.iter().filter(|id| !kept.contains(*id)) {
+        match repo.try_find_header(*id).ok().flatten().map(|header| header.kind()) {
+            Some(Kind::Commit) => tips.push(*id),
+            Some(kind @ Kind::Tag) => {
+                found.others.push((*id, kind));
+                let target =
+                    repo.find_object(*id).ok().and_then(|o| o.peel_to_kind(Kind::Commit).ok());
+                tips.extend(target.map(|commit| commit.id));
+            }
+            Some(kind) => found.others.push((*id, kind)),
+            None => {}
+        }
+    }
+    let painted = paint(repo, &tips, kept);
+    found.count = painted.only.len() as u64;
+    found.tips = tips
+        .into_iter()
+        .filter(|id| painted.only.contains(id) && !painted.parents.contains(id))
+        .collect();
+    found.tips.sort_unstable();
+    found.tips.dedup();
+    found
+}
+
+/// How many commits `tip` has that `base` has not.
+pub(crate) fn ahead(repo: &gix::Repository, tip: ObjectId, base: ObjectId) -> u64 {
+    paint(repo, &[tip], &HashSet::from([base])).only.len() as u64
+}
+
+struct Painted {
+    /// Reached from the tips, and not from what is kept.
+    only: HashSet<ObjectId>,
+    /// Parents of those.
+    parents: HashSet<ObjectId>,
+}
+
+/// Walks back from both sides, newest first, until everything left is reached from what is kept.
+/// Commit times that run backwards can make it stop early: it then calls a commit unreached that
+/// is not, never the other way round, and a commit too many in a rescue costs nothing.
+fn paint(repo: &gix::Repository, tips: &[ObjectId], kept: &HashSet<ObjectId>) -> Painted {
+    let mut queue = BinaryHeap::new();
+    // `true`: known to be kept.
+    let mut state: HashMap<ObjectId, bool> = HashMap::new();
+    let mut open = 0usize;
+    let mut painted = Painted { only: HashSet::new(), parents: HashSet::new() };
+    if tips.iter().all(|id| kept.contains(id)) {
+        return painted;
+    }
+    let time =
+        |id: ObjectId| repo.find_commit(id).ok().and_then(|c| c.time().ok()).map(|t| t.seconds);
+    for (ids, is_kept) in
+        [(&mut kept.iter() as &mut dyn Iterator<Item = &ObjectId>, true), (&mut tips.iter(), false)]
+    {
+        for id in ids {
+            let Some(seconds) = time(*id) else { continue };
+            if !state.contains_key(id) {
+                state.insert(*id, is_kept);
+                queue.push((seconds, *id));
+                open += usize::from(!is_kept);
+            }
+        }
+    }
+    let mut oldest = i64::MAX;
+    while let Some((seconds, id)) = queue.pop() {
+        // Commits of the same second come in any order, so those are all looked at.
+        if open == 0 && (painted.only.is_empty() || seconds < oldest) {
+            break;
+        }
+        let is_kept = state.get(&id).copied().unwrap_or(true);
+        if !is_kept {
+            open -= 1;
+            oldest = oldest.min(seconds);
+            painted.only.insert(id);
+        }
+        let Ok(commit) = repo.find_commit(id) else { continue };
+        for parent in commit.parent_ids().map(gix::Id::detach) {
+            if !is_kept {
+                painted.parents.insert(parent);
+            }
+            match state.get(&parent).copied() {
+                None => {
+                    // Beyond the boundary of a shallow clone.
+                    let Some(seconds) = time(parent) else { continue };
+                    state.insert(parent, is_kept);
+                    queue.push((seconds, parent));
+                    open += usize::from(!is_kept);
+                }
+                Some(false) if is_kept => {
+                    state.insert(parent, true);
+                    if painted.only.remove(&parent) {
+                        // Counted already, too early: its own parents have to learn it as well.
+                        queue.push((time(parent).unwrap_or(0), parent));
+                    } else {
+                        open -= 1;
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    painted
+}

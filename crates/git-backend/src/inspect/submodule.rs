@@ -1,0 +1,121 @@
+//! Submodules. The repository of one that was initialised in a linked worktree lies in that
+//! worktree's administrative directory, and is lost together with it. No rescue holds a repository,
+//! so such a slot is kept unless everything in the submodule is known to be elsewhere.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use gix::bstr::{BStr, ByteSlice};
+use pool_core::{Plan, Result};
+
+use super::walk::{Ground, Status};
+use super::{Survey, admin, commits, failed, object_id, staged};
+use crate::copy::Copied;
+use crate::patterns::Patterns;
+use crate::site::{Site, open_repository};
+
+/// Why what is in the place of a submodule can't be let go; `None` when it can.
+pub(super) fn reason_to_keep(
+    survey: &Survey,
+    site: &Site,
+    plan: &Plan,
+    path: &BStr,
+    dir: &Path,
+) -> Result<Option<String>> {
+    let dot_git = dir.join(".git");
+    let Ok(meta) = std::fs::symlink_metadata(&dot_git) else {
+        return Ok(match std::fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => None,
+            Ok(false) => {
+                Some("files are in the place of a submodule that is not initialised".into())
+            }
+            Err(e) => Some(format!("it cannot be read: {e}")),
+        });
+    };
+    if meta.is_dir() {
+        return Ok(Some("a submodule whose repository lies inside the worktree".into()));
+    }
+    match look(survey, site, plan, path, dir) {
+        Ok(reason) => Ok(reason.map(|why| format!("a submodule that {why}"))),
+        Err(e) => Ok(Some(format!("a submodule that cannot be looked into: {e}"))),
+    }
+}
+
+fn look(
+    survey: &Survey,
+    site: &Site,
+    plan: &Plan,
+    path: &BStr,
+    dir: &Path,
+) -> Result<Option<String>> {
+    let opening = || format!("open the submodule {}", dir.display());
+    let git_dir = gix::discover::path::from_gitdir_file(&dir.join(".git")).map_err(|e| {
+        super::Error::new(super::ErrorKind::Other, format!("cannot {}: {e:?}", opening()))
+    })?;
+    let mut repo = open_repository(&git_dir, &site.settings)?;
+    repo.set_workdir(dir.to_owned()).map_err(|e| failed(opening(), e))?;
+    let index = gix::index::File::at_or_default(
+        repo.index_path(),
+        repo.object_hash(),
+        false,
+        Default::default(),
+    )
+    .map_err(|e| failed(opening(), e))?;
+    if admin::operation(&git_dir).is_some() {
+        return Ok(Some("is in the middle of an operation".into()));
+    }
+
+    let mut changed = 0u64;
+    let tree = repo.head_tree_id_or_empty().map_err(|e| failed(opening(), e))?.detach();
+    staged::compare(&repo, tree, &index, &mut |_| {
+        changed += 1;
+        Ok(())
+    })?;
+    let nested = |_: &BStr, dir: &Path| {
+        Ok(dir.join(".git").exists().then(|| "a nested submodule".to_owned()))
+    };
+    let regenerable = Patterns::new(&site.settings.regenerable);
+    let copies = Copied::default();
+    let ground = Ground {
+        repo: &repo,
+        index: &index,
+        root: dir,
+        regenerable: &regenerable,
+        copies: &copies,
+        submodule: &nested,
+    };
+    super::walk::walk(&ground, &mut |seen| {
+        let same = matches!(
+            seen.status,
+            Status::Unchanged | Status::Equivalent | Status::Directory { .. }
+        );
+        changed += u64::from(!same);
+        Ok(())
+    })?;
+    if changed > 0 {
+        return Ok(Some(format!("has {changed} uncommitted or nested paths")));
+    }
+
+    // Everything that it knows has to be on a remote, or in the commit that the lease began with.
+    let mut known = BTreeSet::new();
+    for name in ["HEAD", "ORIG_HEAD", "packed-refs"] {
+        if let Ok(content) = std::fs::read(git_dir.join(name)) {
+            commits::mentioned(&repo, &content, &mut known);
+        }
+    }
+    for dir in ["refs", "logs"] {
+        admin::files(&git_dir.join(dir), &mut |path, _| {
+            let content = std::fs::read(path).unwrap_or_default();
+            commits::mentioned(&repo, &content, &mut known);
+            Ok(())
+        })?;
+    }
+    let mut kept = commits::kept_by_refs(&repo, |name| !name.starts_with("refs/remotes/"))?;
+    let base = survey.repo.find_commit(object_id(plan.base.commit.as_str())?).ok();
+    let recorded = base
+        .and_then(|c| c.tree().ok())
+        .and_then(|t| t.lookup_entry(path.split_str("/")).ok().flatten());
+    kept.extend(recorded.map(|entry| entry.object_id()));
+    let lost = commits::unreached(&repo, &known, &kept);
+    Ok((lost.count > 0).then(|| format!("has {} commits that no remote has", lost.count)))
+}

@@ -1,0 +1,166 @@
+//! The `Isolator` on git worktrees: each call runs on a blocking thread, one at a time for a slot,
+//! and notices when its caller goes away.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use pool_core::{
+    Base, Discovered, Error, ErrorKind, Inspection, Isolator, LeaseName, Plan, Preserved,
+    RescueArchive, Result, SlotId, Wish,
+};
+
+use crate::repository::Repository;
+use crate::settings::GitSettings;
+use crate::site::Site;
+use crate::{branch, dispose, inspect, provision, recycle, rescue, trash, tree};
+
+/// Makes, resets and removes linked worktrees of one repository.
+///
+/// Needs a tokio runtime to run in. Dropping a future of [`provision`](Isolator::provision) or
+/// [`recycle`](Isolator::recycle) makes the work behind it stop soon; the next call for that slot
+/// waits until it has.
+#[derive(Debug)]
+pub struct GitIsolator {
+    site: Arc<Site>,
+    archive: rescue::Archive,
+    /// One lock per slot, so that work whose caller went away is over before the next begins.
+    slots: Mutex<HashMap<SlotId, Arc<Mutex<()>>>>,
+}
+
+impl GitIsolator {
+    /// A backend for that repository, with everything it makes in `pool_dir`. Nothing is created
+    /// before the first worktree.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when `pool_dir` lies inside the git directory, and
+    /// any when the repository can't be opened (its format is too new, for example).
+    pub fn open(repository: &Repository, pool_dir: &Path, settings: GitSettings) -> Result<Self> {
+        let site = Arc::new(Site::open(repository, pool_dir, settings)?);
+        let archive = rescue::Archive { site: Arc::clone(&site) };
+        Ok(Self { site, archive, slots: Mutex::default() })
+    }
+
+    /// Runs `work` on a blocking thread, after whatever still runs for that slot.
+    async fn for_slot<T: Send + 'static>(
+        &self,
+        slot: SlotId,
+        work: impl FnOnce(&Site, &AtomicBool) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let lock = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(slots.entry(slot).or_default())
+        };
+        self.blocking(move |site, interrupt| {
+            let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            work(site, interrupt)
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Site, &AtomicBool) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let site = Arc::clone(&self.site);
+        let interrupt = Arc::new(AtomicBool::new(false));
+        let _on_drop = InterruptOnDrop(Arc::clone(&interrupt));
+        tokio::task::spawn_blocking(move || work(&site, &interrupt)).await.unwrap_or_else(|e| {
+            Err(Error::new(ErrorKind::Other, "the work on a worktree ended unexpectedly")
+                .with_source(e))
+        })
+    }
+}
+
+/// Raises the flag when the future that owns it is dropped, or done.
+struct InterruptOnDrop(Arc<AtomicBool>);
+
+impl Drop for InterruptOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Isolator for GitIsolator {
+    fn name(&self) -> &str {
+        "git"
+    }
+
+    fn place(&self, slot: SlotId) -> PathBuf {
+        self.site.place(slot)
+    }
+
+    async fn resolve(&self, wish: &Wish, name: &LeaseName) -> Result<Base> {
+        let (wish, name) = (wish.clone(), name.clone());
+        self.blocking(move |site, _| branch::resolve(site, &wish, &name)).await
+    }
+
+    async fn provision(&self, plan: &Plan) -> Result<()> {
+        let plan = plan.clone();
+        self.for_slot(plan.slot, move |site, interrupt| {
+            provision::provision(site, &plan, interrupt)
+        })
+        .await
+    }
+
+    async fn inspect(&self, plan: &Plan) -> Result<Inspection> {
+        let plan = plan.clone();
+        self.for_slot(plan.slot, move |site, _| inspect::inspect(site, &plan)).await
+    }
+
+    async fn preserve(&self, inspection: Inspection) -> Result<Preserved> {
+        let slot = inspection.plan.slot;
+        self.for_slot(slot, move |site, _| rescue::preserve(site, inspection)).await
+    }
+
+    async fn recycle(&self, plan: &Plan, proof: Preserved) -> Result<()> {
+        let plan = plan.clone();
+        self.for_slot(plan.slot, move |site, interrupt| {
+            recycle::recycle(site, &plan, proof, interrupt)
+        })
+        .await
+    }
+
+    async fn dispose(&self, proof: Preserved) -> Result<()> {
+        self.for_slot(proof.slot(), move |site, _| dispose::dispose(site, proof)).await
+    }
+
+    async fn sweep(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let work = self.blocking(move |site, _| {
+            // Nobody listens any more once the caller has gone away; the deleting is finished.
+            trash::sweep(site, &mut |count| {
+                let _ = tell.send(count);
+            })
+        });
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                Some(count) = told.recv() => progress(count),
+                done = &mut work => {
+                    while let Ok(count) = told.try_recv() {
+                        progress(count);
+                    }
+                    return done;
+                }
+            }
+        }
+    }
+
+    async fn discover(&self) -> Result<Vec<Discovered>> {
+        self.blocking(|site, _| dispose::discover(site)).await
+    }
+
+    async fn usage(&self, slot: SlotId) -> Result<u64> {
+        self.blocking(move |site, _| tree::usage(site, slot)).await
+    }
+
+    fn rescues(&self) -> Option<&dyn RescueArchive> {
+        Some(&self.archive)
+    }
+}

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+mod branch;
+mod copy;
+mod dispose;
+mod git;
+mod inspect;
+mod isolator;
+mod patterns;
+mod provision;
+mod recycle;
+mod registration;
+mod repository;
+mod rescue;
+mod settings;
+mod site;
+mod trash;
+mod tree;
+
+pub use isolator::GitIsolator;
+pub use repository::Repository;
+pub use settings::{GitSettings, SubmoduleMode};

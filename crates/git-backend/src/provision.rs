@@ -1,0 +1,150 @@
+//! Making a worktree where there is none.
+
+use std::fs;
+use std::sync::atomic::AtomicBool;
+
+use pool_core::{Error, ErrorKind, Plan, Result};
+
+use crate::branch;
+use crate::copy;
+use crate::dispose;
+use crate::git::Git;
+use crate::registration;
+use crate::settings::SubmoduleMode;
+use crate::site::{Place, Site, foreign, gix_error};
+
+/// See [`pool_core::Isolator::provision`].
+pub(crate) fn provision(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
+    let place = site.place(plan.slot);
+    if site.is_half_made(plan.slot) {
+        return Err(Error::new(
+            ErrorKind::Busy,
+            format!("the making of {} was interrupted", place.display()),
+        )
+        .with_hint("dispose of the slot first"));
+    }
+    match site.look(plan.slot)? {
+        Place::Absent => {}
+        Place::Foreign(what) => return Err(foreign(&place, &what)),
+        Place::Ours(_) | Place::Pruned(_) => {
+            return Err(foreign(&place, "a worktree is there already"));
+        }
+    }
+    if site.registration_of(plan.slot)?.is_some() {
+        return Err(Error::new(
+            ErrorKind::WouldLoseWork,
+            format!("the worktree {} is gone, but still registered", place.display()),
+        )
+        .with_hint("dispose of the slot first, so that its commits are saved"));
+    }
+    refuse_submodules(site, plan)?;
+
+    // The marker is there from before the first trace until after the last step: whenever the
+    // process dies in between, the slot is seen to be half made.
+    let marker = site.making_marker(plan.slot);
+    fs::create_dir_all(site.slot_dir(plan.slot))
+        .and_then(|()| fs::write(&marker, b"by wtpool\n"))
+        .map_err(|e| Error::io(format!("write {}", marker.display()), e))?;
+    let made = make(site, plan, interrupt).and_then(|()| {
+        fs::remove_file(&marker).map_err(|e| Error::io(format!("remove {}", marker.display()), e))
+    });
+    if made.is_err() {
+        // What can't be undone stays marked as half made. The first error is the one to report, and
+        // undoing must not be interrupted again.
+        if let Err(e) = dispose::take_away(site, plan, false, &AtomicBool::new(false)) {
+            tracing::warn!(slot = plan.slot.0, error = %e, "a half-made worktree could not be removed");
+        }
+    }
+    made
+}
+
+fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
+    let place = site.place(plan.slot);
+    let prepared = registration::register(site, plan, interrupt)?;
+    let admin = prepared.repo().git_dir().to_owned();
+    let finish = |e| gix_error(format!("check out {} to {}", plan.base.commit, place.display()), e);
+    // gix doesn't fetch what a partial clone left out; git does.
+    let by_gix = prepared.repo().config_snapshot().string("extensions.partialClone").is_none();
+    let complete = if by_gix {
+        let (_, outcome) = prepared.checkout(gix::progress::Discard, interrupt).map_err(finish)?;
+        outcome.collisions.is_empty()
+            && outcome.errors.is_empty()
+            && outcome.delayed_paths_unknown.is_empty()
+            && outcome.delayed_paths_unprocessed.is_empty()
+    } else {
+        prepared.persist().map_err(finish)?;
+        false
+    };
+    registration::check(interrupt)?;
+    if !complete {
+        // Names that collide here, or a filter that did not deliver: git decides what that means.
+        Git::in_worktree(&admin, &place, &site.settings)
+            .args(["reset", "--hard", "--quiet", plan.base.commit.as_str()])
+            .run()?;
+    }
+    remember_config(site, plan, &admin)?;
+    init_submodules(site, plan, &admin)?;
+    registration::check(interrupt)?;
+    copy::bring_along(site, plan.slot)
+}
+
+/// The parts of a worktree's own configuration, as they were when it was made.
+pub(crate) const OWN_CONFIG: [&str; 2] = ["config.worktree", "info/sparse-checkout"];
+
+/// Keeps a copy of the worktree's own configuration, which came from the main worktree: what a lease
+/// changes in it must not reach the next one.
+fn remember_config(site: &Site, plan: &Plan, admin: &std::path::Path) -> Result<()> {
+    for file in OWN_CONFIG {
+        let from = admin.join(file);
+        let to = remembered(site, plan.slot, file);
+        match fs::copy(&from, &to) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("copy {} to {}", from.display(), to.display()), e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Where the copy of one such file lies.
+pub(crate) fn remembered(site: &Site, slot: pool_core::SlotId, file: &str) -> std::path::PathBuf {
+    site.slot_dir(slot).join(format!(".{}", file.replace('/', "-")))
+}
+
+/// Fails when the settings refuse submodules and the commit has any.
+pub(crate) fn refuse_submodules(site: &Site, plan: &Plan) -> Result<()> {
+    if site.settings.submodules != SubmoduleMode::Refuse {
+        return Ok(());
+    }
+    let repo = site.repo();
+    let index = repo
+        .find_commit(branch::object_id(&plan.base.commit)?)
+        .and_then(|commit| commit.tree_id())
+        .and_then(|tree| repo.index_from_tree(&tree))
+        .map_err(|e| gix_error(format!("read the commit {}", plan.base.commit), e))?;
+    let submodule = index.entries().iter().find(|e| e.mode == gix::index::entry::Mode::COMMIT);
+    match submodule {
+        Some(entry) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{} has a submodule, {}", plan.base.commit, entry.path(&index)),
+        )
+        .with_hint("set `submodules` to `ignore` or `init`")),
+        None => Ok(()),
+    }
+}
+
+/// Checks submodules out where that is wanted.
+pub(crate) fn init_submodules(site: &Site, plan: &Plan, admin: &std::path::Path) -> Result<()> {
+    let place = site.place(plan.slot);
+    if site.settings.submodules != SubmoduleMode::Init || !place.join(".gitmodules").is_file() {
+        return Ok(());
+    }
+    debug_assert!(site.admin_dir(plan.slot).is_ok_and(|found| found == admin));
+    // git-submodule wants to find the worktree itself; it was checked to be ours just now.
+    Git::in_directory(&place, &site.settings)
+        .args(["submodule", "--quiet", "update", "--init", "--recursive"])
+        .run()
+        .map(drop)
+        .map_err(|e| e.with_hint("check the submodules' URLs, or set `submodules` to `ignore`"))
+}

@@ -1,0 +1,217 @@
+//! Making a used worktree into a fresh one, writing only what differs.
+//!
+//! The order is: check, mark as half made, reset, clean, settle the old branch, attach the new one,
+//! unmark. Once the mark is set there is nothing in the slot that is anybody's work: the proof says
+//! so. Should any step fail, the slot is disposed of.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use gix::index::entry::Flags;
+use pool_core::{Error, ErrorKind, Plan, Preserved, Result};
+
+use crate::branch;
+use crate::copy;
+use crate::git::Git;
+use crate::provision::{OWN_CONFIG, init_submodules, refuse_submodules, remembered};
+use crate::registration;
+use crate::site::{Site, gix_error, open_repository};
+use crate::trash::Bin;
+use crate::tree;
+
+/// What stays of a worktree's administrative directory. All else, known or not, is state of the
+/// last lease: a rebase, a merge, a bisection, its own references, its reference log.
+const LASTING: [&str; 7] =
+    ["HEAD", "commondir", "gitdir", "index", "locked", "config.worktree", "info"];
+
+/// See [`pool_core::Isolator::recycle`].
+pub(crate) fn recycle(
+    site: &Site,
+    plan: &Plan,
+    proof: Preserved,
+    interrupt: &AtomicBool,
+) -> Result<()> {
+    let previous = proof.plan();
+    if proof.slot() != plan.slot {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("the proof is for slot {}, not for slot {}", proof.slot(), plan.slot),
+        ));
+    }
+    let place = site.place(plan.slot);
+    let admin = site.admin_dir(plan.slot)?;
+    refuse_submodules(site, plan)?;
+    let base = branch::object_id(&plan.base.commit)?;
+    site.repo().find_commit(base).map_err(|e| gix_error(format!("find the commit {base}"), e))?;
+    wait_for_locks(&admin)?;
+    registration::check(interrupt)?;
+
+    let marker = site.making_marker(plan.slot);
+    fs::write(&marker, b"by wtpool\n")
+        .map_err(|e| Error::io(format!("write {}", marker.display()), e))?;
+
+    let mut bin = Bin::new(site);
+    clear_state(&admin, &mut bin)?;
+    restore_config(site, plan, &admin)?;
+    let git = || Git::in_worktree(&admin, &place, &site.settings);
+    branch::detach(&open_repository(&admin, &site.settings)?, &plan.base.commit)?;
+    unhide(&open_repository(&admin, &site.settings)?, &place, &mut bin)?;
+    // Files that were touched and not changed are known as such before the reset, which would
+    // write them again otherwise. It "fails" whenever some file did change.
+    git().args(["update-index", "-q", "--really-refresh"]).succeeds()?;
+    git()
+        .args(["reset", "--hard", "--quiet", "--no-recurse-submodules", plan.base.commit.as_str()])
+        .run()?;
+    registration::check(interrupt)?;
+
+    let keep = copy::still_good(site, plan.slot)?;
+    let repo = open_repository(&admin, &site.settings)?;
+    tree::clean(site, &repo, &keep, &mut bin)?;
+    // `reset` and the reflog of what was done here are not the next lease's business.
+    clear_state(&admin, &mut bin)?;
+
+    registration::exclusively(site, interrupt, || {
+        branch::settle(site, previous, proof.branch().is_some_and(|branch| branch.kept))?;
+        branch::attach(site, &admin, plan)
+    })?;
+    init_submodules(site, plan, &admin)?;
+    copy::bring_along(site, plan.slot)?;
+    fs::remove_file(&marker).map_err(|e| Error::io(format!("remove {}", marker.display()), e))
+}
+
+/// Gives another git process two seconds to end. Its lock is never removed.
+fn wait_for_locks(admin: &Path) -> Result<()> {
+    for name in ["index.lock", "HEAD.lock"] {
+        let lock = admin.join(name);
+        let mut attempts = 20;
+        while fs::symlink_metadata(&lock).is_ok() {
+            if attempts == 0 {
+                return Err(Error::new(ErrorKind::Busy, format!("{} is held", lock.display())).with_hint(
+                    "another git process works there; if none does, it died, and the file can be removed",
+                ));
+            }
+            attempts -= 1;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    Ok(())
+}
+
+fn clear_state(admin: &Path, bin: &mut Bin) -> Result<()> {
+    let reading = |e| Error::io(format!("read {}", admin.display()), e);
+    for entry in fs::read_dir(admin).map_err(reading)? {
+        let path = entry.map_err(reading)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A split index has its larger part in a file of its own; a lock is never ours.
+        let lasting = LASTING.contains(&&*name)
+            || name.starts_with("sharedindex.")
+            || name.ends_with(".lock");
+        if lasting {
+            continue;
+        }
+        // The repository may be on another filesystem than the trash; what is in here is git's
+        // own bookkeeping, small except for submodules.
+        let moved = bin.put(&path);
+        match moved {
+            Ok(()) => {}
+            Err(_) => {
+                let is_dir = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
+                let removed =
+                    if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                match removed {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::io(format!("remove {}", path.display()), e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives the worktree the configuration of its own back that it was made with.
+fn restore_config(site: &Site, plan: &Plan, admin: &Path) -> Result<()> {
+    let mut sparse_changed = false;
+    for file in OWN_CONFIG {
+        let path = admin.join(file);
+        let read = |path: &Path| match fs::read(path) {
+            Ok(content) => Ok(Some(content)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io(format!("read {}", path.display()), e)),
+        };
+        let made_with = read(&remembered(site, plan.slot, file))?;
+        if read(&path)? == made_with {
+            continue;
+        }
+        sparse_changed = true;
+        let restored = match made_with {
+            Some(content) => fs::create_dir_all(path.parent().unwrap_or(admin))
+                .and_then(|()| fs::write(&path, content)),
+            None => fs::remove_file(&path),
+        };
+        restored.map_err(|e| Error::io(format!("restore {}", path.display()), e))?;
+    }
+    if sparse_changed {
+        // Which files are to be there has changed, and only an index that doesn't claim to know is
+        // brought in step by a reset. All files are written again: rare, and right.
+        let index = admin.join("index");
+        match fs::remove_file(&index) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("remove {}", index.display()), e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Takes the marks off the index that make git believe a file unchanged, or absent on purpose. In a
+/// sparse checkout the latter are wanted; but what lies there nevertheless would be taken for a wish
+/// to have it, so it is removed.
+fn unhide(repo: &gix::Repository, place: &Path, bin: &mut Bin) -> Result<()> {
+    let doing = || format!("read the index of {}", repo.git_dir().display());
+    if fs::symlink_metadata(repo.index_path()).is_err() {
+        return Ok(());
+    }
+    let is_sparse = repo.config_snapshot().boolean("core.sparseCheckout").unwrap_or(false);
+    let mut hiding = Flags::ASSUME_VALID | Flags::FSMONITOR_VALID;
+    if !is_sparse {
+        hiding |= Flags::SKIP_WORKTREE;
+    }
+    let mut index = repo.open_index().map_err(|e| gix_error(doing(), e))?;
+    if is_sparse {
+        for entry in index.entries().iter().filter(|e| e.flags.contains(Flags::SKIP_WORKTREE)) {
+            let path =
+                gix::path::from_bstr(entry.path(&index)).map_err(|e| gix_error(doing(), e))?;
+            if is_there(place, &path) {
+                bin.put(&place.join(&path))?;
+            }
+        }
+    }
+    let mut found = false;
+    for entry in index.entries_mut() {
+        found |= entry.flags.intersects(hiding);
+        entry.flags.remove(hiding);
+    }
+    if found {
+        index.write(Default::default()).map_err(|e| gix_error(doing(), e))?;
+    }
+    Ok(())
+}
+
+/// Whether something is at `path` below `place`, and no link on the way to it leads elsewhere.
+fn is_there(place: &Path, path: &Path) -> bool {
+    let mut at = place.to_owned();
+    let parents = path.parent().into_iter().flat_map(Path::components);
+    for part in parents {
+        at.push(part);
+        if !fs::symlink_metadata(&at).is_ok_and(|meta| meta.is_dir()) {
+            return false;
+        }
+    }
+    fs::symlink_metadata(place.join(path)).is_ok()
+}

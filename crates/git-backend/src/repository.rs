@@ -1,0 +1,211 @@
+//! Finding the repository that a directory belongs to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pool_core::{Error, ErrorKind, Result};
+
+use crate::settings::GitSettings;
+use crate::site::{gix_error, options};
+
+/// A git repository, and the worktree it was found from. All paths are canonical.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    common_dir: PathBuf,
+    worktree: Option<PathBuf>,
+    main_worktree: Option<PathBuf>,
+    name: String,
+    beside: PathBuf,
+}
+
+impl Repository {
+    /// Finds the repository for a directory: the one it lies in (looking upward, from inside `.git`
+    /// too), else the only one among its direct children.
+    ///
+    /// A submodule is a repository of its own. A linked worktree, a slot of the pool included,
+    /// belongs to its main repository. No environment variable has an influence.
+    ///
+    /// # Errors
+    ///
+    /// [`AmbiguousRepository`](ErrorKind::AmbiguousRepository) when several children are
+    /// repositories (all are named), [`NoRepository`](ErrorKind::NoRepository) when there is none or
+    /// `start` is not a directory, any other when one was found and can't be opened.
+    pub fn find(start: &Path) -> Result<Self> {
+        let start = start.canonicalize().map_err(|e| {
+            Error::new(
+                ErrorKind::NoRepository,
+                format!("cannot look for a repository in {}: {e}", start.display()),
+            )
+            .with_hint("name a directory that exists")
+        })?;
+        if !start.is_dir() {
+            return Err(Error::new(
+                ErrorKind::NoRepository,
+                format!(
+                    "cannot look for a repository in {}: it is not a directory",
+                    start.display()
+                ),
+            ));
+        }
+        if let Ok((found, _)) = gix::discover::upwards(&start) {
+            return Self::from_discovered(found);
+        }
+        let mut candidates: Vec<Self> = Vec::new();
+        for child in children(&start)? {
+            let Some(found) = repository_at(&child) else { continue };
+            match candidates.iter_mut().find(|known| known.common_dir == found.common_dir) {
+                // The main worktree stands for all of them, whichever was met first.
+                Some(known) if found.worktree == found.main_worktree => *known = found,
+                Some(_) => {}
+                None => candidates.push(found),
+            }
+        }
+        match candidates.len() {
+            1 => Ok(candidates.remove(0)),
+            0 => Err(Error::new(
+                ErrorKind::NoRepository,
+                format!(
+                    "there is no git repository at {}, above it, or among its direct children",
+                    start.display()
+                ),
+            )
+            .with_hint("start inside a repository, or name one with `--repo`")),
+            _ => {
+                let paths: Vec<_> =
+                    candidates.iter().map(|found| found.place().display().to_string()).collect();
+                Err(Error::new(
+                    ErrorKind::AmbiguousRepository,
+                    format!(
+                        "{} holds several git repositories: {}",
+                        start.display(),
+                        paths.join(", ")
+                    ),
+                )
+                .with_hint("start inside one of them, or name it with `--repo`"))
+            }
+        }
+    }
+
+    /// Its common directory: `.git` of the main worktree, or the bare repository itself.
+    pub fn common_dir(&self) -> &Path {
+        &self.common_dir
+    }
+
+    /// The worktree that the search started in, which may be a linked one. `None` in a bare
+    /// repository, and inside `.git`.
+    pub fn worktree(&self) -> Option<&Path> {
+        self.worktree.as_deref()
+    }
+
+    /// Its main worktree; `None` when it is bare.
+    pub fn main_worktree(&self) -> Option<&Path> {
+        self.main_worktree.as_deref()
+    }
+
+    /// What people call it: the name of its main worktree's directory, or that of the bare
+    /// repository without `.git`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its pool is unless told otherwise: `.wtpool/<name>-<hash>` beside it, so on its
+    /// filesystem, out of reach of `git clean`, and distinct for two clones. Beside the outermost
+    /// superproject for a submodule. Nothing is created.
+    pub fn default_pool_dir(&self) -> PathBuf {
+        let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
+        hasher.update(self.common_dir.as_os_str().as_encoded_bytes());
+        let hash = match hasher.try_finalize() {
+            Ok(id) => id.to_hex_with_len(8).to_string(),
+            // Only for input that is made to break SHA-1; no path is.
+            Err(_) => "0".repeat(8),
+        };
+        self.beside.join(".wtpool").join(format!("{}-{hash}", self.name))
+    }
+
+    fn place(&self) -> &Path {
+        self.worktree.as_deref().unwrap_or(&self.common_dir)
+    }
+
+    fn from_discovered(found: gix::discover::repository::Path) -> Result<Self> {
+        let (git_dir, worktree) = found.into_repository_and_work_tree_directories();
+        // Where things are does not depend on the user's settings.
+        let settings = GitSettings { user_config: false, ..Default::default() };
+        let open = |dir: &Path| {
+            gix::open_opts(dir, options(&settings).open_path_as_is(true))
+                .map_err(|e| gix_error(format!("open the repository {}", dir.display()), e))
+        };
+        let canonical = |path: &Path| {
+            path.canonicalize().map_err(|e| Error::io(format!("resolve {}", path.display()), e))
+        };
+        let git_dir = canonical(&git_dir)?;
+        let common_dir = canonical(open(&git_dir)?.common_dir())?;
+        let main = open(&common_dir)?;
+        let main_worktree = match main.workdir() {
+            // It may be configured and gone; the repository is as good as bare then.
+            Some(path) if !main.is_bare() => canonical(path).ok(),
+            _ => None,
+        };
+        let worktree = worktree.as_deref().map(canonical).transpose()?;
+        // The directory of a bare repository may have been taken for a worktree.
+        let worktree = worktree.filter(|path| main_worktree.is_some() || *path != common_dir);
+        let home = main_worktree.as_deref().unwrap_or(&common_dir);
+        Ok(Self {
+            name: name_of(home),
+            beside: beside(home, &common_dir),
+            common_dir,
+            worktree,
+            main_worktree,
+        })
+    }
+}
+
+fn children(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut children: Vec<_> = fs::read_dir(dir)
+        .map_err(|e| Error::io(format!("read {}", dir.display()), e))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir())
+        .collect();
+    children.sort();
+    Ok(children)
+}
+
+/// The repository whose root, or whose worktree's root, that directory is.
+fn repository_at(dir: &Path) -> Option<Repository> {
+    let (found, _) = gix::discover::upwards(dir).ok()?;
+    let repository = Repository::from_discovered(found).ok()?;
+    let dir = dir.canonicalize().ok()?;
+    (repository.worktree.as_ref() == Some(&dir) || repository.common_dir == dir)
+        .then_some(repository)
+}
+
+fn name_of(home: &Path) -> String {
+    let base = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = base(home).unwrap_or_default();
+    let name = match name.strip_suffix(".git").unwrap_or(&name) {
+        // `project/.git` and `project/.bare` are known by their project.
+        hidden if hidden.is_empty() || hidden.starts_with('.') => home.parent().and_then(base),
+        name => Some(name.to_owned()),
+    };
+    name.unwrap_or_else(|| "repository".to_owned())
+}
+
+/// The directory beside the repository: never one inside another repository that contains it as a
+/// submodule, where the pool would show up as an untracked directory.
+fn beside(home: &Path, common_dir: &Path) -> PathBuf {
+    let mut home = home.to_owned();
+    loop {
+        let parent = home.parent().unwrap_or(&home).to_owned();
+        let above = gix::discover::upwards(&parent)
+            .ok()
+            .map(|(found, _)| found.into_repository_and_work_tree_directories());
+        match above {
+            Some((git_dir, Some(worktree)))
+                if git_dir.canonicalize().is_ok_and(|dir| common_dir.starts_with(dir))
+                    && parent.starts_with(&worktree) =>
+            {
+                home = worktree;
+            }
+            _ => return parent,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Writing git objects so that they survive a crash.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use gix::ObjectId;
+use gix::bstr::{BStr, ByteSlice};
+use gix::objs::tree::EntryKind;
+use gix::objs::{Kind, Write as _};
+use pool_core::{Error, Result};
+
+use crate::inspect::failed;
+
+/// Writes objects to a repository, and remembers them until they are [`sync`](Self::sync)ed.
+pub(super) struct Objects<'a> {
+    repo: &'a gix::Repository,
+    /// Buffered, since a repository's own writer names neither what it wrote nor where.
+    written: RefCell<Vec<ObjectId>>,
+}
+
+impl<'a> Objects<'a> {
+    pub(super) fn new(repo: &'a gix::Repository) -> Self {
+        Self { repo, written: RefCell::default() }
+    }
+
+    /// Goes on from where another one stopped.
+    pub(super) fn with_written(repo: &'a gix::Repository, written: Vec<ObjectId>) -> Self {
+        Self { repo, written: RefCell::new(written) }
+    }
+
+    /// What has not been brought to the disk yet.
+    pub(super) fn into_written(self) -> Vec<ObjectId> {
+        self.written.into_inner()
+    }
+
+    /// Writes a small object.
+    pub(super) fn write(&self, kind: Kind, bytes: &[u8]) -> Result<ObjectId> {
+        let id = gix::objs::compute_hash(self.repo.object_hash(), kind, bytes)
+            .map_err(|e| failed("hash an object", e))?;
+        if !self.repo.has_object(id) {
+            self.repo
+                .objects
+                .write_buf(kind, bytes)
+                .map_err(|e| failed(format_args!("write the object {id}"), e))?;
+        }
+        self.written.borrow_mut().push(id);
+        Ok(id)
+    }
+
+    /// Writes a commit, tree or tag.
+    pub(super) fn write_object(&self, object: &impl gix::objs::WriteTo) -> Result<ObjectId> {
+        let mut bytes = Vec::new();
+        object.write_to(&mut bytes).map_err(|e| Error::io("encode an object", e))?;
+        self.write(object.kind(), &bytes)
+    }
+
+    /// Writes a file as a blob, byte for byte, without holding it in memory.
+    pub(super) fn write_file(&self, path: &Path, len: u64) -> Result<ObjectId> {
+        let file =
+            File::open(path).map_err(|e| Error::io(format_args!("open {}", path.display()), e))?;
+        // A file that grows meanwhile is noticed afterwards; its blob has to be well-formed anyhow.
+        let mut exact = file.take(len).chain(std::io::empty());
+        let id = self
+            .repo
+            .objects
+            .write_stream(Kind::Blob, len, &mut exact)
+            .map_err(|e| failed(format_args!("save {}", path.display()), e))?;
+        self.written.borrow_mut().push(id);
+        Ok(id)
+    }
+
+    /// Brings all that was written to the disk.
+    pub(super) fn sync(&self) -> Result<()> {
+        let store = self.repo.objects.store_ref().path().to_owned();
+        let written = std::mem::take(&mut *self.written.borrow_mut());
+        let mut directories = std::collections::BTreeSet::from([store.clone()]);
+        for id in &written {
+            let path = loose_path(&store, *id);
+            // What is not loose is in a pack, whose writer has seen to it.
+            if sync_file(&path)?
+                && let Some(directory) = path.parent()
+            {
+                directories.insert(directory.to_owned());
+            }
+        }
+        for directory in directories {
+            sync_directory(&directory)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the trees of an editor.
+pub(super) fn write_tree(
+    objects: &Objects<'_>,
+    editor: &mut gix::objs::tree::Editor<'_>,
+) -> Result<ObjectId> {
+    editor.write(|tree| objects.write_object(tree))
+}
+
+/// Puts something into a tree, at a path with slashes.
+pub(super) fn put(
+    editor: &mut gix::objs::tree::Editor<'_>,
+    path: &BStr,
+    kind: EntryKind,
+    id: ObjectId,
+) -> Result<()> {
+    editor
+        .upsert(path.split_str("/").map(BStr::new), kind, id)
+        .map(drop)
+        .map_err(|e| failed(format_args!("add {} to a tree", crate::inspect::text(path)), e))
+}
+
+/// Takes something out of a tree.
+pub(super) fn take(editor: &mut gix::objs::tree::Editor<'_>, path: &BStr) -> Result<()> {
+    editor
+        .remove_if_leaf(path.split_str("/").map(BStr::new))
+        .map(drop)
+        .map_err(|e| failed(format_args!("remove {} from a tree", crate::inspect::text(path)), e))
+}
+
+/// An editor that begins with an existing tree.
+pub(super) fn edit(repo: &gix::Repository, tree: ObjectId) -> Result<gix::objs::tree::Editor<'_>> {
+    let root = if tree == repo.empty_tree().id {
+        gix::objs::Tree::default()
+    } else {
+        let reading = || format!("read the tree {tree}");
+        let found = repo.find_tree(tree).map_err(|e| failed(reading(), e))?;
+        found.decode().map_err(|e| failed(reading(), e))?.into()
+    };
+    Ok(gix::objs::tree::Editor::new(root, &repo.objects, repo.object_hash()))
+}
+
+fn loose_path(store: &Path, id: ObjectId) -> PathBuf {
+    let hex = id.to_hex().to_string();
+    store.join(&hex[..2]).join(&hex[2..])
+}
+
+/// Brings a file to the disk; whether there is one.
+pub(super) fn sync_file(path: &Path) -> Result<bool> {
+    match File::open(path) {
+        Ok(file) => {
+            file.sync_all().map_err(|e| Error::io(format_args!("sync {}", path.display()), e))?;
+            Ok(true)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io(format_args!("open {}", path.display()), e)),
+    }
+}
+
+/// Brings a directory's entries to the disk, where the system can.
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
+    if cfg!(unix) {
+        sync_file(path)?;
+    }
+    Ok(())
+}

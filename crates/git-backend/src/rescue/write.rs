@@ -1,0 +1,415 @@
+//! Making a rescue.
+
+use gix::ObjectId;
+use gix::bstr::{BString, ByteSlice};
+use gix::objs::Kind;
+use gix::objs::tree::EntryKind;
+use pool_core::{
+    Error, ErrorKind, Inspection, LeaseId, Losses, Plan, Preserved, Rescue, RescueId, Result,
+};
+
+use super::manifest::{DirectoryRecord, Manifest, Name, PathRecord, PathStatus, VERSION};
+use super::objects::{self, Objects};
+use crate::inspect::compare::hash_file;
+use crate::inspect::staged::Staged;
+use crate::inspect::walk::{Seen, Status};
+use crate::inspect::{Finding, Look, Survey, admin, failed, look, os};
+use crate::site::Site;
+
+/// How often a worktree that changes while it is being saved is saved again.
+const ATTEMPTS: usize = 3;
+
+/// Looks again, saves what there is, and gives the proof.
+pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved> {
+    let plan = inspection.plan;
+    let mut seen = look(site, &plan, &mut |_| Ok(()))?;
+    for _ in 0..ATTEMPTS {
+        if seen.inspection.losses.is_empty() {
+            return Preserved::nothing_to_lose(seen.inspection)
+                .map_err(|i| refusal(site, &plan, &i.losses));
+        }
+        if !seen.inspection.losses.unsavable.is_empty() {
+            return Err(refusal(site, &plan, &seen.inspection.losses));
+        }
+        let mut capture = Capture::default();
+        let saved = look(site, &plan, &mut |finding| capture.take(finding))?;
+        let Some(saved_survey) = &saved.survey else {
+            seen = saved;
+            continue;
+        };
+        if saved.inspection.losses.is_empty() || !saved.inspection.losses.unsavable.is_empty() {
+            seen = saved;
+            continue;
+        }
+        let commits = capture.finish(saved_survey, &plan, &saved)?;
+        // Whatever was written since the saving began is not in it for certain.
+        let again = look(site, &plan, &mut |_| Ok(()))?;
+        if again.fingerprint != saved.fingerprint
+            || again.inspection.losses != saved.inspection.losses
+        {
+            seen = again;
+            continue;
+        }
+        let rescue = publish(site, &plan, saved_survey, &commits)?;
+        return Preserved::by_rescue(again.inspection, rescue)
+            .map_err(|i| refusal(site, &plan, &i.losses));
+    }
+    Err(Error::new(
+        ErrorKind::WouldLoseWork,
+        format!(
+            "{} is being written to, and could not be saved as a whole",
+            site.place(plan.slot).display()
+        ),
+    )
+    .with_hint("end the processes that work in it and try again"))
+}
+
+fn refusal(site: &Site, plan: &Plan, losses: &Losses) -> Error {
+    let place = site.place(plan.slot);
+    Error::new(
+        ErrorKind::WouldLoseWork,
+        format!("{} holds what no rescue can: {}", place.display(), losses.unsavable.join("; ")),
+    )
+    .with_hint("move these paths elsewhere, push their commits, or delete them, and try again")
+}
+
+/// What has been stored so far. Everything goes to the object database at once; the memory needed
+/// grows with the number of changed paths, not with their size.
+#[derive(Default)]
+struct Capture {
+    repo: Option<gix::Repository>,
+    /// The trees of the index and of the worktree, as changes.
+    index: Vec<(BString, Option<(EntryKind, ObjectId)>)>,
+    worktree: Vec<(BString, Option<(EntryKind, ObjectId)>)>,
+    paths: Vec<PathRecord>,
+    directories: Vec<DirectoryRecord>,
+    modes: Vec<DirectoryRecord>,
+    written: Vec<ObjectId>,
+    file_mode: u32,
+    directory_mode: u32,
+}
+
+impl Capture {
+    fn take(&mut self, finding: Finding<'_>) -> Result<()> {
+        match finding {
+            Finding::Begin(survey) => {
+                self.repo = Some(survey.repo.clone());
+                // What the umask was at the checkout can be told from git's own file.
+                let mode = |path: Option<std::path::PathBuf>| {
+                    path.and_then(|p| p.symlink_metadata().ok()).map(|m| os::mode(&m))
+                };
+                self.file_mode =
+                    mode(survey.root.as_ref().map(|r| r.join(".git"))).unwrap_or(0o644);
+                self.directory_mode = mode(survey.root.clone()).unwrap_or(0o755);
+                Ok(())
+            }
+            Finding::Staged(staged) => {
+                self.staged(staged);
+                Ok(())
+            }
+            Finding::Path(seen) => self.path(seen),
+        }
+    }
+
+    fn staged(&mut self, staged: &Staged<'_>) {
+        let path = staged.path();
+        self.index.push((
+            path.to_owned(),
+            match staged {
+                Staged::Set(_, kind, id) => Some((*kind, *id)),
+                Staged::Removed(_) | Staged::Unmerged(_) => None,
+            },
+        ));
+        self.paths.push(PathRecord {
+            path: Name::new(path),
+            status: PathStatus::Staged,
+            mode: None,
+            bytes: 0,
+        });
+    }
+
+    fn path(&mut self, seen: &Seen<'_>) -> Result<()> {
+        let status = match &seen.status {
+            Status::Modified => PathStatus::Modified,
+            Status::Deleted => PathStatus::Deleted,
+            Status::Untracked => PathStatus::Untracked,
+            Status::Ignored => PathStatus::Ignored,
+            Status::Equivalent => PathStatus::Raw,
+            Status::Unchanged => {
+                if let Some(meta) = seen.meta.filter(|m| m.is_file()) {
+                    let mode = os::mode(meta);
+                    let executable = self.file_mode | (self.file_mode & 0o444) >> 2;
+                    if mode != if mode & 0o100 != 0 { executable } else { self.file_mode } {
+                        self.modes.push(DirectoryRecord { path: Name::new(seen.path), mode });
+                    }
+                }
+                return Ok(());
+            }
+            Status::Directory { empty } => {
+                if let Some(mode) =
+                    seen.meta.map(os::mode).filter(|mode| *empty || *mode != self.directory_mode)
+                {
+                    self.directories.push(DirectoryRecord { path: Name::new(seen.path), mode });
+                }
+                return Ok(());
+            }
+            // The whole attempt is given up when the walk has ended.
+            Status::Unsavable(_) => return Ok(()),
+        };
+        let (Some(meta), Some(repo)) = (seen.meta, &self.repo) else {
+            self.worktree.push((seen.path.to_owned(), None));
+            self.paths.push(PathRecord {
+                path: Name::new(seen.path),
+                status,
+                mode: None,
+                bytes: 0,
+            });
+            return Ok(());
+        };
+        let objects = Objects::new(repo);
+        let root = repo
+            .workdir()
+            .ok_or_else(|| Error::new(ErrorKind::Other, "a worktree without a directory"))?;
+        let full = root.join(os::path(seen.path));
+        let (kind, id, mode) = if meta.file_type().is_symlink() {
+            let target = std::fs::read_link(&full)
+                .map_err(|e| Error::io(format_args!("read {}", full.display()), e))?;
+            (EntryKind::Link, objects.write(Kind::Blob, &os::bytes(target.as_os_str()))?, None)
+        } else {
+            let mode = os::mode(meta);
+            let kind = if mode & 0o100 != 0 { EntryKind::BlobExecutable } else { EntryKind::Blob };
+            let known = match status {
+                PathStatus::Raw => {
+                    hash_file(repo, &full, meta.len())?.filter(|id| repo.has_object(id))
+                }
+                _ => None,
+            };
+            (kind, known.map_or_else(|| store_file(&objects, &full), Ok)?, Some(mode))
+        };
+        self.written.append(&mut objects.into_written());
+        self.worktree.push((seen.path.to_owned(), Some((kind, id))));
+        self.paths.push(PathRecord { path: Name::new(seen.path), status, mode, bytes: meta.len() });
+        Ok(())
+    }
+
+    /// Writes trees and commits.
+    fn finish(self, survey: &Survey, plan: &Plan, look: &Look) -> Result<Commits> {
+        let repo = &survey.repo;
+        let objects = Objects::with_written(repo, self.written);
+        let losses = &look.inspection.losses;
+
+        let mut editor = objects::edit(repo, survey.tree)?;
+        apply(&mut editor, &self.index)?;
+        let index_tree = objects::write_tree(&objects, &mut editor)?;
+        apply(&mut editor, &self.worktree)?;
+        let worktree_tree = objects::write_tree(&objects, &mut editor)?;
+
+        let manifest = Manifest {
+            version: VERSION,
+            lease: plan.lease.as_ref().map(|(id, _)| id.clone()),
+            name: plan.lease.as_ref().map(|(_, name)| name.clone()),
+            branch: survey.branch.clone(),
+            head: survey.head.map(|id| id.to_string()),
+            base: plan.base.commit.to_string(),
+            registered: survey.admin.is_some(),
+            present: survey.root.is_some(),
+            files: losses.files(),
+            commits: losses.commits,
+            paths: self.paths,
+            directories: self.directories,
+            modes: self.modes,
+        };
+        let metadata_tree = metadata(&objects, survey, &manifest, look)?;
+        Ok(Commits {
+            head: survey.head,
+            index_tree,
+            worktree_tree,
+            metadata_tree,
+            others: look.unreached.tips.clone(),
+            files: manifest.files,
+            count: manifest.commits,
+            written: objects.into_written(),
+        })
+    }
+}
+
+/// Stores a file as it is at one moment: when it changes while it is read, it is read again.
+fn store_file(objects: &Objects<'_>, full: &std::path::Path) -> Result<ObjectId> {
+    let stat = || {
+        full.symlink_metadata()
+            .map_err(|e| Error::io(format_args!("look at {}", full.display()), e))
+    };
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let before = stat()?;
+        match objects.write_file(full, before.len()) {
+            Ok(id) if os::stamp(&stat()?) == os::stamp(&before) => return Ok(id),
+            Ok(_) => {}
+            Err(e) => last = Some(e),
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        Error::new(
+            ErrorKind::WouldLoseWork,
+            format!("{} changes while it is being saved", full.display()),
+        )
+        .with_hint("end the process that writes to it and try again")
+    }))
+}
+
+fn apply(
+    editor: &mut gix::objs::tree::Editor<'_>,
+    changes: &[(BString, Option<(EntryKind, ObjectId)>)],
+) -> Result<()> {
+    // First what goes: a file may have become a directory, or a directory a file.
+    for (path, _) in changes.iter().filter(|(_, to)| to.is_none()) {
+        objects::take(editor, path.as_bstr())?;
+    }
+    for (path, to) in changes {
+        if let Some((kind, id)) = to {
+            objects::put(editor, path.as_bstr(), *kind, *id)?;
+        }
+    }
+    Ok(())
+}
+
+/// The tree of the metadata commit.
+fn metadata(
+    objects: &Objects<'_>,
+    survey: &Survey,
+    manifest: &Manifest,
+    look: &Look,
+) -> Result<ObjectId> {
+    let repo = &survey.repo;
+    let mut editor = objects::edit(repo, repo.empty_tree().id)?;
+    let json = serde_json::to_vec_pretty(manifest)
+        .map_err(|e| Error::new(ErrorKind::Other, format!("cannot encode the manifest: {e}")))?;
+    objects::put(
+        &mut editor,
+        "manifest.json".into(),
+        EntryKind::Blob,
+        objects.write(Kind::Blob, &json)?,
+    )?;
+    if let Some(dir) = &survey.admin {
+        admin::files(dir, &mut |path, name| {
+            let id = store_file(objects, path)?;
+            objects::put(&mut editor, format!("state/{name}").as_str().into(), EntryKind::Blob, id)
+        })?;
+    }
+    // The index names these, and no tree does.
+    let mut loose: Vec<ObjectId> = Vec::new();
+    for entry in survey.index.entries() {
+        use gix::index::entry::{Flags, Stage};
+        if entry.stage() != Stage::Unconflicted || entry.flags.contains(Flags::INTENT_TO_ADD) {
+            loose.extend((!entry.mode.is_submodule()).then_some(entry.id));
+        }
+    }
+    for id in loose {
+        if repo.has_object(id) {
+            objects::put(&mut editor, format!("stages/{id}").as_str().into(), EntryKind::Blob, id)?;
+        }
+    }
+    for (id, kind) in &look.unreached.others {
+        match kind {
+            Kind::Tree => objects::put(
+                &mut editor,
+                format!("trees/{id}").as_str().into(),
+                EntryKind::Tree,
+                *id,
+            )?,
+            Kind::Blob => objects::put(
+                &mut editor,
+                format!("blobs/{id}").as_str().into(),
+                EntryKind::Blob,
+                *id,
+            )?,
+            _ => {
+                // A tree can't hold a tag: its text is kept, from which it is made again.
+                let tag = repo
+                    .find_object(*id)
+                    .map_err(|e| failed(format_args!("read the object {id}"), e))?;
+                let copy = objects.write(Kind::Blob, &tag.data)?;
+                objects::put(
+                    &mut editor,
+                    format!("tags/{id}").as_str().into(),
+                    EntryKind::Blob,
+                    copy,
+                )?;
+            }
+        }
+    }
+    objects::write_tree(objects, &mut editor)
+}
+
+/// A rescue, but for its last commit and its name.
+struct Commits {
+    head: Option<ObjectId>,
+    index_tree: ObjectId,
+    worktree_tree: ObjectId,
+    metadata_tree: ObjectId,
+    others: Vec<ObjectId>,
+    files: u64,
+    count: u64,
+    written: Vec<ObjectId>,
+}
+
+/// Writes the commits and the reference, brings them to the disk and reads them back. When a rescue
+/// of the same lease holds the very same already, that one is given.
+fn publish(site: &Site, plan: &Plan, survey: &Survey, parts: &Commits) -> Result<Rescue> {
+    let repo = &survey.repo;
+    let label = super::label(plan);
+    for existing in super::read::all(repo)? {
+        if existing.id.as_str().starts_with(&format!("{label}-"))
+            && existing.holds(
+                repo,
+                parts.head,
+                [parts.worktree_tree, parts.index_tree, parts.metadata_tree],
+            )
+        {
+            return existing.summary(repo);
+        }
+    }
+    let created_at = jiff::Timestamp::now();
+    let unique = LeaseId::generate(created_at).to_string().to_lowercase();
+    let id = RescueId::new(format!("{label}-{unique}"))?;
+    let reference = super::reference(&id);
+    let objects = Objects::with_written(repo, parts.written.clone());
+    let commit = |tree, parents: Vec<ObjectId>, message: String| {
+        let who = super::signature(created_at);
+        objects.write_object(&gix::objs::Commit {
+            tree,
+            parents: parents.into(),
+            author: who.clone(),
+            committer: who,
+            encoding: None,
+            message: message.into(),
+            extra_headers: Vec::new(),
+        })
+    };
+    let index =
+        commit(parts.index_tree, Vec::from_iter(parts.head), format!("index of {label}\n"))?;
+    let metadata = commit(parts.metadata_tree, Vec::new(), format!("state of {label}\n"))?;
+    let mut parents = Vec::from_iter(parts.head);
+    parents.extend([index, metadata]);
+    parents.extend(parts.others.iter().filter(|id| Some(**id) != parts.head));
+    let branch =
+        survey.branch.as_deref().map_or("a detached HEAD", |b| b.trim_start_matches("refs/heads/"));
+    let message = format!(
+        "work on {branch} rescued from {label}\n\n{} files, {} commits\n",
+        parts.files, parts.count
+    );
+    let whole = commit(parts.worktree_tree, parents, message)?;
+    objects.sync()?;
+
+    super::create_reference(repo, &reference, whole, "wtpool: rescue")?;
+    let mut file = site.common_dir.join(&reference);
+    objects::sync_file(&file)?;
+    while file.pop() && file.starts_with(site.common_dir.join("refs")) {
+        objects::sync_directory(&file)?;
+    }
+
+    let written = super::read::open(&site.repo(), &id)?;
+    written.verify(&site.repo())?;
+    tracing::info!(rescue = %id, files = parts.files, commits = parts.count, "saved a slot's work");
+    written.summary(&site.repo())
+}

@@ -1,0 +1,307 @@
+//! Where a pool's worktrees are, and the check that a worktree is really one of them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gix::bstr::ByteSlice;
+use pool_core::{Error, ErrorKind, Result, SlotId};
+
+use crate::repository::Repository;
+use crate::settings::GitSettings;
+
+/// One repository's pool: the repository, the directory of the slots, the settings. Shared by all
+/// operations; cheap to share between threads.
+#[derive(Debug)]
+pub(crate) struct Site {
+    /// The repository itself (never a linked worktree of it), opened with [`options`].
+    pub(crate) repo: gix::ThreadSafeRepository,
+    /// Its common directory, canonical.
+    pub(crate) common_dir: PathBuf,
+    /// Its main worktree, canonical; `None` when it is bare.
+    pub(crate) main_worktree: Option<PathBuf>,
+    /// Where the pool keeps everything, canonical. It need not exist yet.
+    pub(crate) pool_dir: PathBuf,
+    /// The user's choices.
+    pub(crate) settings: GitSettings,
+    name: String,
+}
+
+/// What the `.git` file at a slot's place says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// There is nothing at all.
+    Absent,
+    /// A worktree of our repository; the administrative directory says so too.
+    Ours(PathBuf),
+    /// It points to this administrative directory of our repository, which is gone: somebody ran
+    /// `git worktree prune`.
+    Pruned(PathBuf),
+    /// Anything else; the text says what.
+    Foreign(String),
+}
+
+impl Site {
+    pub(crate) fn open(
+        repository: &Repository,
+        pool_dir: &Path,
+        settings: GitSettings,
+    ) -> Result<Self> {
+        let repo = open_repository(repository.common_dir(), &settings)?;
+        let pool_dir = gix::path::realpath(pool_dir).map_err(|e| {
+            gix_error(format!("resolve the pool directory {}", pool_dir.display()), e)
+        })?;
+        if pool_dir.starts_with(repository.common_dir()) {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("the pool directory {} lies inside the git directory", pool_dir.display()),
+            )
+            .with_hint("choose a directory beside the repository"));
+        }
+        Ok(Self {
+            repo: repo.into_sync(),
+            common_dir: repository.common_dir().to_owned(),
+            main_worktree: repository.main_worktree().map(Path::to_owned),
+            pool_dir,
+            settings,
+            name: sanitized(repository.name()),
+        })
+    }
+
+    /// Where all slots are.
+    pub(crate) fn slots_dir(&self) -> PathBuf {
+        self.pool_dir.join("slots")
+    }
+
+    /// What the pool keeps of one slot: the worktree, and notes beside it.
+    pub(crate) fn slot_dir(&self, slot: SlotId) -> PathBuf {
+        self.slots_dir().join(slot.to_string())
+    }
+
+    /// The worktree of a slot. Its last component is the repository's name, since editors, prompts
+    /// and build tools show it, and some derive names from it.
+    pub(crate) fn place(&self, slot: SlotId) -> PathBuf {
+        self.slot_dir(slot).join(&self.name)
+    }
+
+    /// Exists from before anything of a slot is made until all of it is there.
+    pub(crate) fn making_marker(&self, slot: SlotId) -> PathBuf {
+        self.slot_dir(slot).join("making")
+    }
+
+    /// Whether the making (or remaking) of a slot was begun and not finished. Nobody was told of
+    /// such a slot, so that nothing in it is anybody's work.
+    pub(crate) fn is_half_made(&self, slot: SlotId) -> bool {
+        fs::symlink_metadata(self.making_marker(slot)).is_ok()
+    }
+
+    /// Where linked worktrees are registered.
+    pub(crate) fn worktrees_dir(&self) -> PathBuf {
+        self.common_dir.join("worktrees")
+    }
+
+    /// Looks at a slot's place. Follows no link at its end, and trusts nothing that it finds: the
+    /// worktree and its registration must name each other.
+    pub(crate) fn look(&self, slot: SlotId) -> Result<Place> {
+        let place = self.place(slot);
+        match fs::symlink_metadata(&place) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Place::Absent),
+            Err(e) => return Err(Error::io(format!("look at {}", place.display()), e)),
+            Ok(meta) if !meta.is_dir() => {
+                return Ok(Place::Foreign(format!("{} is not a directory", place.display())));
+            }
+            Ok(_) => {}
+        }
+        let dot_git = place.join(".git");
+        let foreign = |why: &str| Ok(Place::Foreign(format!("{} {why}", dot_git.display())));
+        match fs::symlink_metadata(&dot_git) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return foreign("is missing"),
+            Err(e) => return Err(Error::io(format!("look at {}", dot_git.display()), e)),
+            Ok(meta) if meta.is_dir() => return foreign("is a repository of its own"),
+            Ok(meta) if !meta.is_file() => return foreign("is not a file"),
+            Ok(_) => {}
+        }
+        let Ok(admin) = read_link_file(&dot_git, b"gitdir: ") else {
+            return foreign("does not name a git directory");
+        };
+        let admin = resolved(&place.join(admin));
+        if admin.parent() != Some(&self.worktrees_dir()) {
+            return foreign(&format!("points to {}, not into this repository", admin.display()));
+        }
+        match read_link_file(&admin.join("gitdir"), b"") {
+            Ok(back) if resolved(&admin.join(&back)) == dot_git => Ok(Place::Ours(admin)),
+            Ok(back) => foreign(&format!(
+                "points to {}, which belongs to {}",
+                admin.display(),
+                back.display()
+            )),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Place::Pruned(admin)),
+            Err(e) => Err(Error::io(format!("read {}", admin.join("gitdir").display()), e)),
+        }
+    }
+
+    /// The administrative directory of a slot's worktree, after checking that both name each other.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is nothing (any more), `WouldLoseWork` when it isn't the pool's.
+    pub(crate) fn admin_dir(&self, slot: SlotId) -> Result<PathBuf> {
+        let place = self.place(slot);
+        match self.look(slot)? {
+            Place::Ours(admin) => Ok(admin),
+            Place::Absent => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no worktree at {}", place.display()),
+            )),
+            Place::Pruned(admin) => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("{} is no longer registered: {} is gone", place.display(), admin.display()),
+            )
+            .with_hint("somebody ran `git worktree prune`; save what is in it, then remove it")),
+            Place::Foreign(what) => Err(foreign(&place, &what)),
+        }
+    }
+
+    /// Opens the linked worktree of a slot, after checking that it is the pool's.
+    ///
+    /// # Errors
+    ///
+    /// As [`admin_dir`](Self::admin_dir), and when git's files can't be read.
+    pub(crate) fn open_slot(&self, slot: SlotId) -> Result<gix::Repository> {
+        open_repository(&self.admin_dir(slot)?, &self.settings)
+    }
+
+    /// The registration whose worktree is (or was) at that slot's place, found from git's side: for
+    /// a worktree that was deleted by hand.
+    pub(crate) fn registration_of(&self, slot: SlotId) -> Result<Option<PathBuf>> {
+        let dot_git = self.place(slot).join(".git");
+        Ok(self
+            .registrations()?
+            .into_iter()
+            .find(|(_, back)| *back == dot_git)
+            .map(|(admin, _)| admin))
+    }
+
+    /// All registrations of linked worktrees: the administrative directory, and the `.git` file that
+    /// it names. Those that are unreadable or only half there are left out.
+    pub(crate) fn registrations(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let dir = self.worktrees_dir();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io(format!("read {}", dir.display()), e)),
+        };
+        let mut found: Vec<_> = entries
+            .filter_map(|entry| {
+                let admin = entry.ok()?.path();
+                let back = read_link_file(&admin.join("gitdir"), b"").ok()?;
+                let back = resolved(&admin.join(back));
+                Some((admin, back))
+            })
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// The repository, for this thread.
+    pub(crate) fn repo(&self) -> gix::Repository {
+        self.repo.to_thread_local()
+    }
+}
+
+/// That what is at `place` isn't the pool's, and stays as it is.
+pub(crate) fn foreign(place: &Path, what: &str) -> Error {
+    Error::new(
+        ErrorKind::WouldLoseWork,
+        format!("what is at {} was not made by the pool: {what}", place.display()),
+    )
+    .with_hint("it was not touched; move it away, and the slot can be used again")
+}
+
+/// Opens exactly that git directory.
+pub(crate) fn open_repository(git_dir: &Path, settings: &GitSettings) -> Result<gix::Repository> {
+    gix::open_opts(git_dir, options(settings).open_path_as_is(true))
+        .map_err(|e| gix_error(format!("open the repository {}", git_dir.display()), e))
+}
+
+/// How repositories are opened. The environment never has a say, save that it tells where the
+/// user's configuration is, if that is wanted at all.
+pub(crate) fn options(settings: &GitSettings) -> gix::open::Options {
+    let mut permissions = gix::open::Permissions::isolated();
+    permissions.config.includes = true;
+    if settings.user_config {
+        permissions.config =
+            gix::open::permissions::Config { env: false, ..gix::open::permissions::Config::all() };
+        permissions.attributes = gix::open::permissions::Attributes::all();
+        permissions.env.home = gix::sec::Permission::Allow;
+        permissions.env.xdg_config_home = gix::sec::Permission::Allow;
+    }
+    gix::open::Options::default().permissions(permissions).cli_overrides([
+        "core.fsmonitor=false",
+        "core.hooksPath=/dev/null",
+        "submodule.recurse=false",
+        // Reference logs need a name, and there is not always a user who has one.
+        "gitoxide.committer.nameFallback=wtpool",
+        "gitoxide.committer.emailFallback=wtpool@localhost",
+    ])
+}
+
+/// An error of gix, with its whole chain in the message, and the kind of what lies beneath.
+pub(crate) fn gix_error(doing: impl std::fmt::Display, error: gix::Error) -> Error {
+    let mut text: Vec<String> = Vec::new();
+    let mut kind = match () {
+        () if error.is_cancelled() => ErrorKind::Cancelled,
+        () if error.is_permission_denied() => ErrorKind::PermissionDenied,
+        () if error.is_unsupported() => ErrorKind::Unsupported,
+        () => ErrorKind::Other,
+    };
+    for cause in error.iter_errors() {
+        let line = cause.to_string();
+        if !line.is_empty() && !text.contains(&line) {
+            text.push(line);
+        }
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            match Error::io("", io::Error::from(io.kind())).kind() {
+                ErrorKind::Other => {}
+                known => kind = known,
+            }
+        }
+    }
+    let error = Error::new(kind, format!("cannot {doing}: {}", text.join(": "))).with_source(error);
+    match kind {
+        ErrorKind::NoSpace => error.with_hint("free some disk space and try again"),
+        _ => error,
+    }
+}
+
+fn read_link_file(path: &Path, prefix: &[u8]) -> io::Result<PathBuf> {
+    let content = fs::read(path)?;
+    let target = content
+        .strip_prefix(prefix)
+        .map(|rest| rest.trim_end_with(|c| c == '\n' || c == '\r'))
+        .filter(|rest| !rest.is_empty())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it names no path"))?;
+    gix::path::from_byte_slice(target)
+        .map(Path::to_owned)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it names no valid path"))
+}
+
+/// With links and `..` resolved as far as the path exists.
+fn resolved(path: &Path) -> PathBuf {
+    gix::path::realpath(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Usable as a directory's name on every platform, and not an option to any program.
+fn sanitized(name: &str) -> String {
+    let name: String = name
+        .chars()
+        .map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+        .collect();
+    let name = name.trim_start_matches(['-', '.']);
+    match name {
+        "" => "repository".to_owned(),
+        // Taken by the notes that lie beside the worktree.
+        "making" | "copied.json" => format!("{name}-worktree"),
+        _ => name.chars().take(64).collect(),
+    }
+}

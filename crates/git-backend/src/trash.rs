@@ -1,0 +1,102 @@
+//! Removing in two steps: a rename into the pool's trash, which is done at once or not at all, and
+//! deleting there, which may take long, may be interrupted, and goes on in any later process.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pool_core::{Error, Result};
+
+use crate::site::Site;
+
+#[cfg(unix)]
+#[path = "trash/unix.rs"]
+mod delete;
+#[cfg(not(unix))]
+#[path = "trash/portable.rs"]
+mod delete;
+
+/// One directory in the trash, made when something is put into it.
+pub(crate) struct Bin {
+    trash: PathBuf,
+    dir: Option<PathBuf>,
+    count: u64,
+}
+
+impl Bin {
+    pub(crate) fn new(site: &Site) -> Self {
+        Self { trash: trash_dir(site), dir: None, count: 0 }
+    }
+
+    /// Moves a file, link or directory into the trash. Nothing is followed or copied.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be renamed: it is gone, is on another filesystem, or something is mounted
+    /// there. It is then where it was.
+    pub(crate) fn put(&mut self, path: &Path) -> Result<()> {
+        let doing = || format!("move {} into the trash", path.display());
+        let dir = match &self.dir {
+            Some(dir) => dir.clone(),
+            None => {
+                let dir = fs::create_dir_all(&self.trash)
+                    .and_then(|()| tempfile::Builder::new().prefix("").tempdir_in(&self.trash))
+                    .map_err(|e| Error::io(doing(), e))?
+                    .keep();
+                self.dir.insert(dir).clone()
+            }
+        };
+        self.count += 1;
+        let to = dir.join(self.count.to_string());
+        let moved = fs::rename(path, &to).or_else(|e| {
+            // To move a directory, it and its parent must be writable.
+            let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+            if e.kind() != io::ErrorKind::PermissionDenied {
+                return Err(e);
+            }
+            path.parent().map_or(Ok(()), make_writable)?;
+            if is_dir {
+                make_writable(path)?;
+            }
+            fs::rename(path, &to)
+        });
+        moved.map_err(|e| {
+            let error = Error::io(doing(), e);
+            if fs::symlink_metadata(path).is_ok() {
+                error.with_hint("is something mounted there? then unmount it")
+            } else {
+                error
+            }
+        })
+    }
+}
+
+/// Deletes all that is in the trash; several processes may do so at once.
+pub(crate) fn sweep(site: &Site, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    let trash = trash_dir(site);
+    match fs::symlink_metadata(&trash) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io(format!("read {}", trash.display()), e)),
+        Ok(meta) if meta.is_dir() => delete::contents(&trash, progress),
+        Ok(_) => Err(crate::site::foreign(&trash, "it is not a directory")),
+    }
+}
+
+fn trash_dir(site: &Site) -> PathBuf {
+    site.pool_dir.join("trash")
+}
+
+#[cfg(unix)]
+fn make_writable(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let meta = fs::symlink_metadata(dir)?;
+    if !meta.is_dir() {
+        return Ok(());
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(meta.permissions().mode() | 0o700))
+}
+
+#[cfg(not(unix))]
+fn make_writable(_: &Path) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! What a slot takes on disk, and cleaning it of what the last lease left.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gix::bstr::{BStr, BString, ByteVec};
+use gix::index::entry::{Flags, Mode};
+use pool_core::{Error, Result, SlotId};
+
+use crate::patterns::Patterns;
+use crate::site::{Site, gix_error};
+use crate::trash::Bin;
+
+/// Bytes allocated to a slot: its directory, and its registration. A file with several names
+/// counts once. Other filesystems mounted inside don't count.
+pub(crate) fn usage(site: &Site, slot: SlotId) -> Result<u64> {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    let roots = [Some(site.slot_dir(slot)), site.admin_dir(slot).ok()];
+    for root in roots.into_iter().flatten() {
+        for entry in walkdir::WalkDir::new(&root).same_file_system(true) {
+            match entry.and_then(|entry| entry.metadata()) {
+                Ok(meta) => bytes += allocated(&meta, &mut seen),
+                // The agent is at work in there: files come and go.
+                Err(e) if e.io_error().is_none_or(|e| e.kind() == std::io::ErrorKind::NotFound) => {
+                }
+                Err(e) if e.depth() > 0 => {
+                    tracing::debug!(error = %e, "not counted");
+                }
+                Err(e) => return Err(Error::io(format!("measure {}", root.display()), e.into())),
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(unix)]
+fn allocated(meta: &fs::Metadata, seen: &mut HashSet<(u64, u64)>) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let first = meta.is_dir() || meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino()));
+    if first { meta.blocks() * 512 } else { 0 }
+}
+
+#[cfg(not(unix))]
+fn allocated(meta: &fs::Metadata, _: &mut HashSet<(u64, u64)>) -> u64 {
+    meta.len()
+}
+
+/// Moves everything out of a worktree that is neither tracked, nor ignored and regenerable, nor in
+/// `keep`. The ignore rules are those of the index, so a rule that the last lease wrote down
+/// somewhere protects nothing.
+pub(crate) fn clean(
+    site: &Site,
+    repo: &gix::Repository,
+    keep: &[BString],
+    bin: &mut Bin,
+) -> Result<()> {
+    let place = repo.workdir().unwrap_or(repo.git_dir()).to_owned();
+    let index = repo
+        .index_or_empty()
+        .map_err(|e| gix_error(format!("read the index of {}", place.display()), e))?;
+    let excludes = repo
+        .excludes(&index, None, gix::worktree::stack::state::ignore::Source::IdMapping)
+        .map_err(|e| gix_error(format!("read the ignore rules of {}", place.display()), e))?;
+    let mut cleaner = Cleaner {
+        index: &index,
+        excludes,
+        regenerable: Patterns::new(&site.settings.regenerable),
+        keep,
+        bin,
+    };
+    cleaner.directory(&place, BStr::new(b""))
+}
+
+struct Cleaner<'a, 'r> {
+    index: &'a gix::index::State,
+    excludes: gix::AttributeStack<'r>,
+    regenerable: Patterns,
+    keep: &'a [BString],
+    bin: &'a mut Bin,
+}
+
+impl Cleaner<'_, '_> {
+    fn directory(&mut self, dir: &Path, relative: &BStr) -> Result<()> {
+        let reading = |e| Error::io(format!("read {}", dir.display()), e);
+        let entries: Vec<PathBuf> = fs::read_dir(dir)
+            .map_err(reading)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()
+            .map_err(reading)?;
+        for path in entries {
+            let name = path.file_name().unwrap_or_default();
+            if relative.is_empty() && name == ".git" {
+                continue;
+            }
+            let mut child = relative.to_owned();
+            if !child.is_empty() {
+                child.push(b'/');
+            }
+            child.push_str(name.as_encoded_bytes());
+            let is_dir = fs::symlink_metadata(&path)
+                .map_err(|e| Error::io(format!("look at {}", path.display()), e))?
+                .is_dir();
+            self.entry(&path, child.as_ref(), is_dir)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path, relative: &BStr, is_dir: bool) -> Result<()> {
+        match self.index.entry_by_path(relative) {
+            Some(entry) if entry.mode == Mode::COMMIT => return self.submodule(path),
+            // Outside a sparse checkout, so not to be here.
+            Some(entry) if entry.flags.contains(Flags::SKIP_WORKTREE) => {}
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        if is_dir && self.leads_to_something_kept(relative) {
+            return self.directory(path, relative);
+        }
+        if self.keep.iter().any(|kept| kept == relative) || self.is_regenerable(relative, is_dir)? {
+            return Ok(());
+        }
+        self.bin.put(path)
+    }
+
+    fn leads_to_something_kept(&self, dir: &BStr) -> bool {
+        let mut prefix = dir.to_owned();
+        prefix.push(b'/');
+        self.index.prefixed_entries(prefix.as_ref()).is_some_and(|entries| {
+            entries.iter().any(|entry| !entry.flags.contains(Flags::SKIP_WORKTREE))
+        }) || self.keep.iter().any(|kept| kept.starts_with(&prefix))
+    }
+
+    fn is_regenerable(&mut self, relative: &BStr, is_dir: bool) -> Result<bool> {
+        if !self.regenerable.matches(relative, is_dir) {
+            return Ok(false);
+        }
+        let mode = if is_dir { Mode::DIR } else { Mode::FILE };
+        self.excludes
+            .at_entry(relative, Some(mode))
+            .map(|found| found.is_excluded())
+            .map_err(|e| gix_error(format!("match {relative} against the ignore rules"), e))
+    }
+
+    /// A submodule's directory is left empty, as it is in a fresh worktree.
+    fn submodule(&mut self, path: &Path) -> Result<()> {
+        let reading = |e| Error::io(format!("read {}", path.display()), e);
+        let is_dir = fs::symlink_metadata(path).map_err(reading)?.is_dir();
+        if is_dir && fs::read_dir(path).map_err(reading)?.next().is_none() {
+            return Ok(());
+        }
+        self.bin.put(path)?;
+        fs::create_dir(path).map_err(|e| Error::io(format!("create {}", path.display()), e))
+    }
+}

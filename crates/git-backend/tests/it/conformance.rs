@@ -1,0 +1,138 @@
+//! The suite of `testkit`, run by this backend.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use git_backend::{GitIsolator, Repository};
+use pool_core::{CommitId, Isolator, SlotId};
+use testkit::conformance::{Capabilities, Harness};
+use testkit::fixture::{Fixture, Layout, snapshot_files};
+use testkit::git;
+
+use crate::support::settings;
+
+/// A repository with linked worktrees, and stock git to work in them.
+#[derive(Debug)]
+struct GitHarness {
+    fixture: Fixture,
+    isolator: Arc<GitIsolator>,
+    head: String,
+    commits: AtomicU32,
+}
+
+impl GitHarness {
+    fn new(layout: Layout) -> Self {
+        let fixture = Fixture::new(layout);
+        let repository = Repository::find(&fixture.repo()).expect("there is a repository");
+        let pool_dir = fixture.root().join("pool");
+        let isolator =
+            GitIsolator::open(&repository, &pool_dir, settings()).expect("it can be opened");
+        let head = fixture.head();
+        Self { fixture, isolator: Arc::new(isolator), head, commits: AtomicU32::new(0) }
+    }
+
+    fn place(&self, slot: SlotId) -> PathBuf {
+        self.isolator.place(slot)
+    }
+}
+
+#[async_trait]
+impl Harness for GitHarness {
+    fn isolator(&self) -> Arc<dyn Isolator> {
+        self.isolator.clone()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            tracked: Some("README.md".into()),
+            staging: true,
+            detaching: true,
+            ignored: Some(".env".into()),
+            regenerable: Some("target/debug/out".into()),
+            idle_branch: Some("side".into()),
+            busy_branch: Some("main".into()),
+        }
+    }
+
+    async fn write(&self, slot: SlotId, path: &str, bytes: &[u8]) {
+        let path = self.place(slot).join(path);
+        std::fs::create_dir_all(path.parent().expect("it is in a directory"))
+            .expect("it can be made");
+        std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("write {}: {e}", path.display()));
+    }
+
+    async fn read(&self, slot: SlotId, path: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.place(slot).join(path)).ok()
+    }
+
+    async fn remove(&self, slot: SlotId, path: &str) {
+        std::fs::remove_file(self.place(slot).join(path)).expect("it can be removed");
+    }
+
+    async fn files(&self, slot: SlotId) -> Vec<String> {
+        let place = self.place(slot);
+        if !place.exists() {
+            return Vec::new();
+        }
+        let tree = snapshot_files(place);
+        tree.into_keys().map(|path| String::from_utf8_lossy(&path).into_owned()).collect()
+    }
+
+    async fn commit(&self, slot: SlotId) -> CommitId {
+        let place = self.place(slot);
+        // The time stands still in fixtures: commits are told apart by their number.
+        let number = self.commits.fetch_add(1, Ordering::Relaxed);
+        git(&place).args(["add", "--all"]).ok();
+        git(&place).args(["commit", "--quiet", "-m", &format!("commit {number}")]).ok();
+        CommitId::new(git(&place).args(["rev-parse", "HEAD"]).stdout()).expect("it is an id")
+    }
+
+    async fn branch_tip(&self, name: &str) -> Option<CommitId> {
+        let reference = format!("refs/heads/{name}");
+        let output =
+            self.fixture.git().args(["rev-parse", "--verify", "--quiet", &reference]).output();
+        let text = String::from_utf8(output.stdout).expect("it is an id");
+        output.status.success().then(|| CommitId::new(text.trim()).expect("it is an id"))
+    }
+
+    async fn delete_by_hand(&self, slot: SlotId) {
+        std::fs::remove_dir_all(self.place(slot)).expect("it can be removed");
+    }
+
+    async fn stage(&self, slot: SlotId, path: &str) {
+        git(self.place(slot)).args(["add", "--force", "--", path]).ok();
+    }
+
+    async fn detach(&self, slot: SlotId) {
+        git(self.place(slot)).args(["checkout", "--quiet", "--detach"]).ok();
+    }
+
+    async fn audit(&self) -> Result<(), String> {
+        let git = || self.fixture.git();
+        if !git().args(["fsck", "--strict"]).succeeds() {
+            return Err(git().args(["fsck", "--strict"]).fails());
+        }
+        if self.fixture.head() != self.head {
+            return Err("the main worktree's HEAD was moved".into());
+        }
+        if self.fixture.layout() != Layout::Bare {
+            let status = git().args(["status", "--porcelain"]).stdout();
+            if !status.is_empty() {
+                return Err(format!("the main worktree was touched: {status}"));
+            }
+        }
+        let worktrees = git().args(["worktree", "list", "--porcelain"]).stdout();
+        let registered = worktrees.lines().filter(|line| line.starts_with("worktree ")).count() - 1;
+        let here = self.isolator.discover().await.map_err(|e| e.to_string())?.len();
+        if registered != here {
+            return Err(format!("{here} slots, but git lists {registered}:\n{worktrees}"));
+        }
+        Ok(())
+    }
+}
+
+testkit::isolator_conformance!(plain, GitHarness::new(Layout::Plain));
+testkit::isolator_conformance!(bare, GitHarness::new(Layout::Bare));
+testkit::isolator_conformance!(nested, GitHarness::new(Layout::Nested));

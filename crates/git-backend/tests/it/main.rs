@@ -1,0 +1,8 @@
+//! The integration tests of the crate, in one binary, which links once.
+
+mod conformance;
+mod discovery;
+mod inspect;
+mod lifecycle;
+mod rescue;
+mod support;
