@@ -1,0 +1,129 @@
+//! No sharing at all: what every other strategy is measured against, and falls back to.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use pool_core::{Attachment, CacheSite, CacheStrategy, Result};
+
+/// Each workspace builds into its own `target` directory, where cargo puts it by default.
+///
+/// Nothing is shared, so nothing can be wrong. A slot that is used again starts warm, since its
+/// `target` stays (the isolator's settings call it regenerable), and is valid there: the path is
+/// the same.
+///
+/// It sets no environment variable. A `CARGO_TARGET_DIR` that the agent inherits from elsewhere
+/// would defeat it; whoever launches the agent should take that away.
+///
+/// ```
+/// use cache_share::Private;
+/// use pool_core::CacheStrategy;
+/// assert_eq!(Private::new().name(), "private");
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Private(());
+
+impl Private {
+    /// What this strategy is called in settings.
+    pub const NAME: &str = "private";
+
+    /// The strategy. It has no state.
+    pub fn new() -> Self {
+        Self(())
+    }
+}
+
+#[async_trait]
+impl CacheStrategy for Private {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn announce(&self, site: &CacheSite) -> Attachment {
+        let warm = is_warm(&site.path);
+        Attachment {
+            strategy: Self::NAME.to_owned(),
+            warm,
+            reason: (!warm).then(|| "nothing was built in this slot yet".to_owned()),
+            ..Attachment::default()
+        }
+    }
+
+    async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
+        Ok(self.announce(site))
+    }
+
+    async fn detach(&self, _site: &CacheSite) -> Result<()> {
+        Ok(())
+    }
+
+    /// Frees nothing, and returns 0: all there is lies in the slots, and this strategy keeps no record
+    /// of which of them are idle. Removing an idle slot frees its `target` with it.
+    async fn trim(&self, _budget: u64) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// Always 0: nothing is kept outside the slots.
+    async fn usage(&self) -> Result<u64> {
+        Ok(0)
+    }
+}
+
+/// Whether something was built there: an empty directory, or a link to somewhere else, is not it.
+fn is_warm(workspace: &Path) -> bool {
+    let target = workspace.join("target");
+    let real = std::fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_dir());
+    real && std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use pool_core::{CommitId, SlotId};
+
+    use super::*;
+
+    fn site(path: &Path) -> CacheSite {
+        let base = CommitId::new("0123abcd").expect("a commit id");
+        CacheSite { slot: SlotId(1), path: path.to_owned(), base }
+    }
+
+    #[tokio::test]
+    async fn warm_once_something_was_built() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (private, site) = (Private::new(), site(dir.path()));
+        let cold = private.attach(&site).await.expect("attaching changes nothing");
+        assert!(!cold.warm && cold.reason.is_some());
+        fs::create_dir(dir.path().join("target")).expect("make target");
+        assert!(!private.announce(&site).warm, "an empty target is no start");
+        fs::write(dir.path().join("target/CACHEDIR.TAG"), "x").expect("fill target");
+        let warm = private.attach(&site).await.expect("attaching changes nothing");
+        assert_eq!((warm.strategy.as_str(), warm.warm, warm.reason), ("private", true, None));
+        assert!(warm.env.is_empty() && warm.writable_roots.is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_elsewhere_is_not_its_own() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let elsewhere = dir.path().join("elsewhere");
+        fs::create_dir(&elsewhere).expect("make a directory");
+        fs::write(elsewhere.join("file"), "x").expect("fill it");
+        std::os::unix::fs::symlink(&elsewhere, dir.path().join("target")).expect("link");
+        assert!(!Private::new().announce(&site(dir.path())).warm);
+    }
+
+    #[tokio::test]
+    async fn a_whole_life_touches_nothing() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("target")).expect("make target");
+        fs::write(dir.path().join("target/kept"), "x").expect("fill target");
+        let (private, site) = (Private::new(), site(dir.path()));
+        private.attach(&site).await.expect("attach");
+        private.harvest(&site).await.expect("harvest");
+        assert_eq!(private.trim(0).await.expect("trim"), 0);
+        assert_eq!(private.usage().await.expect("usage"), 0);
+        private.detach(&site).await.expect("detach");
+        assert!(dir.path().join("target/kept").exists());
+    }
+}

@@ -1,0 +1,219 @@
+//! From the command line to an open pool.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cache_share::Private;
+use git_backend::{GitIsolator, Repository};
+use pool_core::{
+    CacheStrategy, Error, ErrorKind, FileLiveness, LeaseStore, Liveness, LocalLiveness, Lookup,
+    MemoryStore, Pool, Result, SqliteStore,
+};
+
+use crate::cli::Global;
+use crate::error::invalid;
+use crate::output::Output;
+use crate::settings::{self, Flags, Loaded, Settings};
+
+/// Names the repository that a pool belongs to: its common directory, byte for byte.
+const OWNER_FILE: &str = "repository";
+
+/// What a verb means to do with the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Give out worktrees: the pool is made if there is none, and must be that of the caller's
+    /// repository.
+    Lease,
+    /// Deal with what there is. Where there is no pool, it is an empty one, and none is made.
+    Visit,
+}
+
+/// Where everything is, before anything is opened.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) repository: Repository,
+    pub(crate) pool_dir: PathBuf,
+    pub(crate) loaded: Loaded,
+}
+
+/// An open pool.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) pool: Pool,
+    pub(crate) pool_dir: PathBuf,
+    pub(crate) repository: Repository,
+    pub(crate) settings: Settings,
+    pub(crate) out: Output,
+    /// Whether there is a pool on disk.
+    pub(crate) exists: bool,
+}
+
+impl Place {
+    /// Finds the repository, the settings, and the pool's directory. Changes nothing.
+    pub(crate) fn find(global: &Global, cache: Option<&str>, access: Access) -> Result<Self> {
+        let flags = Flags { pool_dir: global.pool_dir.clone(), cache: cache.map(str::to_owned) };
+        let start = match &global.repo {
+            Some(dir) => dir.clone(),
+            None => std::env::current_dir().map_err(|e| Error::io("find the working directory", e))?,
+        };
+        let here = Repository::find(&start);
+        let main = here.as_ref().ok().and_then(|r| r.main_worktree());
+        let mut loaded = settings::load(main, &flags)?;
+        let given = loaded.settings.pool_dir.clone();
+        let owner = given.as_deref().map(owner_of).transpose()?.flatten();
+        let (Some(dir), Some(owner)) = (given.clone(), owner) else {
+            // A pool that is yet to be made, or the default one.
+            let repository = here?;
+            let pool_dir = given.unwrap_or_else(|| repository.default_pool_dir());
+            if let Some(owner) = owner_of(&pool_dir)?
+                && owner != repository.common_dir()
+            {
+                return Err(of_another(&pool_dir, &owner));
+            }
+            return Ok(Self { repository, pool_dir, loaded });
+        };
+        match here {
+            Ok(repository) if repository.common_dir() == owner => {
+                Ok(Self { repository, pool_dir: dir, loaded })
+            }
+            // Inside a lease, the variable speaks of that lease's repository.
+            Ok(repository) if inherited(&loaded) => {
+                let pool_dir = repository.default_pool_dir();
+                loaded.settings.pool_dir = None;
+                loaded.origins.remove("pool_dir");
+                Ok(Self { repository, pool_dir, loaded })
+            }
+            Ok(_) if access == Access::Lease || global.repo.is_some() => Err(of_another(&dir, &owner)),
+            // The pool knows whose it is.
+            _ => {
+                let repository = Repository::find(&owner).map_err(|e| {
+                    Error::new(
+                        e.kind(),
+                        format!("the pool {} belongs to a repository that is gone: {e}", dir.display()),
+                    )
+                    .with_hint("put the repository back, or save what is in the pool and delete it")
+                })?;
+                let loaded = settings::load(repository.main_worktree(), &flags)?;
+                Ok(Self { repository, pool_dir: dir, loaded })
+            }
+        }
+    }
+
+    /// Opens the pool.
+    pub(crate) fn open(self, global: &Global, access: Access) -> Result<Context> {
+        let Self { repository, mut pool_dir, loaded: Loaded { settings, .. } } = self;
+        if access == Access::Lease {
+            fs::create_dir_all(&pool_dir)
+                .map_err(|e| Error::io(format!("create {}", pool_dir.display()), e))?;
+        }
+        let exists = pool_dir.is_dir();
+        if exists {
+            pool_dir = pool_dir
+                .canonicalize()
+                .map_err(|e| Error::io(format!("resolve {}", pool_dir.display()), e))?;
+        }
+        let isolator = GitIsolator::open(&repository, &pool_dir, settings.git())?;
+        let (store, liveness): (Arc<dyn LeaseStore>, Arc<dyn Liveness>) = if exists {
+            let store = SqliteStore::open(&pool_dir)?;
+            claim_for(&pool_dir, &repository)?;
+            (Arc::new(store), Arc::new(FileLiveness::new(pool_dir.join("locks"))))
+        } else {
+            (Arc::new(MemoryStore::new()), Arc::new(LocalLiveness::default()))
+        };
+        let pool = Pool::builder(Arc::new(isolator))
+            .cache(strategy(&settings.cache.strategy)?)
+            .store(store)
+            .liveness(liveness)
+            .settings(settings.pool())
+            .open()?;
+        let out = Output::new(global.json, global.quiet);
+        Ok(Context { pool, pool_dir, repository, settings, out, exists })
+    }
+}
+
+impl Context {
+    /// Finds and opens the pool that the command line speaks of.
+    pub(crate) fn open(global: &Global, cache: Option<&str>, access: Access) -> Result<Self> {
+        Place::find(global, cache, access)?.open(global, access)
+    }
+
+    /// Finds a lease or slot by what a person gave: an id, the beginning of one, a name, a path.
+    pub(crate) async fn find(&self, text: &str) -> Result<Lookup> {
+        let pathlike = text.contains('/') || text == "." || text == "..";
+        let path = pathlike.then(|| Path::new(text).canonicalize().ok()).flatten();
+        match path.as_deref().and_then(Path::to_str) {
+            Some(path) => self.pool.find(path).await,
+            None => self.pool.find(text).await,
+        }
+    }
+
+    /// What the repository is called in documents: its main worktree, or itself if it is bare.
+    pub(crate) fn repository_path(&self) -> &Path {
+        self.repository.main_worktree().unwrap_or(self.repository.common_dir())
+    }
+}
+
+/// The cache strategy of that name.
+fn strategy(name: &str) -> Result<Arc<dyn CacheStrategy>> {
+    match name {
+        Private::NAME => Ok(Arc::new(Private::new())),
+        other => Err(invalid(format!("there is no cache strategy {other:?}"))
+            .with_hint(format!("this version has: {}", Private::NAME))),
+    }
+}
+
+/// Whether the pool's directory was only handed down by the `run` that this process is inside of.
+fn inherited(loaded: &Loaded) -> bool {
+    let by_variable = loaded.origins.get("pool_dir") == Some(&settings::variable("pool_dir"));
+    by_variable && std::env::var_os("WTPOOL_LEASE").is_some()
+}
+
+/// The common directory of the repository that a pool belongs to; `None` when there is no pool.
+pub(crate) fn owner_of(pool_dir: &Path) -> Result<Option<PathBuf>> {
+    let file = pool_dir.join(OWNER_FILE);
+    match fs::read(&file) {
+        Ok(bytes) => {
+            let path = bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec();
+            Ok(Some(PathBuf::from(OsString::from_vec(path))))
+        }
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(e) => Err(Error::io(format!("read {}", file.display()), e)),
+    }
+}
+
+/// Writes down whose pool it is, so that it can be used from anywhere.
+fn claim_for(pool_dir: &Path, repository: &Repository) -> Result<()> {
+    match owner_of(pool_dir)? {
+        Some(owner) if owner == repository.common_dir() => return Ok(()),
+        Some(owner) => return Err(of_another(pool_dir, &owner)),
+        None => {}
+    }
+    let file = pool_dir.join(OWNER_FILE);
+    let unfinished = pool_dir.join(format!(".{OWNER_FILE}-{}", std::process::id()));
+    let mut line = repository.common_dir().as_os_str().as_bytes().to_vec();
+    line.push(b'\n');
+    let written = fs::write(&unfinished, line).and_then(|()| fs::hard_link(&unfinished, &file));
+    // Gone already, if it was never written.
+    let _ = fs::remove_file(&unfinished);
+    match written {
+        // Somebody was quicker: then it must be for the same repository.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match owner_of(pool_dir)? {
+            Some(owner) if owner != repository.common_dir() => Err(of_another(pool_dir, &owner)),
+            _ => Ok(()),
+        },
+        other => other.map_err(|e| Error::io(format!("write {}", file.display()), e)),
+    }
+}
+
+fn of_another(pool_dir: &Path, owner: &Path) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        format!("the pool {} belongs to another repository, {}", pool_dir.display(), owner.display()),
+    )
+    .with_hint("start inside that repository, or name another directory with `--pool-dir`")
+}

@@ -1,0 +1,30 @@
+//! `wtpool`: leases git worktrees to coding agents, and takes them back without losing anything.
+
+mod acquire;
+mod cli;
+mod context;
+mod error;
+mod output;
+mod progress;
+mod reaper;
+mod run;
+mod settings;
+mod signals;
+mod verbs;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    output::start_logging(cli.global.verbose);
+    let json = cli.global.json;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(verbs::perform(cli)),
+        Err(e) => Err(pool_core::Error::io("start", e).into()),
+    };
+    ExitCode::from(ended.unwrap_or_else(|failure| error::report(&failure, json)))
+}

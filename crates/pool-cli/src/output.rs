@@ -1,0 +1,304 @@
+//! What is printed: documents for programs, tables and sentences for people.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use comfy_table::{ContentArrangement, Table, presets};
+use jiff::Timestamp;
+use pool_core::{
+    BranchReport, CommitId, Disposition, Lease, LeaseId, LeaseName, Moment, Outcome, ReleaseReport,
+    Rescue, RescueId, SessionId, SlotId, Waiter,
+};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::{Failure, Result};
+
+/// Where results and remarks go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    /// A result, on stdout.
+    pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Unread),
+            Err(e) => Err(pool_core::Error::io("write to the standard output", e).into()),
+        }
+    }
+
+    /// One document on stdout.
+    pub(crate) fn document(&self, document: &impl Serialize) -> Result<()> {
+        self.line(json(document)?)
+    }
+
+    /// A remark for people, on stderr.
+    pub(crate) fn remark(&self, text: impl AsRef<str>) {
+        if !self.quiet && !self.json {
+            say(text.as_ref());
+        }
+    }
+
+    /// What happens at length is shown only to a person who watches.
+    pub(crate) fn watched(&self) -> bool {
+        !self.quiet && !self.json && std::io::stderr().is_terminal()
+    }
+}
+
+/// One line on stderr.
+pub(crate) fn say(text: &str) {
+    // When stderr is gone, nobody wants to know.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// A document as one line.
+pub(crate) fn json(document: &impl Serialize) -> Result<String> {
+    let failed = |e| pool_core::Error::new(pool_core::ErrorKind::Other, format!("cannot write JSON: {e}"));
+    Ok(serde_json::to_string(document).map_err(failed)?)
+}
+
+/// Sends what the libraries tell to stderr.
+pub(crate) fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "off,wtpool=warn",
+        1 => "warn,wtpool=info",
+        _ => "info,wtpool=trace,pool_core=trace,git_backend=trace,cache_share=trace",
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// A lease, as programs see it.
+#[derive(Debug, Serialize)]
+pub(crate) struct LeaseDocument {
+    pub(crate) lease: LeaseId,
+    pub(crate) name: LeaseName,
+    pub(crate) path: PathBuf,
+    pub(crate) branch: Option<String>,
+    pub(crate) base: CommitId,
+    pub(crate) repo: PathBuf,
+    pub(crate) holder: String,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) slot: SlotId,
+    pub(crate) generation: u64,
+    pub(crate) state: &'static str,
+    pub(crate) acquired_at: Timestamp,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) writable_roots: Vec<PathBuf>,
+    pub(crate) cache: CacheDocument,
+}
+
+/// What a lease has from its cache.
+#[derive(Debug, Serialize)]
+pub(crate) struct CacheDocument {
+    strategy: String,
+    warm: bool,
+    reason: Option<String>,
+}
+
+impl LeaseDocument {
+    pub(crate) fn new(context: &Context, slot: SlotId, lease: &Lease, state: &'static str) -> Self {
+        let path = context.pool.place(slot);
+        let cache = &lease.attachment;
+        Self {
+            lease: lease.id.clone(),
+            name: lease.name.clone(),
+            branch: branch(lease).map(str::to_owned),
+            base: lease.base.commit.clone(),
+            repo: context.repository_path().to_owned(),
+            holder: lease.holder.clone(),
+            session: lease.session.clone(),
+            slot,
+            generation: lease.generation.0,
+            state,
+            acquired_at: lease.acquired.wall,
+            expires_at: lease.deadline.as_ref().map(|d| d.wall(&context.pool.now())),
+            env: environment(&context.pool_dir, &path, lease),
+            path,
+            writable_roots: cache.writable_roots.clone(),
+            cache: CacheDocument {
+                strategy: cache.strategy.clone(),
+                warm: cache.warm,
+                reason: cache.reason.clone(),
+            },
+        }
+    }
+}
+
+/// The environment that everything inside a lease should have.
+pub(crate) fn environment(pool_dir: &Path, path: &Path, lease: &Lease) -> BTreeMap<String, String> {
+    let own = [
+        ("WTPOOL_LEASE", lease.id.to_string()),
+        ("WTPOOL_NAME", lease.name.to_string()),
+        ("WTPOOL_PATH", path.to_string_lossy().into_owned()),
+        ("WTPOOL_BRANCH", branch(lease).unwrap_or_default().to_owned()),
+        ("WTPOOL_BASE", lease.base.commit.to_string()),
+        ("WTPOOL_POOL_DIR", pool_dir.to_string_lossy().into_owned()),
+    ];
+    let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
+    lease.attachment.env.clone().into_iter().chain(own).collect()
+}
+
+/// The branch a lease is on.
+pub(crate) fn branch(lease: &Lease) -> Option<&str> {
+    lease.base.branch.as_ref().map(|b| b.name.as_str())
+}
+
+/// What became of a lease, as programs see it.
+#[derive(Debug, Serialize)]
+pub(crate) struct ReleaseDocument {
+    lease: LeaseId,
+    outcome: Outcome,
+    branch: Option<BranchReport>,
+    rescue: Option<RescueReference>,
+    disposition: Disposition,
+    kept_because: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RescueReference {
+    id: RescueId,
+    #[serde(rename = "ref")]
+    reference: String,
+}
+
+impl ReleaseDocument {
+    pub(crate) fn new(lease: &LeaseId, report: &ReleaseReport) -> Self {
+        let rescue = report.rescue.as_ref();
+        Self {
+            lease: lease.clone(),
+            outcome: report.outcome,
+            branch: report.branch.clone(),
+            rescue: rescue.map(|r| RescueReference { id: r.id.clone(), reference: r.reference.clone() }),
+            disposition: report.disposition,
+            kept_because: report.kept_because.clone(),
+        }
+    }
+}
+
+/// What became of a lease, in sentences.
+pub(crate) fn story(report: &ReleaseReport, path: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    match &report.branch {
+        Some(BranchReport { name, kept: true, commits }) => {
+            lines.push(format!("branch {name} kept, with {}", counted(*commits, "commit")));
+        }
+        Some(BranchReport { name, kept: false, .. }) => {
+            lines.push(format!("branch {name} had no commits of its own, and is gone"));
+        }
+        None => {}
+    }
+    if let Some(rescue) = &report.rescue {
+        let Rescue { id, files, commits, .. } = rescue;
+        lines.push(format!(
+            "saved {} and {} as rescue {id}; bring it back with: wtpool rescue restore {id}",
+            counted(*files, "uncommitted file"),
+            counted(*commits, "commit"),
+        ));
+    }
+    match report.disposition {
+        Disposition::Lingering => {
+            lines.push(format!("{} is kept for inspection for a while", path.display()));
+        }
+        Disposition::Quarantined => lines.push(format!(
+            "{} is kept: {}",
+            path.display(),
+            report.kept_because.as_deref().unwrap_or("the reason is in `wtpool list`")
+        )),
+        Disposition::Recycled | Disposition::Removed => {}
+    }
+    lines
+}
+
+/// Somebody in the queue, as programs see it.
+#[derive(Debug, Serialize)]
+pub(crate) struct WaiterDocument {
+    pub(crate) position: usize,
+    pub(crate) lease: LeaseId,
+    pub(crate) name: LeaseName,
+    pub(crate) holder: String,
+    pub(crate) session: Option<SessionId>,
+    pub(crate) since: Timestamp,
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl WaiterDocument {
+    pub(crate) fn new(position: usize, waiter: &Waiter, now: &Moment) -> Self {
+        Self {
+            position,
+            lease: waiter.lease.id.clone(),
+            name: waiter.lease.name.clone(),
+            holder: waiter.lease.holder.clone(),
+            session: waiter.lease.session.clone(),
+            since: waiter.since.wall,
+            until: waiter.until.as_ref().map(|d| d.wall(now)),
+        }
+    }
+}
+
+/// A table that fits the terminal, or is as wide as it must be.
+pub(crate) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.map(str::to_uppercase));
+    if std::io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    for row in rows {
+        table.add_row(row.map(|cell| printable(&cell)));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Without anything that could move a terminal's cursor.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The largest one or two units.
+pub(crate) fn age(span: Duration) -> String {
+    let s = span.as_secs();
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m", s / 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s / 60 % 60),
+        _ => format!("{}d{}h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+/// How long ago a moment was, by the boot clock where that is possible.
+pub(crate) fn ago(now: &Moment, then: &Moment) -> String {
+    let by_wall = || Duration::try_from(now.wall.duration_since(then.wall)).unwrap_or_default();
+    age(now.since(then).unwrap_or_else(by_wall))
+}
+
+/// A size for people.
+pub(crate) fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec_short().to_string()
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn counted(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// The beginning of a commit id.
+pub(crate) fn short(commit: &CommitId) -> &str {
+    commit.as_str().get(..10).unwrap_or(commit.as_str())
+}

@@ -1,0 +1,184 @@
+//! The one process per pool that ends what is over while nobody else is there.
+//!
+//! It holds a lock on `reaper.lock` as long as it watches. Whoever leaves something behind first
+//! writes it into the records, then looks whether the lock is held, and starts a reaper if it is
+//! not. A reaper with nothing left to do first gives up the lock, then looks at the records once
+//! more. In whichever order the two meet, one of them sees the other.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pool_core::{Error, FileLiveness, Result};
+
+use crate::cli::Global;
+use crate::context::{Access, Context, Place};
+
+const LOCK: &str = "reaper.lock";
+const LOG: &str = "reaper.log";
+/// A log that is longer is begun anew.
+const LOG_LIMIT: u64 = 256 * 1024;
+/// How often, at least, it looks whether anything is left.
+const TICK: Duration = Duration::from_secs(1);
+/// A lock that is only looked at is free again sooner than this.
+const LOOKED_AT: Duration = Duration::from_millis(200);
+
+/// Whether a reaper watches over this pool.
+pub(crate) fn is_alive(pool_dir: &Path) -> Result<bool> {
+    let path = pool_dir.join(LOCK);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::io(format!("open {}", path.display()), e)),
+    };
+    // Shared: those who look do not take each other for a reaper.
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(e)) => Err(Error::io(format!("lock {}", path.display()), e)),
+    }
+}
+
+/// Sees to it that a reaper watches over this pool. To be called after what it shall watch over was
+/// written into the records.
+pub(crate) fn ensure(context: &Context) {
+    if let Err(error) = start_unless_alive(&context.pool_dir) {
+        // The next verb tries again, and `prune` does the same work.
+        tracing::warn!(target: "wtpool", %error, "no reaper could be started");
+    }
+}
+
+/// [Ensures](ensure) a reaper if anything is left to watch over.
+pub(crate) async fn ensure_if_needed(context: &Context) {
+    match context.pool.list().await {
+        Ok(state) if context.exists && state.needs_watching() => ensure(context),
+        _ => {}
+    }
+}
+
+fn start_unless_alive(pool_dir: &Path) -> Result<()> {
+    if is_alive(pool_dir)? {
+        return Ok(());
+    }
+    let program = std::env::current_exe().map_err(|e| Error::io("find this program", e))?;
+    let mut command = Command::new(program);
+    command
+        .args(["reaper", "--pool-dir"])
+        .arg(pool_dir)
+        // Never a slot: whoever stands in one keeps it.
+        .current_dir(pool_dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log(pool_dir).map_or_else(|_| Stdio::null(), Stdio::from));
+    for name in ["WTPOOL_LEASE", "WTPOOL_NAME", "WTPOOL_PATH", "WTPOOL_BRANCH", "WTPOOL_BASE"] {
+        command.env_remove(name);
+    }
+    let mut child = command.spawn().map_err(|e| Error::io("start the reaper", e))?;
+    // So that it leaves no zombie behind should it end before this process does.
+    std::thread::spawn(move || drop(child.wait()));
+    Ok(())
+}
+
+fn log(pool_dir: &Path) -> std::io::Result<File> {
+    let path = pool_dir.join(LOG);
+    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    if file.metadata()?.len() > LOG_LIMIT {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// The life of a reaper.
+pub(crate) async fn live(global: &Global) -> Result<()> {
+    // A session of its own: no terminal's hangup or Ctrl-C reaches it. It fails for a process that
+    // leads one already, which is as good.
+    let _ = rustix::process::setsid();
+    let mut context = Context::open(global, None, Access::Visit)?;
+    let pool_dir = context.pool_dir.clone();
+    if !context.exists {
+        return Ok(());
+    }
+    loop {
+        let Some(lock) = lock(&pool_dir).await? else { return Ok(()) };
+        watch(global, &mut context, &pool_dir).await;
+        drop(lock);
+        // Whoever came in between saw the lock, and counts on us.
+        let left = pool_dir.is_dir()
+            && context.pool.list().await.is_ok_and(|state| state.needs_watching());
+        if !left {
+            return Ok(());
+        }
+    }
+}
+
+/// The reaper's lock; `None` when another has it.
+async fn lock(pool_dir: &Path) -> Result<Option<File>> {
+    let path: PathBuf = pool_dir.join(LOCK);
+    let failed = |e| Error::io(format!("lock {}", path.display()), e);
+    let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > LOOKED_AT => return Ok(None),
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Watches until nothing is left, or the pool's directory is gone.
+async fn watch(global: &Global, context: &mut Context, pool_dir: &Path) {
+    let mut looked: Option<Instant> = None;
+    let mut records = identity(pool_dir);
+    let claims = FileLiveness::new(pool_dir.join("locks"));
+    while pool_dir.is_dir() {
+        let period = context.settings.reap_interval.0;
+        if looked.is_none_or(|at| at.elapsed() >= period) {
+            renew(global, context, &mut records);
+            if let Err(error) = context.pool.reconcile().await {
+                tracing::warn!(target: "wtpool", %error, "could not reconcile; trying again");
+            }
+            if let Err(error) = context.pool.isolator().sweep(&|_| ()).await {
+                tracing::warn!(target: "wtpool", %error, "not all trash could be deleted");
+            }
+            if let Err(error) = claims.sweep() {
+                tracing::warn!(target: "wtpool", %error, "dead claims are left lying about");
+            }
+            looked = Some(Instant::now());
+        }
+        match context.pool.list().await {
+            Ok(state) if !state.needs_watching() => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(target: "wtpool", %error, "could not read the records; trying again");
+            }
+        }
+        tokio::time::sleep(period.min(TICK)).await;
+    }
+}
+
+/// Opens the pool again when its settings, or its records, have changed under us.
+fn renew(global: &Global, context: &mut Context, records: &mut Option<u64>) {
+    let now = identity(&context.pool_dir);
+    match Place::find(global, None, Access::Visit) {
+        Ok(place) if place.loaded.settings != context.settings || now != *records => {
+            match place.open(global, Access::Visit) {
+                Ok(opened) => {
+                    *context = opened;
+                    *records = identity(&context.pool_dir);
+                }
+                Err(error) => tracing::warn!(target: "wtpool", %error, "cannot use the new settings"),
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(target: "wtpool", %error, "cannot read the settings again"),
+    }
+}
+
+/// Which file the records are in: another one after somebody deleted or restored it.
+fn identity(pool_dir: &Path) -> Option<u64> {
+    std::fs::metadata(pool_dir.join("pool.db")).ok().map(|meta| meta.ino())
+}

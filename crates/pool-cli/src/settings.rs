@@ -1,0 +1,368 @@
+//! Settings, in layers; the later wins: built in, the user's file, the repository's file, the
+//! environment, flags.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
+use etcetera::BaseStrategy;
+use git_backend::{GitSettings, SubmoduleMode};
+use pool_core::{Error, ErrorKind, Linger, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::error::invalid;
+
+/// The repository's file, at the root of its main worktree.
+pub(crate) const REPOSITORY_FILE: &str = ".wtpool.toml";
+
+/// A span of time, as people write it: `90s`, `5m`, `1h30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Span(pub(crate) Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
+        let wrong = || format!("{text:?} is not a duration such as 90s, 5m or 1h30m");
+        let span: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+        Duration::try_from(span).map(Self).map_err(|_| wrong())
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use jiff::fmt::friendly::{Designator, Spacing, SpanPrinter};
+        let printer = SpanPrinter::new().spacing(Spacing::None).designator(Designator::Compact);
+        f.write_str(&printer.unsigned_duration_to_string(&self.0))
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Span> for String {
+    fn from(span: Span) -> Self {
+        span.to_string()
+    }
+}
+
+/// How long to keep a worktree for inspection: one duration, or `<after success>/<after failure>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct LingerSetting(pub(crate) Linger);
+
+impl FromStr for LingerSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (success, failure) = text.split_once('/').unwrap_or((text, text));
+        let (success, failure) = (success.trim().parse::<Span>()?.0, failure.trim().parse::<Span>()?.0);
+        Ok(Self(Linger { success, failure }))
+    }
+}
+
+impl TryFrom<String> for LingerSetting {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<LingerSetting> for String {
+    fn from(LingerSetting(linger): LingerSetting) -> Self {
+        format!("{}/{}", Span(linger.success), Span(linger.failure))
+    }
+}
+
+/// All that can be set. The keys are the field names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// The cap.
+    pub(crate) max_leases: u32,
+    /// Of a lease that names no owner process.
+    pub(crate) ttl: Span,
+    /// For inspection, after success and after failure.
+    pub(crate) linger: LingerSetting,
+    /// Idle slots while a session lives.
+    pub(crate) keep_warm: u32,
+    /// How long an idle slot is kept.
+    pub(crate) idle: Span,
+    /// How long to wait for a slot.
+    pub(crate) wait: Span,
+    /// How long processes that outlive a command may hold its lease from outside the worktree.
+    pub(crate) grace: Span,
+    /// How long a worktree past its TTL must be quiet.
+    pub(crate) quiet: Span,
+    /// How often the reaper looks.
+    pub(crate) reap_interval: Span,
+    /// Where the pool is; by default beside the repository.
+    pub(crate) pool_dir: Option<PathBuf>,
+    /// No lease is given while less than this is free.
+    pub(crate) min_free_disk: ByteSize,
+    /// Ignored set-up files to bring along.
+    pub(crate) copy: Vec<String>,
+    /// Ignored paths that need no rescue.
+    pub(crate) regenerable: Vec<String>,
+    /// What becomes of submodules.
+    pub(crate) submodules: SubmoduleMode,
+    /// What generated branches begin with.
+    pub(crate) branch_prefix: String,
+    /// Whether the user's git configuration holds for the pool's own operations.
+    pub(crate) user_config: bool,
+    /// About build artifacts.
+    pub(crate) cache: CacheSettings,
+}
+
+/// The keys below `cache`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CacheSettings {
+    /// How they are shared.
+    pub(crate) strategy: String,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self { strategy: cache_share::Private::NAME.to_owned() }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let core = pool_core::Settings::default();
+        let git = GitSettings::default();
+        let linger = Linger { success: Duration::ZERO, failure: Duration::from_secs(4 * 60) };
+        Self {
+            max_leases: core.max_leases,
+            ttl: Span(Duration::from_secs(3600)),
+            linger: LingerSetting(linger),
+            keep_warm: core.keep_warm,
+            idle: Span(core.idle),
+            wait: Span(Duration::from_secs(600)),
+            grace: Span(core.grace),
+            quiet: Span(core.quiet),
+            reap_interval: Span(Duration::from_secs(5)),
+            pool_dir: None,
+            min_free_disk: ByteSize(0),
+            copy: git.copy,
+            regenerable: git.regenerable,
+            submodules: git.submodules,
+            branch_prefix: git.branch_prefix,
+            user_config: git.user_config,
+            cache: CacheSettings::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// What the pool itself is told.
+    pub(crate) fn pool(&self) -> pool_core::Settings {
+        pool_core::Settings {
+            max_leases: self.max_leases,
+            keep_warm: self.keep_warm,
+            idle: self.idle.0,
+            grace: self.grace.0,
+            quiet: self.quiet.0,
+            ..pool_core::Settings::default()
+        }
+    }
+
+    /// What the git backend is told.
+    pub(crate) fn git(&self) -> GitSettings {
+        GitSettings {
+            copy: self.copy.clone(),
+            regenerable: self.regenerable.clone(),
+            submodules: self.submodules,
+            branch_prefix: self.branch_prefix.clone(),
+            user_config: self.user_config,
+        }
+    }
+
+    /// Every key with its value, nested ones as `a.b`.
+    pub(crate) fn entries(&self) -> BTreeMap<String, serde_json::Value> {
+        let mut found = BTreeMap::new();
+        if let Ok(value) = serde_json::to_value(self) {
+            flatten("", &value, &mut found);
+        }
+        found
+    }
+}
+
+fn flatten(prefix: &str, value: &serde_json::Value, found: &mut BTreeMap<String, serde_json::Value>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                flatten(&key, value, found);
+            }
+        }
+        leaf => drop(found.insert(prefix.to_owned(), leaf.clone())),
+    }
+}
+
+/// The flags that are settings, too.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flags {
+    pub(crate) pool_dir: Option<PathBuf>,
+    pub(crate) cache: Option<String>,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    pub(crate) settings: Settings,
+    /// Where each key that is not at its built-in value came from.
+    pub(crate) origins: BTreeMap<String, String>,
+}
+
+/// Where a key came from that a flag set.
+pub(crate) const FLAG: &str = "flag";
+/// Where a key came from that nobody set.
+pub(crate) const BUILT_IN: &str = "built in";
+
+/// The variable that sets a key.
+pub(crate) fn variable(key: &str) -> String {
+    format!("WTPOOL_{}", key.to_uppercase().replace('.', "__"))
+}
+
+/// Reads all layers. `main_worktree` is where the repository's file is looked for.
+///
+/// # Errors
+///
+/// `InvalidInput` for an unknown key or a malformed value; the message names the key and the file.
+pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded> {
+    let known = Settings::default().entries();
+    let mut origins = BTreeMap::new();
+    let mut builder = Config::builder();
+    // Without a home directory there is no user's file.
+    let user = etcetera::choose_base_strategy().ok().map(|base| base.config_dir());
+    let user = user.map(|dir| dir.join("wtpool").join("config.toml"));
+    for path in user.into_iter().chain(main_worktree.map(|root| root.join(REPOSITORY_FILE))) {
+        let present = path.try_exists().map_err(|e| Error::io(format!("read {}", path.display()), e))?;
+        if !present {
+            continue;
+        }
+        let file = File::from(path.clone()).format(FileFormat::Toml);
+        let values = file.collect().map_err(|e| malformed(&e))?;
+        for key in keys("", &values) {
+            if !known.contains_key(&key) {
+                let message = format!("unknown key {key} in {}", path.display());
+                return Err(invalid(message).with_hint("`wtpool config` lists the keys there are"));
+            }
+            origins.insert(key, path.display().to_string());
+        }
+        builder = builder.add_source(file);
+    }
+    let variables: Map<String, String> = known
+        .keys()
+        .filter_map(|key| Some((variable(key), std::env::var(variable(key)).ok()?)))
+        .filter(|(_, value)| !value.is_empty())
+        .collect();
+    for key in known.keys().filter(|key| variables.contains_key(&variable(key))) {
+        origins.insert(key.clone(), variable(key));
+    }
+    let environment = Environment::with_prefix("WTPOOL")
+        .prefix_separator("_")
+        .separator("__")
+        .list_separator(",")
+        .with_list_parse_key("copy")
+        .with_list_parse_key("regenerable")
+        .try_parsing(true)
+        .source(Some(variables));
+    builder = builder.add_source(environment);
+    let pool_dir = flags.pool_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
+    for (key, flag) in [("pool_dir", pool_dir), ("cache.strategy", flags.cache.clone())] {
+        if let Some(value) = flag {
+            origins.insert(key.to_owned(), FLAG.to_owned());
+            builder = builder.set_override(key, value).map_err(|e| malformed(&e))?;
+        }
+    }
+    let config = builder.build().map_err(|e| malformed(&e))?;
+    let mut settings: Settings = config.try_deserialize().map_err(|e| malformed(&e))?;
+    // As it was given: the detour above replaces what is not UTF-8.
+    if flags.pool_dir.is_some() {
+        settings.pool_dir.clone_from(&flags.pool_dir);
+    }
+    if let (Some(dir), Some(origin)) = (&settings.pool_dir, origins.get("pool_dir")) {
+        settings.pool_dir = Some(absolute(dir, origin, main_worktree)?);
+    }
+    settings.pool().check()?;
+    if settings.reap_interval.0.is_zero() {
+        return Err(invalid("reap_interval is zero: the reaper would spin"));
+    }
+    Ok(Loaded { settings, origins })
+}
+
+/// A directory is relative to the file that names it, or else to the working directory.
+fn absolute(dir: &Path, origin: &str, main_worktree: Option<&Path>) -> Result<PathBuf> {
+    match (Path::new(origin).parent(), main_worktree) {
+        (Some(parent), _) if Path::new(origin).is_absolute() => Ok(parent.join(dir)),
+        _ => std::path::absolute(dir).map_err(|e| Error::io(format!("resolve {}", dir.display()), e)),
+    }
+}
+
+fn keys(prefix: &str, values: &Map<String, Value>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, value) in values {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match &value.kind {
+            ValueKind::Table(table) => found.extend(keys(&key, table)),
+            _ => found.push(key),
+        }
+    }
+    found.sort();
+    found
+}
+
+fn malformed(error: &config::ConfigError) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("the settings are malformed: {error}"))
+        .with_hint("`wtpool config` shows the form of each value, once this is put right")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_people_write_them() {
+        for (text, seconds) in [("0s", 0), ("0", 0), ("90s", 90), ("5m", 300), ("1h30m", 5400)] {
+            assert_eq!(text.parse::<Span>(), Ok(Span(Duration::from_secs(seconds))), "{text}");
+        }
+        assert_eq!("200ms".parse(), Ok(Span(Duration::from_millis(200))));
+        for wrong in ["", "5", "-5m", "soon", "5 parsecs"] {
+            assert!(wrong.parse::<Span>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_again() {
+        for text in ["0s", "1m30s", "1h", "200ms"] {
+            assert_eq!(text.parse::<Span>().map(|span| span.to_string()), Ok(text.to_owned()));
+        }
+        let linger: LingerSetting = "0s/4m".parse().expect("two durations");
+        assert_eq!(linger.0.failure, Duration::from_secs(240));
+        assert_eq!(String::from(linger), "0s/4m");
+        assert_eq!("5m".parse(), Ok(LingerSetting(Linger::both(Duration::from_secs(300)))));
+    }
+
+    #[test]
+    fn every_key_has_an_entry_and_a_variable() {
+        let entries = Settings::default().entries();
+        assert_eq!(entries["cache.strategy"], "private");
+        assert_eq!(entries["max_leases"], 40);
+        assert_eq!(variable("cache.strategy"), "WTPOOL_CACHE__STRATEGY");
+    }
+}

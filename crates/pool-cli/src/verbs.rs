@@ -1,0 +1,49 @@
+//! One module per verb.
+
+mod acquire;
+mod config;
+mod doctor;
+mod end_session;
+mod events;
+mod list;
+mod prune;
+mod release;
+mod renew;
+mod rescue;
+mod run;
+mod show;
+mod warm;
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Verb};
+use crate::error::Result;
+use crate::reaper;
+
+/// Does what the command line says, and returns the exit status.
+pub(crate) async fn perform(Cli { global, verb }: Cli) -> Result<u8> {
+    match verb {
+        Verb::Run { lease, command } => run::perform(&global, &lease, &command).await,
+        Verb::Acquire(lease) => acquire::perform(&global, &lease).await,
+        Verb::Renew { lease, ttl } => renew::perform(&global, &lease, ttl).await,
+        Verb::Release { lease, outcome, linger } => {
+            release::perform(&global, &lease, outcome, linger).await
+        }
+        Verb::List => list::perform(&global).await,
+        Verb::Show { lease } => show::perform(&global, &lease).await,
+        Verb::Warm { count, base, cache } => {
+            warm::perform(&global, count, base, cache.as_deref()).await
+        }
+        Verb::Prune { dry_run, all } => prune::perform(&global, dry_run, all).await,
+        Verb::EndSession { session } => end_session::perform(&global, &session).await,
+        Verb::Rescue(verb) => rescue::perform(&global, verb).await,
+        Verb::Doctor => doctor::perform(&global).await,
+        Verb::Config => config::perform(&global),
+        Verb::Events { follow } => events::perform(&global, follow).await,
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "wtpool", &mut std::io::stdout());
+            Ok(0)
+        }
+        Verb::Reaper => Ok(reaper::live(&global).await.map(|()| 0)?),
+    }
+}

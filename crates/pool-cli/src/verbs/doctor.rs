@@ -1,0 +1,287 @@
+//! `wtpool doctor`.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use pool_core::{Condition, Owner, PoolState, SlotState, Vital};
+use serde::Serialize;
+
+use super::list::kept_because;
+use crate::acquire::free_space;
+use crate::cli::Global;
+use crate::context::{Access, Context, Place};
+use crate::error::Result;
+use crate::output::{Output, counted, size};
+use crate::reaper;
+
+/// Older ones do not know `worktree add --orphan`, nor all that worktree configuration needs.
+const OLDEST_GIT: (u32, u32) = (2, 36);
+/// Less than this is worth a remark.
+const LITTLE_SPACE: u64 = 1 << 30;
+
+/// One thing that was looked at.
+#[derive(Serialize)]
+struct Finding {
+    check: &'static str,
+    status: Status,
+    message: String,
+    advice: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Status {
+    Ok,
+    /// Worth knowing.
+    Note,
+    /// Something is to be done.
+    Wrong,
+}
+
+#[derive(Serialize)]
+struct Document {
+    ok: bool,
+    findings: Vec<Finding>,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, check: &'static str, message: impl Into<String>) {
+        self.0.push(Finding { check, status: Status::Ok, message: message.into(), advice: None });
+    }
+
+    fn note(&mut self, check: &'static str, message: impl Into<String>, advice: impl Into<String>) {
+        let advice = Some(advice.into());
+        self.0.push(Finding { check, status: Status::Note, message: message.into(), advice });
+    }
+
+    fn wrong(&mut self, check: &'static str, message: impl Into<String>, advice: impl Into<String>) {
+        let advice = Some(advice.into());
+        self.0.push(Finding { check, status: Status::Wrong, message: message.into(), advice });
+    }
+
+    fn error(&mut self, check: &'static str, error: &pool_core::Error) {
+        let advice = error.hint().unwrap_or("put this right, and look again");
+        self.wrong(check, error.to_string(), advice);
+    }
+}
+
+pub(crate) async fn perform(global: &Global) -> Result<u8> {
+    let mut found = Findings::default();
+    git(&mut found);
+    processes(&mut found);
+    match Place::find(global, None, Access::Visit) {
+        Err(error) => found.error("repository", &error),
+        Ok(place) => {
+            let repository = place.repository.common_dir().display();
+            found.ok("repository", format!("{repository}, settings are well-formed"));
+            directory(&place.pool_dir, &mut found);
+            match place.open(global, Access::Visit) {
+                Err(error) => found.error("records", &error),
+                Ok(context) => pool(&context, &mut found).await,
+            }
+        }
+    }
+    let ok = found.0.iter().all(|f| f.status != Status::Wrong);
+    let out = Output::new(global.json, global.quiet);
+    let status = u8::from(!ok);
+    if out.json {
+        out.document(&Document { ok, findings: found.0 })?;
+        return Ok(status);
+    }
+    for finding in &found.0 {
+        let mark = match finding.status {
+            Status::Ok => "ok   ",
+            Status::Note => "note ",
+            Status::Wrong => "WRONG",
+        };
+        out.line(format!("{mark}  {:11}  {}", finding.check, finding.message))?;
+        if let Some(advice) = &finding.advice {
+            out.line(format!("{:20}-> {advice}", ""))?;
+        }
+    }
+    Ok(status)
+}
+
+fn git(found: &mut Findings) {
+    let advice = "install git 2.36 or newer, and see that it is on the PATH";
+    let output = match Command::new("git").arg("--version").output() {
+        Ok(output) => output,
+        Err(e) => return found.wrong("git", format!("cannot run git: {e}"), advice),
+    };
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= OLDEST_GIT => found.ok("git", text),
+        _ => found.wrong("git", format!("{text:?} is too old, or not git"), advice),
+    }
+}
+
+fn processes(found: &mut Findings) {
+    match std::fs::read_dir("/proc/self/fd") {
+        Ok(_) => found.ok("processes", "/proc can be read"),
+        Err(e) => found.wrong(
+            "processes",
+            format!("cannot read /proc: {e}"),
+            "mount it: without it nobody knows who stands in a worktree, and none is cleaned up",
+        ),
+    }
+}
+
+fn directory(pool_dir: &Path, found: &mut Findings) {
+    if !pool_dir.is_dir() {
+        return found.ok("directory", format!("{} is not there yet", pool_dir.display()));
+    }
+    let probe = pool_dir.join(format!(".doctor-{}", std::process::id()));
+    let written = std::fs::write(&probe, b"probe").and_then(|()| std::fs::remove_file(&probe));
+    if let Err(e) = written {
+        return found.wrong(
+            "directory",
+            format!("cannot write to {}: {e}", pool_dir.display()),
+            "see who owns it, whether its filesystem is mounted read-only, and whether it is full",
+        );
+    }
+    let mode = std::fs::metadata(pool_dir).map(|meta| meta.permissions().mode() & 0o7777);
+    if mode.is_ok_and(|mode| mode & 0o002 != 0) {
+        found.wrong(
+            "directory",
+            format!("everybody may write to {}", pool_dir.display()),
+            format!("chmod o-w {}", pool_dir.display()),
+        );
+    }
+    match free_space(pool_dir) {
+        Ok(free) if free < LITTLE_SPACE => found.note(
+            "directory",
+            format!("only {} are free at {}", size(free), pool_dir.display()),
+            "`wtpool prune --all` removes what is idle; `wtpool list` shows what is large",
+        ),
+        Ok(free) => found.ok("directory", format!("{}, {} free", pool_dir.display(), size(free))),
+        Err(error) => found.error("directory", &error),
+    }
+}
+
+async fn pool(context: &Context, found: &mut Findings) {
+    if !context.exists {
+        return found.ok("records", "there is no pool yet: the first lease makes it");
+    }
+    let state = match context.pool.list().await {
+        Ok(state) => state,
+        Err(error) => return found.error("records", &error),
+    };
+    let (slots, waiters) = (state.slots.len() as u64, state.waiters.len() as u64);
+    found.ok("records", format!("{}, {}", counted(slots, "slot"), counted(waiters, "waiter")));
+    kept(context, &state, found);
+    on_disk(context, &state, found).await;
+    watched(context, &state, found);
+    trash(context, found);
+    rescues(context, found).await;
+}
+
+/// Slots that can't be had, and leases that ought to be over.
+fn kept(context: &Context, state: &PoolState, found: &mut Findings) {
+    for slot in state.slots.values() {
+        let place = context.pool.place(slot.id);
+        let place = place.display();
+        let why = kept_because(slot).unwrap_or_default();
+        match &slot.state {
+            SlotState::Quarantined { .. } => found.wrong(
+                "quarantine",
+                format!("slot {} is kept: {why}", slot.id),
+                format!(
+                    "look into {place}; commit, move away or delete what can't be saved, and end what \
+                     runs there; then `wtpool prune`"
+                ),
+            ),
+            SlotState::Leased { lease } if lease.command_ended.is_some() || !why.is_empty() => {
+                found.note(
+                    "survivors",
+                    format!("lease {} (slot {}) ought to be over: {why}", lease.name, slot.id),
+                    format!("end what still runs in {place}, or `wtpool release {}`", lease.name),
+                );
+            }
+            SlotState::Leased { lease } if lease.owner == Owner::Holder => {
+                if context.pool.liveness().holds(&lease.id.claim()) == Vital::Gone {
+                    found.note(
+                        "leases",
+                        format!("the holder of {} is gone", lease.name),
+                        "the reaper ends it in a moment; `wtpool prune` does it now",
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn on_disk(context: &Context, state: &PoolState, found: &mut Findings) {
+    let discovered = match context.pool.isolator().discover().await {
+        Ok(discovered) => discovered,
+        Err(error) => return found.error("worktrees", &error),
+    };
+    let mut sound = 0;
+    for one in discovered {
+        let place = context.pool.place(one.slot);
+        let place = place.display();
+        let known = state.slots.contains_key(&one.slot);
+        let prune = "`wtpool prune` takes it in, saves what is in it, and cleans it up";
+        match one.condition {
+            Condition::Foreign(what) => found.wrong(
+                "worktrees",
+                format!("{place} was not made by this pool: {what}"),
+                "move it away; the pool will not touch it",
+            ),
+            Condition::Missing => found.note(
+                "worktrees",
+                format!("{place} is registered, but gone"),
+                "`wtpool prune` clears the registration; its commits are kept",
+            ),
+            _ if !known => found.wrong("worktrees", format!("nobody has a record of {place}"), prune),
+            _ => sound += 1,
+        }
+    }
+    found.ok("worktrees", format!("{} in order", counted(sound, "worktree")));
+}
+
+fn watched(context: &Context, state: &PoolState, found: &mut Findings) {
+    match reaper::is_alive(&context.pool_dir) {
+        Ok(true) => found.ok("reaper", "watches"),
+        Ok(false) if state.needs_watching() => found.wrong(
+            "reaper",
+            "nobody watches over this pool",
+            format!(
+                "any `wtpool run`, `acquire` or `prune` starts one; {} says how the last one ended",
+                context.pool_dir.join("reaper.log").display()
+            ),
+        ),
+        Ok(false) => found.ok("reaper", "none runs, and none is needed"),
+        Err(error) => found.error("reaper", &error),
+    }
+}
+
+fn trash(context: &Context, found: &mut Findings) {
+    let entries = std::fs::read_dir(context.pool_dir.join("trash")).map_or(0, Iterator::count);
+    match entries {
+        0 => found.ok("trash", "empty"),
+        n => found.note(
+            "trash",
+            format!("{} wait to be deleted", counted(n as u64, "removed worktree")),
+            "`wtpool prune` deletes them now",
+        ),
+    }
+}
+
+async fn rescues(context: &Context, found: &mut Findings) {
+    let Some(archive) = context.pool.isolator().rescues() else { return };
+    match archive.list().await {
+        Ok(rescues) if rescues.is_empty() => found.ok("rescues", "none"),
+        Ok(rescues) => found.note(
+            "rescues",
+            format!("{} wait for somebody to look at", counted(rescues.len() as u64, "rescue")),
+            "`wtpool rescue list`; then `rescue restore ID`, or `rescue drop ID`",
+        ),
+        Err(error) => found.error("rescues", &error),
+    }
+}

@@ -1,0 +1,148 @@
+//! `wtpool list`.
+
+use std::path::PathBuf;
+
+use pool_core::{PoolState, Slot, SlotId, SlotState};
+use serde::Serialize;
+
+use crate::cli::Global;
+use crate::context::{Access, Context};
+use crate::error::Result;
+use crate::output::{self, LeaseDocument, WaiterDocument};
+
+#[derive(Serialize)]
+struct Document {
+    pool_dir: PathBuf,
+    repo: PathBuf,
+    max_leases: u32,
+    slots: Vec<SlotDocument>,
+    waiting: Vec<WaiterDocument>,
+}
+
+/// A slot, as programs see it.
+#[derive(Serialize)]
+pub(crate) struct SlotDocument {
+    slot: SlotId,
+    path: PathBuf,
+    state: &'static str,
+    lease: Option<LeaseDocument>,
+    bytes: Option<u64>,
+    kept_because: Option<String>,
+}
+
+impl SlotDocument {
+    pub(crate) async fn new(context: &Context, slot: &Slot) -> Self {
+        let state = state(slot);
+        Self {
+            slot: slot.id,
+            path: context.pool.place(slot.id),
+            state,
+            lease: slot.state.lease().map(|l| LeaseDocument::new(context, slot.id, l, state)),
+            // Of a slot that is just being made or removed nobody knows.
+            bytes: context.pool.isolator().usage(slot.id).await.ok(),
+            kept_because: kept_because(slot),
+        }
+    }
+}
+
+pub(crate) async fn perform(global: &Global) -> Result<u8> {
+    let context = Context::open(global, None, Access::Visit)?;
+    let state = context.pool.list().await?;
+    let mut slots = Vec::new();
+    for slot in state.slots.values() {
+        slots.push(SlotDocument::new(&context, slot).await);
+    }
+    let now = context.pool.now();
+    let waiting = state.waiters.values().zip(1..);
+    let waiting = waiting.map(|(waiter, n)| WaiterDocument::new(n, waiter, &now)).collect();
+    let document = Document {
+        pool_dir: context.pool_dir.clone(),
+        repo: context.repository_path().to_owned(),
+        max_leases: context.settings.max_leases,
+        slots,
+        waiting,
+    };
+    if context.out.json {
+        context.out.document(&document)?;
+        return Ok(0);
+    }
+    if document.slots.is_empty() && document.waiting.is_empty() {
+        context.out.remark(format!("no slots in {}", document.pool_dir.display()));
+        return Ok(0);
+    }
+    show(&context, &state, &document)?;
+    Ok(0)
+}
+
+fn show(context: &Context, state: &PoolState, document: &Document) -> Result<()> {
+    let now = context.pool.now();
+    let row = |found: &SlotDocument| {
+        let slot = state.slots.get(&found.slot)?;
+        let lease = slot.state.lease();
+        let text = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        let since = lease.map_or(&slot.last_used, |lease| &lease.acquired);
+        let until = match &slot.state {
+            SlotState::Lingering { until, .. } => Some(until),
+            _ => lease.and_then(|lease| lease.deadline.as_ref()),
+        };
+        Some([
+            found.slot.to_string(),
+            found.state.to_owned(),
+            text(lease.map(|l| l.name.as_str())),
+            text(lease.map(|l| l.holder.as_str())),
+            text(lease.and_then(output::branch)),
+            output::ago(&now, since),
+            until.map_or("-".to_owned(), |until| output::age(until.remaining(&now))),
+            found.bytes.map_or("-".to_owned(), output::size),
+            text(found.kept_because.as_deref()),
+        ])
+    };
+    if !document.slots.is_empty() {
+        let header = ["slot", "state", "name", "holder", "branch", "age", "left", "size", "kept because"];
+        let rows = document.slots.iter().filter_map(row).collect();
+        context.out.line(output::table(header, rows))?;
+        let bytes = document.slots.iter().filter_map(|slot| slot.bytes).sum();
+        let occupied = state.slots.values().filter(|slot| slot.state.occupies()).count();
+        context.out.line(format!(
+            "\n{occupied} of {} in use, {} in {}",
+            document.max_leases,
+            output::size(bytes),
+            document.pool_dir.display()
+        ))?;
+    }
+    if !document.waiting.is_empty() {
+        let waiters = state.waiters.values().zip(&document.waiting);
+        let rows = waiters.map(|(waiter, found)| {
+            [
+                found.position.to_string(),
+                found.name.to_string(),
+                found.holder.clone(),
+                output::ago(&now, &waiter.since),
+                waiter.until.as_ref().map_or("-".to_owned(), |d| output::age(d.remaining(&now))),
+            ]
+        });
+        let rows = rows.collect();
+        context.out.line(format!("\n{}", output::table(["waiting", "name", "holder", "since", "left"], rows)))?;
+    }
+    Ok(())
+}
+
+/// A slot on its way out is, to the outside, being released.
+pub(crate) fn state(slot: &Slot) -> &'static str {
+    match &slot.state {
+        SlotState::Retiring { .. } => "releasing",
+        state => state.as_str(),
+    }
+}
+
+/// Why a slot is still there.
+pub(crate) fn kept_because(slot: &Slot) -> Option<String> {
+    match &slot.state {
+        SlotState::Quarantined { reason, .. } => Some(reason.clone()),
+        SlotState::Lingering { end, .. } => Some(match end.outcome {
+            pool_core::Outcome::Success => "for inspection, after success".to_owned(),
+            pool_core::Outcome::Failure => "for inspection, after failure".to_owned(),
+        }),
+        state => state.lease().and_then(|lease| lease.kept_because.clone()),
+    }
+}

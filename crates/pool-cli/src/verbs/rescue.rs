@@ -1,0 +1,147 @@
+//! `wtpool rescue`.
+
+use std::path::{Path, PathBuf};
+
+use pool_core::{
+    Error, ErrorKind, Outcome, Plan, Release, Rescue, RescueArchive, RescueId, RescuedPath,
+};
+use serde::Serialize;
+
+use super::acquire::hand_over;
+use crate::acquire::{Keeper, lease, request};
+use crate::cli::{Global, LeaseOptions, RescueVerb};
+use crate::context::{Access, Context};
+use crate::error::Result;
+use crate::output::{self, counted, table};
+use crate::progress::Progress;
+use crate::signals::Signals;
+
+#[derive(Serialize)]
+struct ShowDocument {
+    #[serde(flatten)]
+    rescue: Rescue,
+    contents: Vec<RescuedPath>,
+}
+
+#[derive(Serialize)]
+struct IntoDocument<'a> {
+    rescue: &'a RescueId,
+    path: &'a Path,
+}
+
+#[derive(Serialize)]
+struct DropDocument<'a> {
+    dropped: &'a RescueId,
+}
+
+pub(crate) async fn perform(global: &Global, verb: RescueVerb) -> Result<u8> {
+    let access = match &verb {
+        RescueVerb::Restore { into: None, .. } => Access::Lease,
+        _ => Access::Visit,
+    };
+    let context = Context::open(global, None, access)?;
+    match verb {
+        RescueVerb::List => list(&context).await,
+        RescueVerb::Show { id } => show(&context, &id).await,
+        RescueVerb::Restore { id, into: Some(path) } => restore_into(&context, &id, path).await,
+        RescueVerb::Restore { id, into: None } => restore_in_lease(&context, &id).await,
+        RescueVerb::Drop { id } => {
+            archive(&context)?.drop_rescue(&id).await?;
+            if context.out.json {
+                context.out.document(&DropDocument { dropped: &id })?;
+            }
+            Ok(0)
+        }
+    }
+}
+
+fn archive(context: &Context) -> pool_core::Result<&dyn RescueArchive> {
+    let isolator = context.pool.isolator();
+    isolator.rescues().ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, format!("the {} backend has no rescues", isolator.name()))
+    })
+}
+
+async fn list(context: &Context) -> Result<u8> {
+    let rescues = archive(context)?.list().await?;
+    if context.out.json {
+        context.out.document(&rescues)?;
+        return Ok(0);
+    }
+    if rescues.is_empty() {
+        context.out.remark("no rescues");
+        return Ok(0);
+    }
+    let rows = rescues.iter().map(|r| {
+        [
+            r.id.to_string(),
+            r.name.as_ref().map_or("-".to_owned(), ToString::to_string),
+            r.created_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+            r.files.to_string(),
+            r.commits.to_string(),
+            r.reference.clone(),
+        ]
+    });
+    context.out.line(table(["id", "name", "saved", "files", "commits", "ref"], rows.collect()))?;
+    Ok(0)
+}
+
+async fn show(context: &Context, id: &RescueId) -> Result<u8> {
+    let archive = archive(context)?;
+    let contents = archive.contents(id).await?;
+    let rescue = archive.list().await?.into_iter().find(|r| r.id == *id);
+    let rescue = rescue
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no rescue {id}")))?;
+    if context.out.json {
+        context.out.document(&ShowDocument { rescue, contents })?;
+        return Ok(0);
+    }
+    context.out.line(format!(
+        "{}: {}, {}",
+        rescue.reference,
+        counted(rescue.files, "file"),
+        counted(rescue.commits, "commit")
+    ))?;
+    if !contents.is_empty() {
+        let rows = contents.into_iter().map(|p| [p.status, output::size(p.bytes), p.path]);
+        context.out.line(table(["status", "size", "path"], rows.collect()))?;
+    }
+    Ok(0)
+}
+
+async fn restore_into(context: &Context, id: &RescueId, path: PathBuf) -> Result<u8> {
+    let path = std::path::absolute(&path)
+        .map_err(|e| Error::io(format!("resolve {}", path.display()), e))?;
+    let progress = Progress::spinner(&context.out, format!("restoring {}", path.display()));
+    let restored = archive(context)?.restore_into(id, &path).await;
+    drop(progress);
+    restored?;
+    if context.out.json {
+        context.out.document(&IntoDocument { rescue: id, path: &path })?;
+    } else {
+        context.out.line(path.display().to_string())?;
+    }
+    Ok(0)
+}
+
+async fn restore_in_lease(context: &Context, id: &RescueId) -> Result<u8> {
+    let mut signals = Signals::catch()?;
+    let archive = archive(context)?;
+    let head = archive.head(id).await?;
+    let options = LeaseOptions { base: Some(head.to_string()), ..LeaseOptions::default() };
+    let request = request(context, &options, Keeper::Nobody, &format!("rescue restore {id}"))?;
+    let guard = lease(context, request, &mut signals).await?;
+    let held = guard.lease();
+    let plan = Plan {
+        slot: guard.slot(),
+        lease: Some((held.id.clone(), held.name.clone())),
+        base: held.base.clone(),
+    };
+    if let Err(error) = archive.restore_onto(id, &plan).await {
+        let how = Release { outcome: Outcome::Failure, linger: Some(std::time::Duration::ZERO) };
+        guard.release(how).await?;
+        return Err(error.into());
+    }
+    hand_over(context, guard).await?;
+    Ok(0)
+}

@@ -1,0 +1,86 @@
+//! `wtpool run`.
+
+use std::ffi::OsString;
+
+use pool_core::{ErrorKind, Finish, Release};
+use serde::Serialize;
+
+use crate::acquire::{Keeper, lease, request};
+use crate::cli::{Global, LeaseOptions};
+use crate::context::{Access, Context};
+use crate::error::{self, Result};
+use crate::output::{self, LeaseDocument, ReleaseDocument, short, story};
+use crate::progress::Progress;
+use crate::reaper;
+use crate::run::{Ended, inside};
+use crate::signals::Signals;
+
+#[derive(Serialize)]
+struct SurvivedDocument {
+    lease: pool_core::LeaseId,
+    disposition: &'static str,
+    kept_because: &'static str,
+}
+
+pub(crate) async fn perform(
+    global: &Global,
+    options: &LeaseOptions,
+    command: &[OsString],
+) -> Result<u8> {
+    let mut signals = Signals::catch()?;
+    let context = Context::open(global, options.cache.as_deref(), Access::Lease)?;
+    let program = command.first().map(|c| output::printable(&c.to_string_lossy())).unwrap_or_default();
+    let purpose = format!("{program} (pid {})", std::process::id());
+    let request = request(&context, options, Keeper::Claim, &purpose)?;
+    let guard = lease(&context, request, &mut signals).await?;
+    announce(&context, &guard)?;
+    let ended = inside(&context, &guard, command, &mut signals).await?;
+    if let Ended::NotStarted(e) = &ended {
+        error::tell(ErrorKind::InvalidInput.as_str(), &format!("cannot run {program}: {e}"), None, global.json);
+    }
+    give_back(&context, guard, &ended).await?;
+    Ok(ended.code())
+}
+
+/// The output belongs to the command: all that is ours to say goes to stderr.
+fn announce(context: &Context, guard: &pool_core::LeaseGuard) -> Result<()> {
+    let (path, lease) = (guard.path(), guard.lease());
+    if context.out.json {
+        output::say(&output::json(&LeaseDocument::new(context, guard.slot(), lease, "leased"))?);
+    }
+    let branch = output::branch(lease).map_or("detached".to_owned(), |name| format!("branch {name}"));
+    context.out.remark(format!("wtpool: {} ({branch}, base {})", path.display(), short(&lease.base.commit)));
+    Ok(())
+}
+
+async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ended) -> Result<()> {
+    let (path, id) = (guard.path(), guard.lease().id.clone());
+    let how = Release { outcome: ended.outcome(), linger: None };
+    let progress = Progress::spinner(&context.out, "saving what would be lost");
+    let finish = guard.finish(how).await;
+    drop(progress);
+    match finish? {
+        Finish::Released(report) => {
+            if context.out.json {
+                output::say(&output::json(&ReleaseDocument::new(&id, &report))?);
+            }
+            for line in story(&report, &path) {
+                context.out.remark(format!("wtpool: {line}"));
+            }
+        }
+        Finish::Survived => {
+            let why = "something that the command started still runs";
+            if context.out.json {
+                let document =
+                    SurvivedDocument { lease: id.clone(), disposition: "leased", kept_because: why };
+                output::say(&output::json(&document)?);
+            }
+            context.out.remark(format!(
+                "wtpool: {} stays leased: {why}; the lease ends with it, or with `wtpool release {id}`",
+                path.display()
+            ));
+        }
+    }
+    reaper::ensure_if_needed(context).await;
+    Ok(())
+}

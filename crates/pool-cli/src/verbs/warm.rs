@@ -1,0 +1,60 @@
+//! `wtpool warm`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cli::Global;
+use crate::context::{Access, Context};
+use crate::error::Result;
+use crate::output::counted;
+use crate::progress::Progress;
+use crate::reaper;
+
+#[derive(Serialize)]
+struct Document {
+    idle: Vec<PathBuf>,
+    made: u32,
+}
+
+pub(crate) async fn perform(
+    global: &Global,
+    count: Option<u32>,
+    base: Option<String>,
+    cache: Option<&str>,
+) -> Result<u8> {
+    let context = Context::open(global, cache, Access::Lease)?;
+    let count = count.unwrap_or(context.settings.keep_warm);
+    let origin = context.repository.worktree().map(Path::to_owned);
+    let progress = Progress::steps(&context.out, u64::from(count), "warming");
+    let warmed = context
+        .pool
+        .warm(count, base, origin, &|| {
+            progress.advance(1);
+            // From the first slot on there is something to watch over.
+            reaper::ensure(&context);
+        })
+        .await;
+    drop(progress);
+    reaper::ensure_if_needed(&context).await;
+    let report = warmed?;
+    context.out.remark(format!(
+        "wtpool: {} idle, {} of them new",
+        counted(report.idle.len() as u64, "slot"),
+        report.made
+    ));
+    if (report.idle.len() as u64) < u64::from(count) {
+        context.out.remark(format!(
+            "wtpool: no more could be made: max_leases is {}",
+            context.settings.max_leases
+        ));
+    }
+    if context.out.json {
+        context.out.document(&Document { idle: report.idle, made: report.made })?;
+    } else {
+        for path in report.idle {
+            context.out.line(path.display().to_string())?;
+        }
+    }
+    Ok(0)
+}
