@@ -106,7 +106,7 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
         // The note comes first: a branch without one would stay for ever.
         let note = note(site, plan.slot);
         fs::create_dir_all(site.pool_dir.join("branches"))
-            .and_then(|()| fs::write(&note, &branch.name))
+            .and_then(|()| fs::write(&note, format!("{base} {}\n", branch.name)))
             .map_err(|e| Error::io(format!("write {}", note.display()), e))?;
         let made = slot_repo.edit_reference(RefEdit {
             change: Change::Update {
@@ -141,9 +141,10 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
     set_head(&slot_repo, Target::Symbolic(full))
 }
 
-/// Deletes the branch that was made for `plan`, unless it has moved, is in use, is wanted
-/// (`keep`), or was not made by the pool. To be called under the registration lock, when the slot's
-/// own `HEAD` is no longer on it.
+/// Deletes the branch that the pool made for the slot, unless it has moved, is in use, or is that of
+/// `plan` and wanted (`keep`). Usually it is the plan's; after an interrupted reuse of the slot it
+/// may be that of the lease before or after. To be called under the registration lock, when the
+/// slot's own `HEAD` is no longer on it.
 pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
     let note = note(site, plan.slot);
     let noted = match fs::read_to_string(&note) {
@@ -151,36 +152,41 @@ pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Error::io(format!("read {}", note.display()), e)),
     };
-    if let Some(branch) = plan.base.branch.as_ref().filter(|b| b.created && b.name == noted)
-        && !keep
-    {
-        let full = full_name(&branch.name)?;
-        let base = object_id(&plan.base.commit)?;
-        let repo = site.repo();
-        let unmoved = repo
-            .try_find_reference(&full)
-            .map_err(|e| gix_error(format!("look for the branch {}", branch.name), e))?
-            .is_some_and(|found| found.target().try_id().is_some_and(|id| *id == *base));
-        if unmoved && occupant(site, &full, None)?.is_none() {
-            let deleted = repo.edit_reference(RefEdit {
-                change: Change::Delete {
-                    expected: PreviousValue::MustExistAndMatch(Target::Object(base)),
-                    log: RefLog::AndReference,
-                },
-                name: full.clone(),
-                deref: false,
-            });
-            if let Err(e) = deleted {
-                // Somebody committed to it, or removed it, just now: both are as they should be.
-                let still = repo.try_find_reference(&full).ok().flatten();
-                if still.is_some_and(|found| found.target().try_id().is_some_and(|id| *id == *base))
-                {
-                    return Err(gix_error(format!("delete the branch {}", branch.name), e));
-                }
-            }
+    // An incomplete note was being written when its process died, before the branch was made.
+    let noted = noted.strip_suffix('\n').and_then(|noted| noted.split_once(' '));
+    if let Some((base, name)) = noted {
+        let is_plans = plan.base.branch.as_ref().is_some_and(|branch| branch.name == name);
+        if !(keep && is_plans) {
+            delete_unmoved(site, name, object_id(&CommitId::new(base)?)?)?;
         }
     }
     fs::remove_file(&note).map_err(|e| Error::io(format!("remove {}", note.display()), e))
+}
+
+fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId) -> Result<()> {
+    let full = full_name(name)?;
+    let repo = site.repo();
+    let is_unmoved = || {
+        repo.try_find_reference(&full)
+            .map(|found| found.is_some_and(|found| found.target().try_id() == Some(&*base)))
+            .map_err(|e| gix_error(format!("look for the branch {name}"), e))
+    };
+    if !is_unmoved()? || occupant(site, &full, None)?.is_some() {
+        return Ok(());
+    }
+    let deleted = repo.edit_reference(RefEdit {
+        change: Change::Delete {
+            expected: PreviousValue::MustExistAndMatch(Target::Object(base)),
+            log: RefLog::AndReference,
+        },
+        name: full.clone(),
+        deref: false,
+    });
+    match deleted {
+        // Else somebody committed to it, or removed it, just now: both are as they should be.
+        Err(e) if is_unmoved()? => Err(gix_error(format!("delete the branch {name}"), e)),
+        _ => Ok(()),
+    }
 }
 
 /// Where the pool notes which branch it made for a slot. Not in the slot's own directory, so that

@@ -129,6 +129,10 @@ impl Isolator for GitIsolator {
         self.for_slot(proof.slot(), move |site, _| dispose::dispose(site, proof)).await
     }
 
+    fn has_trash(&self) -> bool {
+        trash::is_there(&self.site)
+    }
+
     async fn sweep(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let work = self.blocking(move |site, _| {

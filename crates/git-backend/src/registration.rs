@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use fs4::TryLockError;
 use gix::worktree::add::{Head, PrepareCheckout};
 use pool_core::{Error, ErrorKind, Plan, Result};
 
@@ -36,14 +37,14 @@ pub(crate) fn exclusively<T>(
             File::options().create(true).truncate(false).read(true).write(true).open(&path)
         })
         .map_err(|e| Error::io(doing(), e))?;
-    let mut lock = fd_lock::RwLock::new(file);
     // Polled, so that a caller who went away stops waiting.
     loop {
-        match lock.try_write() {
-            Ok(_held) => return work(),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(Error::io(doing(), e)),
+        match fs4::FileExt::try_lock(&file) {
+            // Until `file` is closed, after the work.
+            Ok(()) => return work(),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(TryLockError::Error(e)) => return Err(Error::io(doing(), e)),
         }
         check(interrupt)?;
         std::thread::sleep(Duration::from_millis(5));

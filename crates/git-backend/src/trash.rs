@@ -82,6 +82,11 @@ pub(crate) fn sweep(site: &Site, progress: &mut dyn FnMut(u64)) -> Result<()> {
     }
 }
 
+/// Whether anything is in the trash.
+pub(crate) fn is_there(site: &Site) -> bool {
+    fs::read_dir(trash_dir(site)).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 fn trash_dir(site: &Site) -> PathBuf {
     site.pool_dir.join("trash")
 }

@@ -5,12 +5,15 @@
 //! not. A reaper with nothing left to do first gives up the lock, then looks at the records once
 //! more. In whichever order the two meet, one of them sees the other.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+// Called by their full names: since Rust 1.89 `File` has methods of the same names, which our
+// `rust-version` does not have yet.
+use fs4::{FileExt, TryLockError};
 use pool_core::{Error, FileLiveness, Result};
 
 use crate::cli::Global;
@@ -34,7 +37,7 @@ pub(crate) fn is_alive(pool_dir: &Path) -> Result<bool> {
         Err(e) => return Err(Error::io(format!("open {}", path.display()), e)),
     };
     // Shared: those who look do not take each other for a reaper.
-    match file.try_lock_shared() {
+    match FileExt::try_lock_shared(&file) {
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(e)) => Err(Error::io(format!("lock {}", path.display()), e)),
@@ -52,8 +55,8 @@ pub(crate) fn ensure(context: &Context) {
 
 /// [Ensures](ensure) a reaper if anything is left to watch over.
 pub(crate) async fn ensure_if_needed(context: &Context) {
-    match context.pool.list().await {
-        Ok(state) if context.exists && state.needs_watching() => ensure(context),
+    match context.pool.needs_watching().await {
+        Ok(true) if context.exists => ensure(context),
         _ => {}
     }
 }
@@ -106,7 +109,7 @@ pub(crate) async fn live(global: &Global) -> Result<()> {
         drop(lock);
         // Whoever came in between saw the lock, and counts on us.
         let left = pool_dir.is_dir()
-            && context.pool.list().await.is_ok_and(|state| state.needs_watching());
+            && context.pool.needs_watching().await.unwrap_or(false);
         if !left {
             return Ok(());
         }
@@ -120,7 +123,7 @@ async fn lock(pool_dir: &Path) -> Result<Option<File>> {
     let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
     let begun = Instant::now();
     loop {
-        match file.try_lock() {
+        match FileExt::try_lock(&file) {
             Ok(()) => return Ok(Some(file)),
             Err(TryLockError::Error(e)) => return Err(failed(e)),
             Err(TryLockError::WouldBlock) if begun.elapsed() > LOOKED_AT => return Ok(None),
@@ -149,9 +152,9 @@ async fn watch(global: &Global, context: &mut Context, pool_dir: &Path) {
             }
             looked = Some(Instant::now());
         }
-        match context.pool.list().await {
-            Ok(state) if !state.needs_watching() => return,
-            Ok(_) => {}
+        match context.pool.needs_watching().await {
+            Ok(false) => return,
+            Ok(true) => {}
             Err(error) => {
                 tracing::warn!(target: "wtpool", %error, "could not read the records; trying again");
             }

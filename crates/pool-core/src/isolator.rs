@@ -344,6 +344,12 @@ pub trait Isolator: Any + fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Whether there is anything for [`sweep`](Self::sweep) to delete. `false` when that can't be
+    /// known.
+    fn has_trash(&self) -> bool {
+        false
+    }
+
     /// Reports what is where slots live.
     ///
     /// # Errors

@@ -281,7 +281,7 @@ impl PoolState {
         true
     }
 
-    /// Whether there is anything left that ends by itself; if not, nobody need watch.
+    /// Whether there is anything left that ends by itself.
     pub fn needs_watching(&self) -> bool {
         !self.slots.is_empty() || !self.waiters.is_empty()
     }

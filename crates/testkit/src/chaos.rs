@@ -231,6 +231,10 @@ impl Isolator for Chaos {
         self.answer(Method::Dispose, self.inner.dispose(proof)).await
     }
 
+    fn has_trash(&self) -> bool {
+        self.inner.has_trash()
+    }
+
     async fn sweep(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
         self.answer(Method::Sweep, self.inner.sweep(progress)).await
     }

@@ -7,5 +7,6 @@ pub mod fixture;
 mod git;
 pub mod liveness;
 pub mod memory;
+pub mod model;
 
 pub use git::{Git, git, scrub};

@@ -1,7 +1,7 @@
 //! What must hold when everybody is gone.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{Ground, Tally, checked};
@@ -20,6 +20,9 @@ pub(super) struct Found {
 pub(super) fn audit(ground: &Ground, tally: &Tally) -> Result<Found> {
     empty_the_pool(ground, tally)?;
 
+    if let Some(tree) = find_tree(&ground.root.join("pool"))? {
+        tally.violation(format!("a worktree's files are left in {}", tree.display()));
+    }
     let worktrees = ground.git(["worktree", "list", "--porcelain"])?;
     let count = worktrees.lines().filter(|line| line.starts_with("worktree ")).count();
     if count != 1 {
@@ -59,6 +62,22 @@ fn empty_the_pool(ground: &Ground, tally: &Tally) -> Result {
         }
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// The first directory, trash included, that has a file of the repository.
+fn find_tree(dir: &Path) -> Result<Option<PathBuf>> {
+    for entry in dir.read_dir()? {
+        let entry = entry?;
+        if entry.file_name() == "tracked-2.txt" {
+            return Ok(Some(dir.to_owned()));
+        }
+        if entry.file_type()?.is_dir()
+            && let Some(found) = find_tree(&entry.path())?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// Reachable from a reference means: git keeps it, and stock git can show it.

@@ -13,6 +13,10 @@ use pool_core::{Error, Result};
 
 use crate::inspect::failed;
 
+/// How many objects are synced each by itself, which costs milliseconds apiece. For more of them the
+/// whole filesystem is, where the system can: that costs whatever others have written to it, once.
+const ONE_BY_ONE: usize = 64;
+
 /// Writes objects to a repository, and remembers them until they are [`sync`](Self::sync)ed.
 pub(super) struct Objects<'a> {
     repo: &'a gix::Repository,
@@ -75,6 +79,9 @@ impl<'a> Objects<'a> {
     pub(super) fn sync(&self) -> Result<()> {
         let store = self.repo.objects.store_ref().path().to_owned();
         let written = std::mem::take(&mut *self.written.borrow_mut());
+        if written.len() > ONE_BY_ONE && sync_filesystem(&store)? {
+            return Ok(());
+        }
         let mut directories = std::collections::BTreeSet::from([store.clone()]);
         for id in &written {
             let path = loose_path(&store, *id);
@@ -136,6 +143,21 @@ pub(super) fn edit(repo: &gix::Repository, tree: ObjectId) -> Result<gix::objs::
 fn loose_path(store: &Path, id: ObjectId) -> PathBuf {
     let hex = id.to_hex().to_string();
     store.join(&hex[..2]).join(&hex[2..])
+}
+
+/// Brings all of a filesystem to the disk; whether the system can.
+#[cfg(target_os = "linux")]
+fn sync_filesystem(path: &Path) -> Result<bool> {
+    let doing = || format!("sync the filesystem of {}", path.display());
+    let directory = File::open(path).map_err(|e| Error::io(doing(), e))?;
+    rustix::fs::syncfs(&directory).map_err(|e| Error::io(doing(), e.into()))?;
+    Ok(true)
+}
+
+/// Brings all of a filesystem to the disk; whether the system can.
+#[cfg(not(target_os = "linux"))]
+fn sync_filesystem(_: &Path) -> Result<bool> {
+    Ok(false)
 }
 
 /// Brings a file to the disk; whether there is one.

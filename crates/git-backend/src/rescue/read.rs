@@ -139,11 +139,11 @@ impl Stored {
                 return Err(missing(format!("the commit {parent}")));
             }
         }
-        let tree = repo.find_tree(parts.tree).map_err(|e| failed("read back a rescue", e))?;
+        let tree = crate::inspect::staged::tree_index(repo, parts.tree)?;
         for record in parts.manifest.paths.iter().filter(|record| record.status.is_raw()) {
             let path = record.path.to_bytes();
-            let entry = tree.lookup_entry(path.split_str("/")).ok().flatten();
-            if !entry.is_some_and(|entry| repo.has_object(entry.object_id())) {
+            let entry = tree.entry_by_path(path.as_bstr());
+            if !entry.is_some_and(|entry| repo.has_object(entry.id)) {
                 return Err(missing(crate::inspect::text(path.as_bstr())));
             }
         }

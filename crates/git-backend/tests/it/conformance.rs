@@ -52,7 +52,8 @@ impl Harness for GitHarness {
             ignored: Some(".env".into()),
             regenerable: Some("target/debug/out".into()),
             idle_branch: Some("side".into()),
-            busy_branch: Some("main".into()),
+            // A bare repository's HEAD is checked out nowhere.
+            busy_branch: (self.fixture.layout() != Layout::Bare).then(|| "main".into()),
         }
     }
 
@@ -123,8 +124,10 @@ impl Harness for GitHarness {
                 return Err(format!("the main worktree was touched: {status}"));
             }
         }
+        // Elsewhere, the suite has restored rescues; those worktrees are the user's.
+        let pool = format!("worktree {}", self.fixture.root().join("pool").display());
         let worktrees = git().args(["worktree", "list", "--porcelain"]).stdout();
-        let registered = worktrees.lines().filter(|line| line.starts_with("worktree ")).count() - 1;
+        let registered = worktrees.lines().filter(|line| line.starts_with(&pool)).count();
         let here = self.isolator.discover().await.map_err(|e| e.to_string())?.len();
         if registered != here {
             return Err(format!("{here} slots, but git lists {registered}:\n{worktrees}"));

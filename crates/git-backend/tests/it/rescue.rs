@@ -315,6 +315,20 @@ async fn conversions_neither_change_what_is_saved_nor_what_comes_back() {
 }
 
 #[tokio::test]
+async fn many_files_are_saved_together() {
+    let fixture = fixture();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(plan.slot);
+    for n in 0..200 {
+        write(&place, &format!("many/{n}"), &n.to_string());
+    }
+    let (rescue, _) = round_trip(&fixture, &isolator, &plan).await;
+    assert_eq!(rescue.files, 200);
+}
+
+#[tokio::test]
 async fn a_branch_that_was_never_born_comes_back() {
     let fixture = fixture();
     let isolator = fixture.isolator();

@@ -130,12 +130,22 @@ impl Pool {
             self.inner.isolator.sweep(&|_| ()).await.unwrap_or_else(|error| {
                 tracing::warn!(target: "wtpool", %error, "not all trash could be deleted");
             });
-            quiet = if self.list().await?.needs_watching() { 0 } else { quiet + 1 };
+            quiet = if self.needs_watching().await? { 0 } else { quiet + 1 };
             if idle.is_some_and(|idle| quiet >= idle) {
                 return Ok(());
             }
             self.inner.clock.sleep(period).await;
         }
+    }
+
+    /// Whether anything is left that ends or goes by itself; if not, nobody need
+    /// [watch](Self::watch).
+    ///
+    /// # Errors
+    ///
+    /// When the store can't be read.
+    pub async fn needs_watching(&self) -> Result<bool> {
+        Ok(self.list().await?.needs_watching() || self.isolator().has_trash())
     }
 
     async fn perform(
