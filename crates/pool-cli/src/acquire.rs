@@ -69,7 +69,8 @@ fn session(
     liveness: &dyn Liveness,
     options: &LeaseOptions,
 ) -> pool_core::Result<Option<(SessionId, Option<ProcessIdentity>)>> {
-    let process = options.session_pid.map(|pid| identify(liveness, pid, "--session-pid")).transpose()?;
+    let process =
+        options.session_pid.map(|pid| identify(liveness, pid, "--session-pid")).transpose()?;
     match (&options.session, process) {
         (Some(id), process) => Ok(Some((id.clone(), process))),
         // A session without a name is called after its process, which no later one can be.
@@ -109,11 +110,7 @@ pub(crate) async fn lease(
     }
 }
 
-async fn attempt(
-    context: &Context,
-    request: Request,
-    signals: &mut Signals,
-) -> Result<LeaseGuard> {
+async fn attempt(context: &Context, request: Request, signals: &mut Signals) -> Result<LeaseGuard> {
     let pool = &context.pool;
     let mut events = pool.subscribe();
     let progress = Progress::spinner(&context.out, "leasing a worktree");

@@ -13,9 +13,11 @@ use crate::settings::{LingerSetting, Span};
 /// Leases git worktrees to coding agents, and takes them back without losing anything.
 #[derive(Debug, Parser)]
 #[command(name = "wtpool", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Exit status: 0 done, 1 failed, 2 usage, 3 no repository or several, 4 pool \
+#[command(
+    after_help = "Exit status: 0 done, 1 failed, 2 usage, 3 no repository or several, 4 pool \
     full, 5 work would be lost, 6 unknown or stale lease, 7 place not supported. `run` has its \
-    command's own status, or 128 + n for signal n.")]
+    command's own status, or 128 + n for signal n."
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

@@ -57,7 +57,9 @@ impl Place {
         let flags = Flags { pool_dir: global.pool_dir.clone(), cache: cache.map(str::to_owned) };
         let start = match &global.repo {
             Some(dir) => dir.clone(),
-            None => std::env::current_dir().map_err(|e| Error::io("find the working directory", e))?,
+            None => {
+                std::env::current_dir().map_err(|e| Error::io("find the working directory", e))?
+            }
         };
         let here = Repository::find(&start);
         let main = here.as_ref().ok().and_then(|r| r.main_worktree());
@@ -86,13 +88,18 @@ impl Place {
                 loaded.origins.remove("pool_dir");
                 Ok(Self { repository, pool_dir, loaded })
             }
-            Ok(_) if access == Access::Lease || global.repo.is_some() => Err(of_another(&dir, &owner)),
+            Ok(_) if access == Access::Lease || global.repo.is_some() => {
+                Err(of_another(&dir, &owner))
+            }
             // The pool knows whose it is.
             _ => {
                 let repository = Repository::find(&owner).map_err(|e| {
                     Error::new(
                         e.kind(),
-                        format!("the pool {} belongs to a repository that is gone: {e}", dir.display()),
+                        format!(
+                            "the pool {} belongs to a repository that is gone: {e}",
+                            dir.display()
+                        ),
                     )
                     .with_hint("put the repository back, or save what is in the pool and delete it")
                 })?;
@@ -179,7 +186,12 @@ pub(crate) fn owner_of(pool_dir: &Path) -> Result<Option<PathBuf>> {
             let path = bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec();
             Ok(Some(PathBuf::from(OsString::from_vec(path))))
         }
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+        Err(e)
+            if matches!(
+                e.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
             Ok(None)
         }
         Err(e) => Err(Error::io(format!("read {}", file.display()), e)),
@@ -213,7 +225,11 @@ fn claim_for(pool_dir: &Path, repository: &Repository) -> Result<()> {
 fn of_another(pool_dir: &Path, owner: &Path) -> Error {
     Error::new(
         ErrorKind::InvalidInput,
-        format!("the pool {} belongs to another repository, {}", pool_dir.display(), owner.display()),
+        format!(
+            "the pool {} belongs to another repository, {}",
+            pool_dir.display(),
+            owner.display()
+        ),
     )
     .with_hint("start inside that repository, or name another directory with `--pool-dir`")
 }

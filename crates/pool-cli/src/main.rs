@@ -21,7 +21,8 @@ fn main() -> ExitCode {
     };
     output::start_logging(cli.global.verbose);
     let json = cli.global.json;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(verbs::perform(cli)),
         Err(e) => Err(pool_core::Error::io("start", e).into()),

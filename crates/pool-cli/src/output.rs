@@ -65,7 +65,8 @@ pub(crate) fn say(text: &str) {
 
 /// A document as one line.
 pub(crate) fn json(document: &impl Serialize) -> Result<String> {
-    let failed = |e| pool_core::Error::new(pool_core::ErrorKind::Other, format!("cannot write JSON: {e}"));
+    let failed =
+        |e| pool_core::Error::new(pool_core::ErrorKind::Other, format!("cannot write JSON: {e}"));
     Ok(serde_json::to_string(document).map_err(failed)?)
 }
 
@@ -186,7 +187,8 @@ impl ReleaseDocument {
             lease: lease.clone(),
             outcome: report.outcome,
             branch: report.branch.clone(),
-            rescue: rescue.map(|r| RescueReference { id: r.id.clone(), reference: r.reference.clone() }),
+            rescue: rescue
+                .map(|r| RescueReference { id: r.id.clone(), reference: r.reference.clone() }),
             disposition: report.disposition,
             kept_because: report.kept_because.clone(),
         }
@@ -200,10 +202,12 @@ pub(crate) fn story(report: &ReleaseReport, path: &Path) -> Vec<String> {
         Some(BranchReport { name, kept: true, commits }) => {
             lines.push(format!("branch {name} kept, with {}", counted(*commits, "commit")));
         }
-        Some(BranchReport { name, kept: false, .. }) => {
+        Some(BranchReport { name, kept: false, .. })
+            if matches!(report.disposition, Disposition::Removed | Disposition::Recycled) =>
+        {
             lines.push(format!("branch {name} had no commits of its own, and is gone"));
         }
-        None => {}
+        _ => {}
     }
     if let Some(rescue) = &report.rescue {
         let Rescue { id, files, commits, .. } = rescue;
@@ -263,7 +267,10 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -
     for row in rows {
         table.add_row(row.map(|cell| printable(&cell)));
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    // Columns are set apart by a space on each side; the outermost are not needed.
+    let lines =
+        table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned());
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Without anything that could move a terminal's cursor.

@@ -18,8 +18,9 @@ impl Progress {
 
     /// Of so many steps.
     pub(crate) fn steps(out: &Output, steps: u64, message: impl Into<String>) -> Self {
-        let style = ProgressStyle::with_template("{spinner} {msg} {pos}/{len} [{wide_bar}] {elapsed}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template("{spinner} {msg} {pos}/{len} [{wide_bar}] {elapsed}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
         Self::show(out, ProgressBar::new(steps).with_style(style).with_message(message.into()))
     }
 

@@ -108,8 +108,7 @@ pub(crate) async fn live(global: &Global) -> Result<()> {
         watch(global, &mut context, &pool_dir).await;
         drop(lock);
         // Whoever came in between saw the lock, and counts on us.
-        let left = pool_dir.is_dir()
-            && context.pool.needs_watching().await.unwrap_or(false);
+        let left = pool_dir.is_dir() && context.pool.needs_watching().await.unwrap_or(false);
         if !left {
             return Ok(());
         }
@@ -173,7 +172,9 @@ fn renew(global: &Global, context: &mut Context, records: &mut Option<u64>) {
                     *context = opened;
                     *records = identity(&context.pool_dir);
                 }
-                Err(error) => tracing::warn!(target: "wtpool", %error, "cannot use the new settings"),
+                Err(error) => {
+                    tracing::warn!(target: "wtpool", %error, "cannot use the new settings")
+                }
             }
         }
         Ok(_) => {}

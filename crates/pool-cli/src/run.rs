@@ -86,7 +86,8 @@ fn start(
     guard: &LeaseGuard,
     command: &[OsString],
 ) -> pool_core::Result<io::Result<Child>> {
-    let (program, args) = command.split_first().ok_or_else(|| crate::error::invalid("no command"))?;
+    let (program, args) =
+        command.split_first().ok_or_else(|| crate::error::invalid("no command"))?;
     let path = guard.path();
     let mut command = Command::new(program);
     command.args(args).current_dir(&path).env("PWD", &path);

@@ -68,7 +68,8 @@ impl FromStr for LingerSetting {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (success, failure) = text.split_once('/').unwrap_or((text, text));
-        let (success, failure) = (success.trim().parse::<Span>()?.0, failure.trim().parse::<Span>()?.0);
+        let (success, failure) =
+            (success.trim().parse::<Span>()?.0, failure.trim().parse::<Span>()?.0);
         Ok(Self(Linger { success, failure }))
     }
 }
@@ -201,7 +202,11 @@ impl Settings {
     }
 }
 
-fn flatten(prefix: &str, value: &serde_json::Value, found: &mut BTreeMap<String, serde_json::Value>) {
+fn flatten(
+    prefix: &str,
+    value: &serde_json::Value,
+    found: &mut BTreeMap<String, serde_json::Value>,
+) {
     match value {
         serde_json::Value::Object(fields) => {
             for (name, value) in fields {
@@ -251,7 +256,8 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
     let user = etcetera::choose_base_strategy().ok().map(|base| base.config_dir());
     let user = user.map(|dir| dir.join("wtpool").join("config.toml"));
     for path in user.into_iter().chain(main_worktree.map(|root| root.join(REPOSITORY_FILE))) {
-        let present = path.try_exists().map_err(|e| Error::io(format!("read {}", path.display()), e))?;
+        let present =
+            path.try_exists().map_err(|e| Error::io(format!("read {}", path.display()), e))?;
         if !present {
             continue;
         }
@@ -310,7 +316,9 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
 fn absolute(dir: &Path, origin: &str, main_worktree: Option<&Path>) -> Result<PathBuf> {
     match (Path::new(origin).parent(), main_worktree) {
         (Some(parent), _) if Path::new(origin).is_absolute() => Ok(parent.join(dir)),
-        _ => std::path::absolute(dir).map_err(|e| Error::io(format!("resolve {}", dir.display()), e)),
+        _ => {
+            std::path::absolute(dir).map_err(|e| Error::io(format!("resolve {}", dir.display()), e))
+        }
     }
 }
 

@@ -400,13 +400,16 @@ impl PoolState {
         if !end.linger.is_zero() && !over {
             return Afterlife::Linger;
         }
-        let idle = self.slots.values().filter(|s| s.state == SlotState::Free).count();
-        let wanted = entry.warm || (!over && self.keeps_warm());
-        if wanted && idle < settings.keep_warm as usize {
-            Afterlife::Keep
-        } else {
-            Afterlife::Retire
-        }
+        if self.wants_idle(entry, over, settings) { Afterlife::Keep } else { Afterlife::Retire }
+    }
+
+    /// Whether that slot is worth keeping idle, beside those that already are.
+    fn wants_idle(&self, slot: &Slot, session_over: bool, settings: &Settings) -> bool {
+        let others = self.slots.values().filter(|s| s.state == SlotState::Free && s.id != slot.id);
+        slot.warm
+            || (!session_over
+                && self.keeps_warm()
+                && others.count() < settings.keep_warm as usize)
     }
 
     /// Whether idle slots are worth keeping: somebody will come back for them.
@@ -414,7 +417,8 @@ impl PoolState {
         self.sessions.values().any(|s| !s.over) || !self.waiters.is_empty()
     }
 
-    /// The slot is clean: idle from now on, or the next one's.
+    /// The slot is clean: the next one's, or idle from now on, or, when it turns out that nobody
+    /// wants it any more, still `worker`'s, to be removed. Says whether it is the last.
     ///
     /// # Errors
     ///
@@ -426,7 +430,7 @@ impl PoolState {
         plan: Plan,
         settings: &Settings,
         now: &Moment,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let entry = self.worked_by(slot, worker)?;
         let over = match &entry.state {
             SlotState::Releasing { lease, end, .. } => Some((lease.clone(), end.clone())),
@@ -439,7 +443,13 @@ impl PoolState {
         }
         self.log(now, EventKind::Freed, Some(slot), None, None);
         self.grant(settings, now);
-        Ok(())
+        let surplus = self.slots.get(&slot).is_some_and(|entry| {
+            entry.state == SlotState::Free && !self.wants_idle(entry, false, settings)
+        });
+        if surplus {
+            self.retire(slot, worker, now)?;
+        }
+        Ok(surplus)
     }
 
     /// The slot is gone.

@@ -153,7 +153,11 @@ impl Chaos {
         (Running { of: self, method }, answer)
     }
 
-    async fn answer<T>(&self, method: Method, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    async fn answer<T>(
+        &self,
+        method: Method,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
         let (running, answer) = self.enter(method);
         let error = |kind| Error::new(kind, format!("{method:?} failed because the test wants it"));
         let result = match answer {

@@ -25,7 +25,8 @@ use std::task::Poll;
 
 use async_trait::async_trait;
 use pool_core::{
-    BranchWish, CommitId, Condition, Inspection, Isolator, LeaseId, LeaseName, Plan, Preserved, SlotId, Wish,
+    BranchWish, CommitId, Condition, Inspection, Isolator, LeaseId, LeaseName, Plan, Preserved,
+    SlotId, Wish,
 };
 
 pub use cancel::*;
@@ -153,7 +154,7 @@ macro_rules! isolator_conformance {
     };
     (@cases $name:ident, $harness:expr; $($case:ident)*) => {
         mod $name {
-            #[allow(unused_imports)]
+            #[allow(unused_imports, reason = "the harness may be given by its full path")]
             use super::*;
             $(
                 #[test]
@@ -192,7 +193,10 @@ pub async fn finish(harness: &dyn Harness) {
 /// Drives `future` until it is done (`Some`) or has had to wait more than `waits` times (`None`): it
 /// then stands at an await, and dropping it is a cancellation at that point. A future that is never
 /// woken is waited for without end.
-pub async fn suspend<F: Future + ?Sized>(mut future: Pin<&mut F>, waits: usize) -> Option<F::Output> {
+pub async fn suspend<F: Future + ?Sized>(
+    mut future: Pin<&mut F>,
+    waits: usize,
+) -> Option<F::Output> {
     let mut waited = 0;
     std::future::poll_fn(|context| match future.as_mut().poll(context) {
         Poll::Ready(output) => Poll::Ready(Some(output)),

@@ -104,7 +104,8 @@ impl Git {
             // command that does not read all of it closes the pipe, which is not an error here.
             std::thread::spawn(move || drop(pipe.write_all(&bytes)))
         });
-        let output = child.wait_with_output().unwrap_or_else(|e| panic!("cannot wait for git: {e}"));
+        let output =
+            child.wait_with_output().unwrap_or_else(|e| panic!("cannot wait for git: {e}"));
         if let Some(feeder) = feeder {
             feeder.join().expect("writing to a pipe does not panic");
         }

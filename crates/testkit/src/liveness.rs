@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pool_core::{
-    BootId, Claim, ClaimGuard, ClaimKey, Error, ErrorKind, Liveness, Occupant, ProcessIdentity, Result,
-    Vital,
+    BootId, Claim, ClaimGuard, ClaimKey, Error, ErrorKind, Liveness, Occupant, ProcessIdentity,
+    Result, Vital,
 };
 
 /// A machine with simulated processes. Clones are the same machine.
@@ -364,7 +364,10 @@ mod tests {
         let look = || {
             let dirs = [Path::new("/pool/slot-1"), Path::new("/pool/slot-10")];
             let found = machine.occupants(&dirs).expect("it can be known");
-            found.into_iter().map(|v| v.into_iter().map(|o| o.pid).collect()).collect::<Vec<Vec<_>>>()
+            found
+                .into_iter()
+                .map(|v| v.into_iter().map(|o| o.pid).collect())
+                .collect::<Vec<Vec<_>>>()
         };
         assert_eq!(look(), [vec![a], vec![b]]);
         machine.kill("a");

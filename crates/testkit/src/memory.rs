@@ -249,7 +249,8 @@ impl Isolator for MemoryIsolator {
         let start = match (&wish.base, &wish.origin) {
             (Some(revision), _) => world.revision(revision)?,
             (None, Some(origin)) => {
-                let here = world.slots.iter().find(|(slot, _)| origin.starts_with(self.place(**slot)));
+                let here =
+                    world.slots.iter().find(|(slot, _)| origin.starts_with(self.place(**slot)));
                 here.map_or_else(|| world.branches["main"].clone(), |(_, ws)| world.head(ws))
             }
             (None, None) => world.branches["main"].clone(),
@@ -261,7 +262,10 @@ impl Isolator for MemoryIsolator {
         };
         check_branch_name(&branch)?;
         let Some(tip) = world.branches.get(&branch) else {
-            return Ok(Base { commit: start, branch: Some(Branch { name: branch, created: true }) });
+            return Ok(Base {
+                commit: start,
+                branch: Some(Branch { name: branch, created: true }),
+            });
         };
         if wish.branch == BranchWish::Generated {
             return Err(world::taken(&branch, "exists"));

@@ -139,7 +139,8 @@ impl Model {
 
     /// How many hold something.
     pub fn occupied(&self) -> usize {
-        let holds = |entry: &&Entry| matches!(entry.standing, Standing::Reserved | Standing::Leased);
+        let holds =
+            |entry: &&Entry| matches!(entry.standing, Standing::Reserved | Standing::Leased);
         self.entries.values().filter(holds).count()
     }
 
@@ -391,7 +392,7 @@ impl ReferenceStateMachine for Model {
             1 => Just(Step::Reboot),
             3 => Just(Step::Reconcile),
             1 => Just(Step::PruneAll),
-
+            1 => (0..2u8).prop_map(Step::EndSession),
         ];
         if state.entries.is_empty() {
             return any.boxed();
@@ -408,7 +409,9 @@ impl ReferenceStateMachine for Model {
                 .boxed()
         });
         let write = state.allows_any(|n| Step::Write(n, 0)).map(|fitting| {
-            (proptest::sample::select(fitting), 0..4u8).prop_map(|(n, byte)| Step::Write(n, byte)).boxed()
+            (proptest::sample::select(fitting), 0..4u8)
+                .prop_map(|(n, byte)| Step::Write(n, byte))
+                .boxed()
         });
         let weighted = [
             (20, Some(any.boxed())),

@@ -1,14 +1,15 @@
 //! The suite of `testkit`, run by this backend.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use git_backend::{GitIsolator, Repository};
-use pool_core::{CommitId, Isolator, SlotId};
-use testkit::conformance::{Capabilities, Harness};
-use testkit::fixture::{Fixture, Layout, snapshot_files};
+use pool_core::{CommitId, ErrorKind, Isolator, LeaseId, LeaseName, Plan, SlotId, Wish};
+use testkit::conformance::{Capabilities, Harness, block_on};
+use testkit::fixture::dirty::Shape;
+use testkit::fixture::{Fixture, Layout, Snapshot, snapshot_files};
 use testkit::git;
 
 use crate::support::settings;
@@ -139,3 +140,82 @@ impl Harness for GitHarness {
 testkit::isolator_conformance!(plain, GitHarness::new(Layout::Plain));
 testkit::isolator_conformance!(bare, GitHarness::new(Layout::Bare));
 testkit::isolator_conformance!(nested, GitHarness::new(Layout::Nested));
+
+/// Files, index and HEAD of a worktree. Not the index's flags: they are git's business with the
+/// files of one place.
+fn state(worktree: &Path) -> (Snapshot, String, String) {
+    let ask = |args: &[&str]| {
+        String::from_utf8_lossy(&git(worktree).args(args).output().stdout).into_owned()
+    };
+    (snapshot_files(worktree), ask(&["ls-files", "--stage", "-z"]), ask(&["rev-parse", "HEAD"]))
+}
+
+/// Every commit that any reflog or HEAD of the worktree knows.
+fn commits(worktree: &Path) -> Vec<String> {
+    let known = git(worktree).args(["rev-list", "--reflog", "HEAD"]).output().stdout;
+    String::from_utf8_lossy(&known).lines().map(str::to_owned).collect()
+}
+
+async fn save_and_restore(shape: Shape) {
+    let harness = GitHarness::new(Layout::Plain);
+    let isolator = harness.isolator();
+    let name = LeaseName::new("shaped").expect("a good name");
+    let base = isolator.resolve(&Wish::default(), &name).await.expect("it can be granted");
+    let lease = Some((LeaseId::generate(jiff::Timestamp::UNIX_EPOCH), name));
+    let plan = Plan { slot: SlotId(1), lease, base };
+    isolator.provision(&plan).await.expect("the slot is empty");
+    let place = harness.place(plan.slot);
+    shape.apply(&place);
+    let (before, known) = (state(&place), commits(&place));
+
+    let found = isolator.inspect(&plan).await.expect("it can be looked at");
+    assert_eq!(found.losses.is_empty(), !shape.is_at_risk(), "{shape:?}: {}", found.losses);
+    let saved = isolator.preserve(found).await;
+    assert_eq!(state(&place), before, "{shape:?}: saving changed the worktree");
+    let proof = match saved {
+        Ok(proof) => proof,
+        Err(refused) => {
+            assert!(!shape.must_be_savable(), "{shape:?}: {refused:?}");
+            assert_eq!(refused.kind(), ErrorKind::WouldLoseWork, "{shape:?}: {refused:?}");
+            return;
+        }
+    };
+    let rescue = proof.rescue().cloned();
+    isolator.dispose(proof).await.expect("it can be removed");
+    isolator.sweep(&|_| ()).await.expect("the trash can be emptied");
+    harness.fixture.git().args(["reflog", "expire", "--expire=all", "--all"]).ok();
+    harness.fixture.git().args(["gc", "--quiet", "--prune=now"]).ok();
+    for commit in known {
+        let there = harness.fixture.git().args(["cat-file", "-e", &commit]).succeeds();
+        assert!(there, "{shape:?}: the commit {commit} is lost");
+    }
+    let Some(rescue) = rescue else { return };
+    let archive = isolator.rescues().expect("git has one");
+    let into = harness.fixture.root().join("restored");
+    archive.restore_into(&rescue.id, &into).await.expect("it can be restored");
+    let after = state(&into);
+    assert_eq!(after.0, before.0, "{shape:?}: files");
+    assert_eq!(after.1, before.1, "{shape:?}: index");
+    assert_eq!(after.2, before.2, "{shape:?}: HEAD");
+}
+
+#[test]
+fn every_shape_is_saved_whole_or_kept() {
+    let shapes = Shape::all();
+    let failed: Vec<String> = std::thread::scope(|scope| {
+        let parts: Vec<_> = shapes
+            .chunks(shapes.len().div_ceil(4))
+            .map(|part| {
+                scope.spawn(move || {
+                    let fails = |shape: &&Shape| {
+                        let run = || block_on(save_and_restore(**shape));
+                        std::panic::catch_unwind(run).is_err()
+                    };
+                    part.iter().filter(fails).map(|s| format!("{s:?}")).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        parts.into_iter().flat_map(|part| part.join().expect("panics are caught")).collect()
+    });
+    assert_eq!(failed, Vec::<String>::new(), "see above for how each failed");
+}

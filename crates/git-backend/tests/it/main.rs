@@ -6,3 +6,4 @@ mod inspect;
 mod lifecycle;
 mod rescue;
 mod support;
+mod swap;

@@ -28,8 +28,9 @@ pub(crate) fn perform(global: &Global) -> Result<u8> {
     let Place { pool_dir, loaded, .. } = Place::find(global, None, Access::Visit)?;
     let origin = |key: &str| loaded.origins.get(key).map_or(BUILT_IN, String::as_str).to_owned();
     let entries = loaded.settings.entries().into_iter();
-    let settings: BTreeMap<String, Setting> =
-        entries.map(|(key, value)| (key.clone(), Setting { value, origin: origin(&key) })).collect();
+    let settings: BTreeMap<String, Setting> = entries
+        .map(|(key, value)| (key.clone(), Setting { value, origin: origin(&key) }))
+        .collect();
     let out = Output::new(global.json, global.quiet);
     if out.json {
         out.document(&Document { pool_dir, settings })?;

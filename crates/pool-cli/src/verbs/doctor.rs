@@ -58,7 +58,12 @@ impl Findings {
         self.0.push(Finding { check, status: Status::Note, message: message.into(), advice });
     }
 
-    fn wrong(&mut self, check: &'static str, message: impl Into<String>, advice: impl Into<String>) {
+    fn wrong(
+        &mut self,
+        check: &'static str,
+        message: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
         let advice = Some(advice.into());
         self.0.push(Finding { check, status: Status::Wrong, message: message.into(), advice });
     }
@@ -113,7 +118,8 @@ fn git(found: &mut Findings) {
         Err(e) => return found.wrong("git", format!("cannot run git: {e}"), advice),
     };
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
+    let mut numbers =
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) >= OLDEST_GIT => found.ok("git", text),
         _ => found.wrong("git", format!("{text:?} is too old, or not git"), advice),
@@ -202,14 +208,15 @@ fn kept(context: &Context, state: &PoolState, found: &mut Findings) {
                     format!("end what still runs in {place}, or `wtpool release {}`", lease.name),
                 );
             }
-            SlotState::Leased { lease } if lease.owner == Owner::Holder => {
-                if context.pool.liveness().holds(&lease.id.claim()) == Vital::Gone {
+            SlotState::Leased { lease }
+                if lease.owner == Owner::Holder
+                    && context.pool.liveness().holds(&lease.id.claim()) == Vital::Gone =>
+            {
                     found.note(
                         "leases",
                         format!("the holder of {} is gone", lease.name),
                         "the reaper ends it in a moment; `wtpool prune` does it now",
                     );
-                }
             }
             _ => {}
         }
@@ -238,7 +245,9 @@ async fn on_disk(context: &Context, state: &PoolState, found: &mut Findings) {
                 format!("{place} is registered, but gone"),
                 "`wtpool prune` clears the registration; its commits are kept",
             ),
-            _ if !known => found.wrong("worktrees", format!("nobody has a record of {place}"), prune),
+            _ if !known => {
+                found.wrong("worktrees", format!("nobody has a record of {place}"), prune)
+            }
             _ => sound += 1,
         }
     }

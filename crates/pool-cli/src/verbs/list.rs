@@ -98,7 +98,8 @@ fn show(context: &Context, state: &PoolState, document: &Document) -> Result<()>
         ])
     };
     if !document.slots.is_empty() {
-        let header = ["slot", "state", "name", "holder", "branch", "age", "left", "size", "kept because"];
+        let header =
+            ["slot", "state", "name", "holder", "branch", "age", "left", "size", "kept because"];
         let rows = document.slots.iter().filter_map(row).collect();
         context.out.line(output::table(header, rows))?;
         let bytes = document.slots.iter().filter_map(|slot| slot.bytes).sum();
@@ -122,7 +123,10 @@ fn show(context: &Context, state: &PoolState, document: &Document) -> Result<()>
             ]
         });
         let rows = rows.collect();
-        context.out.line(format!("\n{}", output::table(["waiting", "name", "holder", "since", "left"], rows)))?;
+        context.out.line(format!(
+            "\n{}",
+            output::table(["waiting", "name", "holder", "since", "left"], rows)
+        ))?;
     }
     Ok(())
 }

@@ -25,7 +25,11 @@ pub(crate) async fn perform(global: &Global, text: &str, ttl: Option<Span>) -> R
         context.out.document(&LeaseDocument::new(&context, slot, &lease, "leased"))?;
     } else if let Some(deadline) = &lease.deadline {
         let left = deadline.remaining(&context.pool.now());
-        context.out.remark(format!("wtpool: {} lives for {}", lease.name, crate::output::age(left)));
+        context.out.remark(format!(
+            "wtpool: {} lives for {}",
+            lease.name,
+            crate::output::age(left)
+        ));
     }
     Ok(0)
 }

@@ -58,7 +58,10 @@ pub(crate) async fn perform(global: &Global, verb: RescueVerb) -> Result<u8> {
 fn archive(context: &Context) -> pool_core::Result<&dyn RescueArchive> {
     let isolator = context.pool.isolator();
     isolator.rescues().ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, format!("the {} backend has no rescues", isolator.name()))
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("the {} backend has no rescues", isolator.name()),
+        )
     })
 }
 

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use pool_core::{ErrorKind, Finish, Release};
 use serde::Serialize;
 
+use super::release::ended_by_another;
 use crate::acquire::{Keeper, lease, request};
 use crate::cli::{Global, LeaseOptions};
 use crate::context::{Access, Context};
@@ -29,14 +30,20 @@ pub(crate) async fn perform(
 ) -> Result<u8> {
     let mut signals = Signals::catch()?;
     let context = Context::open(global, options.cache.as_deref(), Access::Lease)?;
-    let program = command.first().map(|c| output::printable(&c.to_string_lossy())).unwrap_or_default();
+    let program =
+        command.first().map(|c| output::printable(&c.to_string_lossy())).unwrap_or_default();
     let purpose = format!("{program} (pid {})", std::process::id());
     let request = request(&context, options, Keeper::Claim, &purpose)?;
     let guard = lease(&context, request, &mut signals).await?;
     announce(&context, &guard)?;
     let ended = inside(&context, &guard, command, &mut signals).await?;
     if let Ended::NotStarted(e) = &ended {
-        error::tell(ErrorKind::InvalidInput.as_str(), &format!("cannot run {program}: {e}"), None, global.json);
+        error::tell(
+            ErrorKind::InvalidInput.as_str(),
+            &format!("cannot run {program}: {e}"),
+            None,
+            global.json,
+        );
     }
     give_back(&context, guard, &ended).await?;
     Ok(ended.code())
@@ -48,16 +55,25 @@ fn announce(context: &Context, guard: &pool_core::LeaseGuard) -> Result<()> {
     if context.out.json {
         output::say(&output::json(&LeaseDocument::new(context, guard.slot(), lease, "leased"))?);
     }
-    let branch = output::branch(lease).map_or("detached".to_owned(), |name| format!("branch {name}"));
-    context.out.remark(format!("wtpool: {} ({branch}, base {})", path.display(), short(&lease.base.commit)));
+    let branch =
+        output::branch(lease).map_or("detached".to_owned(), |name| format!("branch {name}"));
+    context.out.remark(format!(
+        "wtpool: {} ({branch}, base {})",
+        path.display(),
+        short(&lease.base.commit)
+    ));
     Ok(())
 }
 
 async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ended) -> Result<()> {
-    let (path, id) = (guard.path(), guard.lease().id.clone());
+    let (path, token) = (guard.path(), guard.token());
+    let id = token.lease.clone();
     let how = Release { outcome: ended.outcome(), linger: None };
     let progress = Progress::spinner(&context.out, "saving what would be lost");
-    let finish = guard.finish(how).await;
+    let finish = match guard.finish(how).await {
+        Err(error) => ended_by_another(context, &token, error).await.map(Finish::Released),
+        done => done,
+    };
     drop(progress);
     match finish? {
         Finish::Released(report) => {
@@ -71,8 +87,11 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
         Finish::Survived => {
             let why = "something that the command started still runs";
             if context.out.json {
-                let document =
-                    SurvivedDocument { lease: id.clone(), disposition: "leased", kept_because: why };
+                let document = SurvivedDocument {
+                    lease: id.clone(),
+                    disposition: "leased",
+                    kept_because: why,
+                };
                 output::say(&output::json(&document)?);
             }
             context.out.remark(format!(

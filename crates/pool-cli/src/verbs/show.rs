@@ -52,10 +52,12 @@ pub(crate) async fn perform(global: &Global, text: &str) -> Result<u8> {
         Lookup::Slot(slot) => serde_json::to_value(SlotDocument::new(&context, &slot).await),
         Lookup::Ended(ended) => serde_json::to_value(EndedDocument::from(*ended)),
     };
-    let mut value = value
-        .map_err(|e| pool_core::Error::new(pool_core::ErrorKind::Other, format!("cannot show it: {e}")))?;
+    let mut value = value.map_err(|e| {
+        pool_core::Error::new(pool_core::ErrorKind::Other, format!("cannot show it: {e}"))
+    })?;
     // A lease is shown as `acquire` printed it, with what is known of its slot beside.
-    if let Some(mut lease) = value.get_mut("lease").filter(|l| l.is_object()).map(serde_json::Value::take)
+    if let Some(mut lease) =
+        value.get_mut("lease").filter(|l| l.is_object()).map(serde_json::Value::take)
         && let (Some(lease), Some(slot)) = (lease.as_object_mut(), value.as_object_mut())
     {
         slot.append(lease);

@@ -121,8 +121,16 @@ impl Inner {
             let proof = self.preserved(plan, None).await?;
             return self.dispose(slot, plan, proof).await;
         }
-        let (worker, settings) = (self.worker().clone(), self.settings.clone());
-        self.update(move |state, now| state.rest(slot, &worker, rest, &settings, now)).await?
+        let (worker, settings, idle) =
+            (self.worker().clone(), self.settings.clone(), rest.clone());
+        let surplus = self
+            .update(move |state, now| state.rest(slot, &worker, idle, &settings, now))
+            .await??;
+        if surplus {
+            let proof = self.preserved(&rest, None).await?;
+            return self.dispose(slot, &rest, proof).await;
+        }
+        Ok(())
     }
 
     async fn dispose(&self, slot: SlotId, plan: &Plan, proof: Preserved) -> Result<()> {

@@ -86,6 +86,6 @@ impl Inner {
         let rested =
             self.update(move |state, now| state.rest(slot, &worker, plan, &settings, now)).await?;
         resume.done();
-        rested
+        rested.map(drop)
     }
 }

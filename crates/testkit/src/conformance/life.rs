@@ -46,7 +46,9 @@ pub async fn resolving_changes_nothing_and_refuses_what_it_must<H: Harness>(harn
         let error = isolator.resolve(&wish, &name).await.expect_err(&format!("{wish:?}"));
         assert_eq!(error.kind(), kind, "{wish:?}: {error:?}");
     };
-    for unknown in ["no-such-revision", "", "-q", "--all", "0123456789012345678901234567890123456789"] {
+    for unknown in
+        ["no-such-revision", "", "-q", "--all", "0123456789012345678901234567890123456789"]
+    {
         let wish = Wish { base: Some(unknown.into()), ..Wish::default() };
         let error = isolator.resolve(&wish, &name).await.expect_err(unknown);
         let kinds = [ErrorKind::UnknownRevision, ErrorKind::InvalidInput];
@@ -58,7 +60,8 @@ pub async fn resolving_changes_nothing_and_refuses_what_it_must<H: Harness>(harn
     }
     let capabilities = harness.capabilities();
     if let Some(busy) = capabilities.busy_branch {
-        refused(Wish { branch: BranchWish::Named(busy), ..Wish::default() }, ErrorKind::NameTaken).await;
+        refused(Wish { branch: BranchWish::Named(busy), ..Wish::default() }, ErrorKind::NameTaken)
+            .await;
     }
     if let Some(idle) = capabilities.idle_branch {
         let branch = BranchWish::Named(idle);
@@ -179,7 +182,8 @@ pub async fn ten_at_once_come_and_go<H: Harness>(harness: &H) {
 
 /// [`discover`](pool_core::Isolator::discover) reports the slots that are there, and no others.
 pub async fn a_half_used_pool_is_discovered<H: Harness>(harness: &H) {
-    let (three, seven) = (harness.lease(SlotId(3), "three").await, harness.lease(SlotId(7), "seven").await);
+    let (three, seven) =
+        (harness.lease(SlotId(3), "three").await, harness.lease(SlotId(7), "seven").await);
     let discovered = async || {
         let mut found = harness.isolator().discover().await.expect("they can be listed");
         found.sort_by_key(|found| found.slot);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use pool_core::{
-    BranchReport, CommitId, Condition, Discovered, Error, ErrorKind, Inspection, Losses, Plan, Preserved,
-    Rescue, RescueId, Result, SlotId,
+    BranchReport, CommitId, Condition, Discovered, Error, ErrorKind, Inspection, Losses, Plan,
+    Preserved, Rescue, RescueId, Result, SlotId,
 };
 
 pub(super) type Bytes = Arc<[u8]>;
@@ -216,8 +216,12 @@ impl World {
         let ws = self.expect(slot);
         ws.version += 1;
         let tracked = |path: &String| ws.index.contains_key(path) || !is_ignored(path);
-        let tree: Tree =
-            ws.files.iter().filter(|(p, _)| tracked(p)).map(|(p, b)| (p.clone(), Arc::clone(b))).collect();
+        let tree: Tree = ws
+            .files
+            .iter()
+            .filter(|(p, _)| tracked(p))
+            .map(|(p, b)| (p.clone(), Arc::clone(b)))
+            .collect();
         ws.index = tree.clone();
         let parent = self.head(&self.slots[&slot]);
         let id = self.add_commit(Some(parent), tree);
@@ -285,7 +289,10 @@ impl World {
             return Err(self.violation(format!("provision of slot {slot}, which is not empty")));
         }
         if let Some(what) = self.foreign.get(&slot) {
-            return Err(Error::new(ErrorKind::Other, format!("in the place of slot {slot} is {what}")));
+            return Err(Error::new(
+                ErrorKind::Other,
+                format!("in the place of slot {slot} is {what}"),
+            ));
         }
         self.check_base(plan)?;
         self.settle_in(plan, Tree::new());
@@ -346,7 +353,8 @@ impl World {
         let doomed = |name: &String, tip: &CommitId| {
             own.is_some_and(|own| own.name == *name) && *tip == ws.plan.base.commit
         };
-        let refs = self.branches.iter().filter(|(name, tip)| !doomed(name, tip)).map(|(_, tip)| tip);
+        let refs =
+            self.branches.iter().filter(|(name, tip)| !doomed(name, tip)).map(|(_, tip)| tip);
         let saved = self.rescues.iter().flat_map(|saved| &saved.commits);
         let elsewhere = self.reach(refs.chain(saved));
         let head = self.head(ws);
@@ -368,7 +376,8 @@ impl World {
         };
         let (tracked, others): (Tree, Tree) =
             ws.files.clone().into_iter().partition(|(path, _)| ws.index.contains_key(path));
-        let ignored = others.keys().filter(|path| is_ignored(path) && !is_regenerable(path)).count();
+        let ignored =
+            others.keys().filter(|path| is_ignored(path) && !is_regenerable(path)).count();
         let untracked = others.keys().filter(|path| !is_ignored(path)).count();
         Losses {
             staged: differing(&ws.index, head),
@@ -414,7 +423,9 @@ impl World {
         let ws = &self.slots[&slot];
         // The same state is saved once, however often it is asked for.
         let state = (ws.tenancy, ws.version);
-        if let Some(saved) = self.rescues.iter().find(|saved| (saved.tenancy, saved.version) == state) {
+        if let Some(saved) =
+            self.rescues.iter().find(|saved| (saved.tenancy, saved.version) == state)
+        {
             return saved.rescue.clone();
         }
         let head = self.head(ws);
@@ -434,7 +445,15 @@ impl World {
             commits: losses.commits,
         };
         let (tenancy, version) = state;
-        self.rescues.push(Saved { rescue: rescue.clone(), head, index, files, commits, tenancy, version });
+        self.rescues.push(Saved {
+            rescue: rescue.clone(),
+            head,
+            index,
+            files,
+            commits,
+            tenancy,
+            version,
+        });
         rescue
     }
 
@@ -442,7 +461,9 @@ impl World {
     fn check_proof(&mut self, proof: &Preserved) -> Result<()> {
         let slot = proof.slot();
         if let Some(what) = self.foreign.get(&slot).cloned() {
-            return Err(self.violation(format!("slot {slot}, where there is {what}, was to be removed")));
+            return Err(
+                self.violation(format!("slot {slot}, where there is {what}, was to be removed"))
+            );
         }
         let Some(ws) = self.slots.get(&slot) else { return Ok(()) };
         let losses = self.losses(ws);
@@ -483,12 +504,17 @@ impl World {
         let slot = proof.slot();
         if plan.slot != slot {
             let asked = plan.slot;
-            return Err(self.violation(format!("recycle of slot {asked} with a proof for slot {slot}")));
+            return Err(
+                self.violation(format!("recycle of slot {asked} with a proof for slot {slot}"))
+            );
         }
         self.check_proof(proof)?;
         if !self.slots.get(&slot).is_some_and(|ws| ws.present && !ws.half) {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no workspace in slot {slot}"))
-                .with_hint("dispose of what is left and provision it"));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no workspace in slot {slot}"),
+            )
+            .with_hint("dispose of what is left and provision it"));
         }
         self.check_base(plan)?;
         self.settle_branches(proof);
@@ -519,7 +545,8 @@ impl World {
             (false, false) => Condition::Missing,
         };
         let ours = self.slots.iter().map(|(slot, ws)| (*slot, condition(ws)));
-        let others = self.foreign.iter().map(|(slot, what)| (*slot, Condition::Foreign(what.clone())));
+        let others =
+            self.foreign.iter().map(|(slot, what)| (*slot, Condition::Foreign(what.clone())));
         let mut all: Vec<Discovered> =
             ours.chain(others).map(|(slot, condition)| Discovered { slot, condition }).collect();
         all.sort_by_key(|found| found.slot);

@@ -91,7 +91,8 @@ fn the_layouts_are_what_they_say() {
 
 /// All of a worktree that a person could miss: files, index, where HEAD and branches are, operations.
 fn state(repo: &Path, worktree: &Path) -> impl PartialEq + std::fmt::Debug + use<> {
-    let ask = |args: &[&str]| String::from_utf8_lossy(&git(worktree).args(args).bytes()).into_owned();
+    let ask =
+        |args: &[&str]| String::from_utf8_lossy(&git(worktree).args(args).bytes()).into_owned();
     (
         snapshot(worktree),
         ask(&["ls-files", "--stage", "-v"]),

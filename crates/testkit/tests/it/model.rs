@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use pool_core::{
-    Clock as _, Error, ErrorKind, LeaseGuard, LeaseName, Linger, MemoryStore, Owner, Pool, PoolState,
-    PruneOptions, Release, Request, SessionId, Settings, SlotId, SlotState, Token,
+    Clock as _, Error, ErrorKind, LeaseGuard, LeaseName, Linger, MemoryStore, Owner, Pool,
+    PoolState, PruneOptions, Release, Request, SessionId, Settings, SlotId, SlotState, Token,
 };
 use proptest::test_runner::Config;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
@@ -38,7 +38,7 @@ enum Has {
     #[default]
     Nothing,
     Reserved,
-    Leased(LeaseGuard),
+    Leased(Box<LeaseGuard>),
     Failed(Error),
 }
 
@@ -174,7 +174,7 @@ impl System {
                     going.await.expect("the test says so, or drops this task");
                 }
                 set(match reservation.materialise().await {
-                    Ok(guard) => Has::Leased(guard),
+                    Ok(guard) => Has::Leased(Box::new(guard)),
                     Err(error) => Has::Failed(error),
                 });
             }
@@ -197,8 +197,9 @@ impl System {
             if let Has::Leased(guard) = &*has {
                 self.leases.insert(*number, (guard.token(), guard.slot()));
                 if model.entries[number].ask.kind != Kind::Held {
-                    let Has::Leased(guard) = std::mem::take(&mut *has) else { unreachable!() };
-                    guard.keep();
+                    if let Has::Leased(guard) = std::mem::take(&mut *has) {
+                        guard.keep();
+                    }
                     ended.push(*number);
                 }
             }
@@ -226,7 +227,7 @@ impl System {
     fn guard(&mut self, number: usize) -> Option<LeaseGuard> {
         let process = self.processes.get(&number)?;
         match std::mem::take(&mut *process.has.lock().expect("nobody panics")) {
-            Has::Leased(guard) => Some(guard),
+            Has::Leased(guard) => Some(*guard),
             other => panic!("request {number} is no lease: {other:?}"),
         }
     }
@@ -359,20 +360,28 @@ impl System {
 
         let leases: Vec<_> = occupying.iter().filter_map(|s| s.state.lease()).collect();
         let names: BTreeSet<_> = leases.iter().map(|lease| &lease.name).collect();
-        let branches: BTreeSet<_> = leases.iter().filter_map(|lease| Some(&lease.base.branch.as_ref()?.name)).collect();
-        assert_eq!((names.len(), branches.len()), (leases.len(), leases.len()), "1: one lease each");
+        let branches: BTreeSet<_> =
+            leases.iter().filter_map(|lease| Some(&lease.base.branch.as_ref()?.name)).collect();
+        assert_eq!(
+            (names.len(), branches.len()),
+            (leases.len(), leases.len()),
+            "1: one lease each"
+        );
 
         assert!(state.generation.0 >= self.generation, "6: generations only grow");
         self.generation = state.generation.0;
-        let generations: BTreeSet<_> = self.leases.values().map(|(token, _)| token.generation).collect();
+        let generations: BTreeSet<_> =
+            self.leases.values().map(|(token, _)| token.generation).collect();
         assert_eq!(generations.len(), self.leases.len(), "6: no generation twice");
 
         // 5 and 7: who must have a lease has that very one, with the workspace that was made for it.
         for (number, entry) in model.with(Standing::Leased) {
-            let (token, slot) = &self.leases.get(&number).unwrap_or_else(|| {
-                panic!("request {number} should be a lease: {:#?}", state)
-            });
-            let here = &state.slots.get(slot).unwrap_or_else(|| panic!("slot {slot} is gone")).state;
+            let (token, slot) = &self
+                .leases
+                .get(&number)
+                .unwrap_or_else(|| panic!("request {number} should be a lease: {:#?}", state));
+            let here =
+                &state.slots.get(slot).unwrap_or_else(|| panic!("slot {slot} is gone")).state;
             let SlotState::Leased { lease } = here else { panic!("request {number} has {here:?}") };
             assert_eq!(lease.token(), *token, "request {number}");
             let made_for = self.isolator.plan(*slot).expect("a workspace").lease;
@@ -381,7 +390,10 @@ impl System {
         }
         for (number, _) in model.with(Standing::Reserved) {
             let granted = |s: &SlotState| matches!(s, SlotState::Provisioning { lease: Some(l), .. } if l.name == name_of(number));
-            assert!(state.slots.values().any(|s| granted(&s.state)), "request {number} is not reserved");
+            assert!(
+                state.slots.values().any(|s| granted(&s.state)),
+                "request {number} is not reserved"
+            );
         }
         assert_eq!(occupying.len(), model.occupied(), "who else has a slot? {state:#?}");
 
@@ -418,9 +430,18 @@ impl System {
         self.isolator.audit().expect("3: nothing is lost");
         let main = self.isolator.branch("main");
         for branch in self.isolator.branches().iter().filter(|b| b.starts_with("wtpool/")) {
-            assert_ne!(self.isolator.branch(branch), main, "10: {branch} was left, with nothing on it");
+            assert_ne!(
+                self.isolator.branch(branch),
+                main,
+                "10: {branch} was left, with nothing on it"
+            );
         }
-        assert_eq!(self.machine.claimed().len(), 1, "10: claims are left: {:?}", self.machine.claimed());
+        assert_eq!(
+            self.machine.claimed().len(),
+            1,
+            "10: claims are left: {:?}",
+            self.machine.claimed()
+        );
     }
 }
 
@@ -434,7 +455,11 @@ impl StateMachineTest for Checked {
         System::new(model.cap)
     }
 
-    fn apply(mut system: System, model: &Model, step: <Model as ReferenceStateMachine>::Transition) -> System {
+    fn apply(
+        mut system: System,
+        model: &Model,
+        step: <Model as ReferenceStateMachine>::Transition,
+    ) -> System {
         system.step(model, &step);
         system.drive(model);
         system.check(model);

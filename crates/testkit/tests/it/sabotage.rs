@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pool_core::{
-    Base, CommitId, Discovered, Inspection, Isolator, LeaseName, Losses, Plan, Preserved, RescueArchive,
-    Result, SlotId, Wish,
+    Base, CommitId, Discovered, Inspection, Isolator, LeaseName, Losses, Plan, Preserved,
+    RescueArchive, Result, SlotId, Wish,
 };
 use testkit::conformance::{self, Capabilities, Harness, MemoryHarness};
 

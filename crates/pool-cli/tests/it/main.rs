@@ -1,0 +1,10 @@
+//! The program, run as its users run it, on repositories made for each test.
+
+mod bench;
+mod cap;
+mod faults;
+mod lease;
+mod repository;
+mod rescue;
+mod run;
+mod settings;

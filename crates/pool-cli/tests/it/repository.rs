@@ -1,0 +1,129 @@
+//! Where the repository is, and where the pool.
+
+use std::fs;
+use std::path::Path;
+
+use testkit::fixture::Layout;
+
+use crate::bench::{Bench, finish};
+
+#[test]
+fn from_a_parent_that_is_no_repository() {
+    let bench = Bench::of(Layout::Nested);
+    let ran = finish(
+        bench
+            .wtpool(&["run", "--", "git", "rev-parse", "HEAD"])
+            .current_dir(bench.fixture.workspace()),
+    );
+    assert_eq!((ran.code, ran.out.trim()), (Some(0), bench.fixture.head().as_str()), "{ran:?}");
+}
+
+#[test]
+fn two_repositories_are_both_named() {
+    let bench = Bench::of(Layout::TwoNested);
+    let ran = finish(bench.wtpool(&["acquire", "--json"]).current_dir(bench.fixture.workspace()));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""));
+    assert!(ran.err.contains("codewhale") && ran.err.contains("narwhal"), "{ran:?}");
+    assert!(ran.err.contains("ambiguous-repository"), "{ran:?}");
+    let repo = bench.repo();
+    let repo = repo.to_str().expect("UTF-8");
+    let ran = finish(
+        bench.wtpool(&["run", "--repo", repo, "--", "true"]).current_dir(bench.fixture.workspace()),
+    );
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
+#[test]
+fn no_repository() {
+    let bench = Bench::new();
+    let ran = finish(bench.wtpool(&["acquire"]).current_dir(bench.home.path()));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""));
+    assert!(ran.err.contains("hint:"), "{ran:?}");
+}
+
+#[test]
+fn every_verb_works_from_anywhere_with_the_pool_dir() {
+    let bench = Bench::new();
+    let pool = bench.pool();
+    let pool = pool.to_str().expect("UTF-8");
+    bench.acquire(&["--name", "here"]);
+    let away = |args: &[&str]| {
+        let args = [args, &["--pool-dir", pool]].concat();
+        finish(bench.wtpool(&args).current_dir(bench.home.path()))
+    };
+    for args in [
+        &["list"][..],
+        &["show", "here"],
+        &["renew", "here"],
+        &["acquire", "--name", "there"],
+        &["warm", "1"],
+        &["release", "here"],
+        &["release", "there"],
+        &["rescue", "list"],
+        &["doctor"],
+        &["config"],
+        &["events"],
+        &["prune", "--all"],
+    ] {
+        let ran = away(args);
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+    }
+    assert!(bench.slots().is_empty());
+}
+
+#[test]
+fn a_pool_of_another_repository_is_refused() {
+    let bench = Bench::new();
+    let other = Bench::new();
+    bench.acquire(&[]);
+    let pool = bench.pool();
+    let ran = other.run(&["acquire", "--pool-dir", pool.to_str().expect("UTF-8")]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    assert!(ran.err.contains("another repository"), "{ran:?}");
+    assert_eq!(bench.slots().len(), 1);
+}
+
+#[test]
+fn inside_a_lease_the_pool_is_the_same_and_the_base_its_own() {
+    let bench = Bench::new();
+    let other = Bench::new();
+    let exe = env!("CARGO_BIN_EXE_wtpool");
+    let script = format!(
+        "echo x > x && git add x && git commit -qm x && git rev-parse HEAD && \
+         {exe} run -q -- git rev-parse HEAD && cd {} && {exe} run -q -- git rev-parse HEAD~0",
+        other.repo().display()
+    );
+    let ran = bench.ok(&["run", "--", "sh", "-c", &script]);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines[0], lines[1], "the nested lease starts from this worktree's HEAD");
+    assert_eq!(lines[2], other.fixture.head(), "another repository has its own pool");
+}
+
+#[test]
+fn a_pool_on_another_filesystem() {
+    use std::os::unix::fs::MetadataExt;
+    let shm = Path::new("/dev/shm");
+    let Ok(dir) = tempfile::tempdir_in(shm) else {
+        crate::bench::skip("there is no /dev/shm");
+        return;
+    };
+    let bench = Bench::new().in_pool_dir(&dir.path().join("pool"));
+    let device = |path: &Path| fs::metadata(path).expect("metadata").dev();
+    if device(dir.path()) == device(&bench.repo()) {
+        crate::bench::skip("/dev/shm is on the same filesystem");
+        return;
+    }
+    let ran = bench.ok(&["run", "--linger", "0s", "--", "sh", "-c", "pwd; echo work > new"]);
+    assert!(ran.out.starts_with("/dev/shm"), "{ran:?}");
+    assert!(bench.slots().is_empty());
+    assert_eq!(bench.rescues().len(), 1);
+    bench.ok(&["prune"]);
+    assert_eq!(fs::read_dir(dir.path().join("pool/slots")).map_or(0, Iterator::count), 0);
+}
+
+#[test]
+fn a_bare_repository() {
+    let bench = Bench::of(Layout::Bare);
+    let head = bench.fixture.head();
+    assert_eq!(bench.ok(&["run", "--", "git", "rev-parse", "HEAD"]).out.trim(), head);
+}

@@ -1,0 +1,72 @@
+//! Settings in layers.
+
+use std::fs;
+
+use crate::bench::{Bench, write};
+
+fn user_file(bench: &Bench, text: &str) -> std::path::PathBuf {
+    let dir = bench.home.path().join("config/wtpool");
+    fs::create_dir_all(&dir).expect("make the user's directory");
+    write(dir.join("config.toml"), text);
+    dir.join("config.toml")
+}
+
+#[test]
+fn the_later_wins_and_each_says_where_it_came_from() {
+    let bench = Bench::new();
+    let user = user_file(
+        &bench,
+        "max_leases = 3\nwait = '1m'\nttl = '2h'\n[cache]\nstrategy = 'private'\n",
+    );
+    write(bench.repo().join(".wtpool.toml"), "wait = '2m'\ncopy = ['.env']\n");
+    let mut command = bench.wtpool(&["config", "--json"]);
+    let ran =
+        crate::bench::finish(command.env("WTPOOL_TTL", "3h").env("WTPOOL_REGENERABLE", "out,tmp"));
+    let config: serde_json::Value = serde_json::from_str(&ran.out).expect("a document");
+    let of = |key: &str| {
+        let setting = &config["settings"][key];
+        (setting["value"].clone(), setting["origin"].as_str().unwrap_or_default().to_owned())
+    };
+    let repository = bench.repo().join(".wtpool.toml").display().to_string();
+    assert_eq!(of("max_leases"), (3.into(), user.display().to_string()));
+    assert_eq!(of("wait"), ("2m".into(), repository.clone()));
+    assert_eq!(of("copy"), (vec![".env"].into(), repository));
+    assert_eq!(of("ttl"), ("3h".into(), "WTPOOL_TTL".to_owned()));
+    assert_eq!(of("regenerable"), (vec!["out", "tmp"].into(), "WTPOOL_REGENERABLE".to_owned()));
+    assert_eq!(of("linger"), ("0s/4m".into(), "built in".to_owned()));
+    assert!(bench.ok(&["config"]).out.contains("built in"));
+}
+
+#[test]
+fn unknown_keys_name_themselves_and_their_file() {
+    let bench = Bench::new();
+    write(bench.repo().join(".wtpool.toml"), "max_lease = 3\n");
+    let ran = bench.run(&["acquire"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    assert!(ran.err.contains("max_lease") && ran.err.contains(".wtpool.toml"), "{ran:?}");
+    write(bench.repo().join(".wtpool.toml"), "[cache]\nwarm_command = 'rm -rf /'\n");
+    assert_eq!(bench.run(&["acquire"]).code, Some(2), "a repository names no command to run");
+    fs::remove_file(bench.repo().join(".wtpool.toml")).expect("remove it");
+    for (name, value) in
+        [("WTPOOL_WAIT", "soon"), ("WTPOOL_MAX_LEASES", "0"), ("WTPOOL_CACHE__STRATEGY", "x")]
+    {
+        let ran = crate::bench::finish(bench.wtpool(&["acquire"]).env(name, value));
+        assert_eq!(ran.code, Some(2), "{name}={value}: {ran:?}");
+    }
+}
+
+#[test]
+fn set_up_files_are_brought_along() {
+    let bench = Bench::new().var("WTPOOL_COPY", ".env");
+    let ran = bench.ok(&["run", "--", "cat", ".env"]);
+    assert_eq!(ran.out, fs::read_to_string(bench.repo().join(".env")).expect("an .env"));
+    assert!(bench.rescues().is_empty(), "an unchanged copy needs no rescue");
+}
+
+#[test]
+fn a_full_enough_disk_is_refused_politely() {
+    let bench = Bench::new().var("WTPOOL_MIN_FREE_DISK", "1000000TiB");
+    let ran = bench.run(&["acquire", "--json"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert!(ran.err.contains("no-space"), "{ran:?}");
+}
