@@ -6,7 +6,8 @@ use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
 use crate::error::{Error, Result};
 use crate::pool::{
-    Builder, LeaseGuard, Pool, PruneOptions, PruneReport, Release, ReleaseReport, Request, Reservation,
+    Builder, LeaseGuard, Pool, PruneOptions, PruneReport, Release, ReleaseReport, Request,
+    Reservation,
 };
 use crate::state::{Lease, PoolState, Token};
 

@@ -271,7 +271,9 @@ pub enum Condition {
 ///
 /// Every method may be cancelled by dropping its future, and must then leave a slot that
 /// [`discover`](Self::discover) reports and that `inspect` and `dispose` can deal with. Methods are
-/// called for different slots at the same time, but never twice at once for the same slot.
+/// called for different slots at the same time, but never twice at once for the same slot; only
+/// [`inspect`](Self::inspect) may run beside anything, since whoever reconciles looks at slots that
+/// another may be at work on.
 /// `testkit::isolator_conformance!` is the suite that checks an implementation.
 #[async_trait]
 pub trait Isolator: Any + fmt::Debug + Send + Sync {

@@ -19,10 +19,12 @@ pub use blocking::BlockingPool;
 pub use cache::{Attachment, CacheSite, CacheStrategy};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
-pub use id::{ClaimKey, CommitId, Generation, LeaseId, LeaseName, RescueId, SessionId, SlotId, Ticket};
+pub use id::{
+    ClaimKey, CommitId, Generation, LeaseId, LeaseName, RescueId, SessionId, SlotId, Ticket,
+};
 pub use isolator::{
-    Base, Branch, BranchReport, BranchWish, Condition, Discovered, Inspection, Isolator, Losses, Plan,
-    Preserved, Rescue, RescueArchive, RescuedPath, Wish,
+    Base, Branch, BranchReport, BranchWish, Condition, Discovered, Inspection, Isolator, Losses,
+    Plan, Preserved, Rescue, RescueArchive, RescuedPath, Wish,
 };
 pub use liveness::{
     Claim, ClaimGuard, FileLiveness, Liveness, LocalLiveness, Occupant, ProcessIdentity, Vital,
@@ -34,8 +36,8 @@ pub use pool::{
 pub use scheduler::{Afterlife, Turn};
 pub use settings::Settings;
 pub use state::{
-    Disposition, End, EndReason, EndedLease, Lease, Linger, Outcome, Owner, PoolState, Session, Slot,
-    SlotState, Token, Waiter,
+    Disposition, End, EndReason, EndedLease, Lease, Linger, Outcome, Owner, PoolState, Session,
+    Slot, SlotState, Token, Waiter,
 };
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;

@@ -248,13 +248,17 @@ impl Pool {
         let state = self.list().await?;
         let lease_of = |slot: &Slot| slot.state.lease().cloned();
         for slot in state.slots.values() {
-            let named = lease_of(slot).is_some_and(|l| l.id.as_str() == text || l.name.as_str() == text);
+            let named =
+                lease_of(slot).is_some_and(|l| l.id.as_str() == text || l.name.as_str() == text);
             if named || Path::new(text).starts_with(self.place(slot.id)) {
                 return Ok(Lookup::Slot(Box::new(slot.clone())));
             }
         }
-        if let Some(ended) =
-            state.ended.iter().rev().find(|e| e.token.lease.as_str() == text || e.name.as_str() == text)
+        if let Some(ended) = state
+            .ended
+            .iter()
+            .rev()
+            .find(|e| e.token.lease.as_str() == text || e.name.as_str() == text)
         {
             return Ok(Lookup::Ended(Box::new(ended.clone())));
         }
@@ -274,10 +278,11 @@ impl Pool {
                 let message = format!("{text} is the beginning of several lease ids");
                 Err(Error::new(ErrorKind::InvalidInput, message).with_hint("give more of it"))
             }
-            (None, _) => {
-                Err(Error::new(ErrorKind::NotFound, format!("no lease or slot answers to {text:?}"))
-                    .with_hint("`wtpool list` shows what there is"))
-            }
+            (None, _) => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("no lease or slot answers to {text:?}"),
+            )
+            .with_hint("`wtpool list` shows what there is")),
         }
     }
 
@@ -289,7 +294,8 @@ impl Pool {
     /// [`ErrorKind::NotFound`] when there is no such session, or the store fails.
     pub async fn end_session(&self, session: &SessionId) -> Result<PruneReport> {
         let (id, settings) = (session.clone(), self.inner.settings.clone());
-        let found = self.inner.update(move |state, now| state.end_session(&id, &settings, now)).await?;
+        let found =
+            self.inner.update(move |state, now| state.end_session(&id, &settings, now)).await?;
         if !found {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no session {session}")));
         }
@@ -316,7 +322,8 @@ impl Pool {
     pub async fn release(&self, token: &Token, how: Release) -> Result<ReleaseReport> {
         let (inner, token) = (self.inner.clone(), token.clone());
         // In a task of its own: once begun, it is finished, whether or not the caller waits.
-        join(tokio::spawn(async move { inner.release(&token, how, EndReason::Released).await })).await
+        join(tokio::spawn(async move { inner.release(&token, how, EndReason::Released).await }))
+            .await
     }
 }
 

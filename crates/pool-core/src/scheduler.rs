@@ -47,8 +47,11 @@ impl PoolState {
     pub fn enqueue(&mut self, waiter: Waiter, settings: &Settings, now: &Moment) -> Result<Ticket> {
         let name = &waiter.lease.name;
         if self.names().any(|taken| taken == name) {
-            return Err(Error::new(ErrorKind::NameTaken, format!("the lease name {name} is taken"))
-                .with_hint("choose another, or leave it out and one is made up"));
+            return Err(Error::new(
+                ErrorKind::NameTaken,
+                format!("the lease name {name} is taken"),
+            )
+            .with_hint("choose another, or leave it out and one is made up"));
         }
         if let Some(id) = &waiter.lease.session
             && self.sessions.get(id).is_some_and(|s| s.over)
@@ -78,6 +81,11 @@ impl PoolState {
         }
     }
 
+    /// Whether that session is over.
+    pub(crate) fn is_over(&self, id: Option<&crate::SessionId>) -> bool {
+        id.and_then(|id| self.sessions.get(id)).is_some_and(|session| session.over)
+    }
+
     /// Whether a lease of that session is live, lingers, is kept or waits.
     pub(crate) fn is_used(&self, id: &crate::SessionId) -> bool {
         let here = self.slots.values().filter_map(|s| s.state.lease());
@@ -86,7 +94,8 @@ impl PoolState {
 
     /// The names of live and waiting leases.
     pub fn names(&self) -> impl Iterator<Item = &LeaseName> {
-        let live = self.slots.values().filter(|s| s.state.occupies()).filter_map(|s| s.state.lease());
+        let live =
+            self.slots.values().filter(|s| s.state.occupies()).filter_map(|s| s.state.lease());
         live.chain(self.waiters.values().map(|w| &w.lease)).map(|l| &l.name)
     }
 
@@ -122,8 +131,7 @@ impl PoolState {
             return None;
         }
         let free = |s: &&Slot| s.state == SlotState::Free;
-        let same_base =
-            |s: &Slot| s.plan.as_ref().is_some_and(|plan| plan.base.commit == *commit);
+        let same_base = |s: &Slot| s.plan.as_ref().is_some_and(|plan| plan.base.commit == *commit);
         let idle = self
             .slots
             .values()
@@ -157,7 +165,12 @@ impl PoolState {
 
     /// Takes a slot out of the pool's hands to make or remove an idle one: a new one, if the cap
     /// allows.
-    pub fn reserve_idle(&mut self, worker: &ClaimKey, settings: &Settings, now: &Moment) -> Option<SlotId> {
+    pub fn reserve_idle(
+        &mut self,
+        worker: &ClaimKey,
+        settings: &Settings,
+        now: &Moment,
+    ) -> Option<SlotId> {
         // Somebody who waits comes first.
         if self.slots.len() >= settings.max_leases as usize || !self.waiters.is_empty() {
             return None;
@@ -316,7 +329,13 @@ impl PoolState {
     /// # Errors
     ///
     /// [`ErrorKind::StaleLease`] when the slot's state is another by now.
-    pub fn reopen(&mut self, slot: SlotId, end: &End, worker: &ClaimKey, now: &Moment) -> Result<()> {
+    pub fn reopen(
+        &mut self,
+        slot: SlotId,
+        end: &End,
+        worker: &ClaimKey,
+        now: &Moment,
+    ) -> Result<()> {
         let entry = self.slots.get_mut(&slot).ok_or_else(|| not_ours(slot))?;
         let (lease, end) = match &entry.state {
             SlotState::Lingering { lease, end, .. } => (Some(lease.clone()), end.clone()),
@@ -379,7 +398,10 @@ impl PoolState {
         match wanted {
             Afterlife::Linger => {
                 let until = Deadline::after(now, ended.linger);
-                self.set(slot, SlotState::Lingering { lease: lease.clone(), end: ended.clone(), until });
+                self.set(
+                    slot,
+                    SlotState::Lingering { lease: lease.clone(), end: ended.clone(), until },
+                );
                 self.log(now, EventKind::Lingering, Some(slot), Some(&lease), None);
                 self.remember(slot, &lease, ended, Disposition::Lingering, now);
                 self.grant(settings, now);
@@ -393,7 +415,7 @@ impl PoolState {
     fn afterlife(&self, slot: SlotId, end: &End, settings: &Settings) -> Afterlife {
         let Some(entry) = self.slots.get(&slot) else { return Afterlife::Retire };
         let session = entry.state.lease().and_then(|l| l.session.as_ref());
-        let over = session.and_then(|s| self.sessions.get(s)).is_some_and(|s| s.over);
+        let over = self.is_over(session);
         if !self.waiters.is_empty() && !over {
             return Afterlife::Keep;
         }
@@ -407,9 +429,7 @@ impl PoolState {
     fn wants_idle(&self, slot: &Slot, session_over: bool, settings: &Settings) -> bool {
         let others = self.slots.values().filter(|s| s.state == SlotState::Free && s.id != slot.id);
         slot.warm
-            || (!session_over
-                && self.keeps_warm()
-                && others.count() < settings.keep_warm as usize)
+            || (!session_over && self.keeps_warm() && others.count() < settings.keep_warm as usize)
     }
 
     /// Whether idle slots are worth keeping: somebody will come back for them.
@@ -457,7 +477,13 @@ impl PoolState {
     /// # Errors
     ///
     /// [`ErrorKind::StaleLease`] when the slot is no longer `worker`'s.
-    pub fn remove(&mut self, slot: SlotId, worker: &ClaimKey, settings: &Settings, now: &Moment) -> Result<()> {
+    pub fn remove(
+        &mut self,
+        slot: SlotId,
+        worker: &ClaimKey,
+        settings: &Settings,
+        now: &Moment,
+    ) -> Result<()> {
         let entry = self.worked_by(slot, worker)?;
         let over = match &entry.state {
             SlotState::Releasing { lease, end, .. } => Some((lease.clone(), end.clone())),
@@ -491,7 +517,11 @@ impl PoolState {
             SlotState::Provisioning { lease, .. } => (lease.clone(), None),
             _ => (None, None),
         };
-        let state = SlotState::Quarantined { lease: lease.clone(), end: end.clone(), reason: reason.to_owned() };
+        let state = SlotState::Quarantined {
+            lease: lease.clone(),
+            end: end.clone(),
+            reason: reason.to_owned(),
+        };
         entry.state = state;
         if let (Some(lease), Some(end)) = (&lease, &end) {
             self.remember(slot, lease, end, Disposition::Quarantined, now);
@@ -531,7 +561,14 @@ impl PoolState {
         self.ended.iter().rev().find(|e| e.token == *token)
     }
 
-    fn remember(&mut self, slot: SlotId, lease: &Lease, end: &End, disposition: Disposition, now: &Moment) {
+    fn remember(
+        &mut self,
+        slot: SlotId,
+        lease: &Lease,
+        end: &End,
+        disposition: Disposition,
+        now: &Moment,
+    ) {
         let token = lease.token();
         self.ended.retain(|e| e.token != token);
         let (name, end) = (lease.name.clone(), end.clone());

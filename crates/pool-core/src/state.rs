@@ -140,9 +140,9 @@ impl SlotState {
     pub fn lease(&self) -> Option<&Lease> {
         match self {
             Self::Provisioning { lease, .. } | Self::Quarantined { lease, .. } => lease.as_deref(),
-            Self::Leased { lease } | Self::Releasing { lease, .. } | Self::Lingering { lease, .. } => {
-                Some(lease)
-            }
+            Self::Leased { lease }
+            | Self::Releasing { lease, .. }
+            | Self::Lingering { lease, .. } => Some(lease),
             Self::Free | Self::Retiring { .. } => None,
         }
     }

@@ -80,7 +80,11 @@ impl Deadline {
     /// The deadline in wall-clock time, for display.
     pub fn wall(&self, now: &Moment) -> Timestamp {
         let left = self.remaining(now);
-        let past = if left.is_zero() && self.boot == now.boot { now.uptime - self.at } else { Duration::ZERO };
+        let past = if left.is_zero() && self.boot == now.boot {
+            now.uptime - self.at
+        } else {
+            Duration::ZERO
+        };
         now.wall.checked_add(left).and_then(|t| t.checked_sub(past)).unwrap_or(Timestamp::MAX)
     }
 

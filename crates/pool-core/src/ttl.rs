@@ -216,10 +216,14 @@ impl PoolState {
                 }
             }
             Vital::Unknown if session_over || expired => match occupant {
-                Some(who) if session_over => keep(format!("its session is over, but {who} is still in it")),
+                Some(who) if session_over => {
+                    keep(format!("its session is over, but {who} is still in it"))
+                }
                 Some(who) => keep(format!("it is past its TTL, but {who} is still in it")),
                 None if session_over => end(Outcome::Failure, EndReason::SessionEnded),
-                None if facts.quiet.get(&slot) == Some(&true) => end(Outcome::Failure, EndReason::Expired),
+                None if facts.quiet.get(&slot) == Some(&true) => {
+                    end(Outcome::Failure, EndReason::Expired)
+                }
                 None => keep("it is past its TTL, but was written to a short while ago".into()),
             },
             Vital::Unknown => None,
@@ -234,8 +238,7 @@ impl PoolState {
         now: &Moment,
         due: &mut Vec<Due>,
     ) {
-        let mut idle: Vec<_> =
-            self.slots.values().filter(|s| s.state == SlotState::Free).collect();
+        let mut idle: Vec<_> = self.slots.values().filter(|s| s.state == SlotState::Free).collect();
         idle.sort_by_key(|s| std::cmp::Reverse((s.warm, s.last_used.wall)));
         let live = self.sessions.keys().any(|id| !over.contains(&id));
         let mut kept = 0;
@@ -254,7 +257,9 @@ impl PoolState {
     /// quiet before they may end.
     pub fn past_ttl<'a>(&'a self, now: &'a Moment) -> impl Iterator<Item = (SlotId, &'a Lease)> {
         self.slots.values().filter_map(move |slot| match &slot.state {
-            SlotState::Leased { lease } if lease.deadline.as_ref().is_some_and(|d| d.is_past(now)) => {
+            SlotState::Leased { lease }
+                if lease.deadline.as_ref().is_some_and(|d| d.is_past(now)) =>
+            {
                 Some((slot.id, &**lease))
             }
             _ => None,

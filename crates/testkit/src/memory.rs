@@ -294,7 +294,6 @@ impl Isolator for MemoryIsolator {
     }
 
     async fn inspect(&self, plan: &Plan) -> Result<Inspection> {
-        let _entered = self.enter(plan.slot, "inspect")?;
         yield_now().await;
         let inspection = self.world().inspect(plan);
         yield_now().await;

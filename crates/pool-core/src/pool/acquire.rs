@@ -12,9 +12,9 @@ use crate::isolator::{Base, Plan, Preserved, Wish};
 use crate::liveness::ProcessIdentity;
 use crate::scheduler::Turn;
 use crate::state::{
-    EndReason, Lease, Linger, Outcome, Owner, Session, Slot, SlotState, Waiter,
+    EndReason, Lease, Linger, Outcome, Owner, PoolState, Session, Slot, SlotState, Waiter,
 };
-use crate::time::Deadline;
+use crate::time::{Deadline, Moment};
 
 /// What somebody asks of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,10 @@ struct Queued {
 }
 
 impl Queued {
+    fn is_past(&self, now: &Moment) -> bool {
+        self.waiter.until.as_ref().is_some_and(|until| until.is_past(now))
+    }
+
     /// Takes the request back while the caller waits: a process that is about to end would not live
     /// to see the background do it.
     async fn withdraw(&mut self) {
@@ -132,6 +136,17 @@ impl Pool {
             match state.turn(queued.ticket, &queued.waiter.lease.id) {
                 Turn::Granted(slot) => return self.reserved(queued, slot).await,
                 Turn::Waiting(_) => {}
+                Turn::Unknown if state.is_over(queued.waiter.lease.session.as_ref()) => {
+                    queued.armed = false;
+                    return Err(Error::new(
+                        ErrorKind::Cancelled,
+                        "the session ended while its request waited",
+                    ));
+                }
+                Turn::Unknown if queued.is_past(&self.inner.clock.now()) => {
+                    queued.armed = false;
+                    return Err(self.full(&state, &request));
+                }
                 // The records were lost: to the end of the queue, under the same name and id.
                 Turn::Unknown => {
                     let (waiter, settings) = (queued.waiter.clone(), self.inner.settings.clone());
@@ -142,7 +157,7 @@ impl Pool {
                     continue;
                 }
             }
-            if queued.waiter.until.as_ref().is_some_and(|u| u.is_past(&self.inner.clock.now()))
+            if queued.is_past(&self.inner.clock.now())
                 && let Some(error) = self.give_up(&mut queued, &request).await?
             {
                 return Err(error);
@@ -165,7 +180,9 @@ impl Pool {
                 None => generate_name(attempt)?,
             };
             let again = |e: &Error| {
-                e.kind() == ErrorKind::NameTaken && request.name.is_none() && attempt < ATTEMPTS
+                e.kind() == ErrorKind::NameTaken
+                    && request.name.is_none()
+                    && attempt < ATTEMPTS
                     && !matches!(request.wish.branch, crate::BranchWish::Named(_))
             };
             let base = match inner.isolator.resolve(&request.wish, &name).await {
@@ -196,8 +213,12 @@ impl Pool {
             };
             // In the queue only once the change is made; but a future that is dropped meanwhile may
             // still be followed by the change, so the guard exists before.
-            let mut queued =
-                Queued { inner: inner.clone(), ticket: Ticket(0), waiter: waiter.clone(), armed: true };
+            let mut queued = Queued {
+                inner: inner.clone(),
+                ticket: Ticket(0),
+                waiter: waiter.clone(),
+                armed: true,
+            };
             let (session, settings) = (request.session.clone(), inner.settings.clone());
             let entered = inner
                 .update(move |state, now| {
@@ -242,6 +263,10 @@ impl Pool {
             return Ok(None);
         }
         queued.armed = false;
+        Ok(Some(self.full(&state, request)))
+    }
+
+    fn full(&self, state: &PoolState, request: &Request) -> Error {
         let max = self.inner.settings.max_leases;
         let quarantined = state
             .slots
@@ -255,9 +280,9 @@ impl Pool {
                 "all {max} slots are in use ({n} quarantined), and the wait of {waited:?} ran out"
             ),
         };
-        Ok(Some(Error::new(ErrorKind::PoolFull, message).with_hint(
+        Error::new(ErrorKind::PoolFull, message).with_hint(
             "wait longer, raise max_leases, or see with `wtpool list` who holds them and why",
-        )))
+        )
     }
 
     async fn reserved(&self, queued: Queued, slot: SlotId) -> Result<Reservation> {
@@ -369,7 +394,8 @@ impl Reservation {
             }
             let now = inner.clock.now();
             if self.request.waiter.until.as_ref().is_some_and(|u| u.is_past(&now)) {
-                let message = "the slot that was reserved turned out to be in use, and no other is free";
+                let message =
+                    "the slot that was reserved turned out to be in use, and no other is free";
                 return Err(Error::new(ErrorKind::PoolFull, message)
                     .with_hint("see with `wtpool list` what is quarantined, and why"));
             }
@@ -409,12 +435,15 @@ impl Inner {
             base: lease.base.clone(),
         };
         let previous = match &entry {
-            Slot { plan: Some(previous), state: SlotState::Provisioning { reuse: true, .. }, .. } => {
-                previous
-            }
+            Slot {
+                plan: Some(previous),
+                state: SlotState::Provisioning { reuse: true, .. },
+                ..
+            } => previous,
             _ => return self.make_new(&plan).await,
         };
-        let proof = self.preserved(previous, None).await.map_err(|e| Trouble::Unusable(e.to_string()))?;
+        let proof =
+            self.preserved(previous, None).await.map_err(|e| Trouble::Unusable(e.to_string()))?;
         if let Some(who) = self.occupant(slot) {
             return Err(Trouble::Unusable(format!("{who} is still in it")));
         }

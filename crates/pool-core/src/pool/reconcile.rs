@@ -148,21 +148,14 @@ impl Pool {
         Ok(self.list().await?.needs_watching() || self.isolator().has_trash())
     }
 
-    async fn perform(
-        &self,
-        state: &PoolState,
-        due: Due,
-        report: &mut PruneReport,
-    ) -> Result<()> {
+    async fn perform(&self, state: &PoolState, due: Due, report: &mut PruneReport) -> Result<()> {
         let inner = &self.inner;
         let settings = inner.settings.clone();
         let worker = inner.worker().clone();
         let line = self.describe(state, &due);
         let done = match due {
             Due::DropWaiter(ticket, why) => {
-                inner
-                    .update(move |state, now| state.leave_queue(ticket, why, &settings, now))
-                    .await
+                inner.update(move |state, now| state.leave_queue(ticket, why, &settings, now)).await
             }
             Due::EndSession(id) => inner
                 .update(move |state, now| state.end_session(&id, &settings, now))
@@ -284,14 +277,18 @@ impl Inner {
                 continue;
             }
             let reason = match &one.condition {
-                Condition::Foreign(what) => format!("not made by this pool, and left alone: {what}"),
+                Condition::Foreign(what) => {
+                    format!("not made by this pool, and left alone: {what}")
+                }
                 _ => "found without a record of it".to_owned(),
             };
             let base = match one.condition {
                 Condition::Foreign(_) => None,
                 _ => self.base_found(one.slot).await,
             };
-            report.done.push(format!("take in {}: {reason}", self.isolator.place(one.slot).display()));
+            report
+                .done
+                .push(format!("take in {}: {reason}", self.isolator.place(one.slot).display()));
             self.update(move |state, now| {
                 // Recorded in the meantime: then it is somebody's who is at work.
                 if !state.slots.contains_key(&one.slot) {

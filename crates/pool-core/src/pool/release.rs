@@ -38,7 +38,9 @@ impl Inner {
         self.finish(slot).await?;
         let state = self.store.load().await?;
         match state.ended(token) {
-            Some(ended) => Ok(report_of(ended, state.slots.get(&ended.slot).and_then(kept_because))),
+            Some(ended) => {
+                Ok(report_of(ended, state.slots.get(&ended.slot).and_then(kept_because)))
+            }
             None => Err(Error::new(ErrorKind::StaleLease, "the lease was forgotten meanwhile")),
         }
     }
@@ -121,8 +123,7 @@ impl Inner {
             let proof = self.preserved(plan, None).await?;
             return self.dispose(slot, plan, proof).await;
         }
-        let (worker, settings, idle) =
-            (self.worker().clone(), self.settings.clone(), rest.clone());
+        let (worker, settings, idle) = (self.worker().clone(), self.settings.clone(), rest.clone());
         let surplus = self
             .update(move |state, now| state.rest(slot, &worker, idle, &settings, now))
             .await??;

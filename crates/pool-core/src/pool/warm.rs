@@ -58,9 +58,8 @@ impl Pool {
                 return Ok(report);
             }
             let (worker, settings) = (inner.worker().clone(), inner.settings.clone());
-            let reserved = inner
-                .update(move |state, now| state.reserve_idle(&worker, &settings, now))
-                .await?;
+            let reserved =
+                inner.update(move |state, now| state.reserve_idle(&worker, &settings, now)).await?;
             let Some(slot) = reserved else { return Ok(report) };
             inner.make_idle(slot, &base).await?;
             report.made += 1;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pool_core::{
-    BranchWish, Clock, Disposition, ErrorKind, EventKind, Finish, Isolator, LeaseName, LeaseStore, Linger,
-    MemoryStore, Outcome, Owner, Pool, PruneOptions, Release, Request, SessionId, Settings, SlotId,
-    SlotState, Wish,
+    BranchWish, Clock, Disposition, ErrorKind, EventKind, Finish, Isolator, LeaseName, LeaseStore,
+    Linger, MemoryStore, Outcome, Owner, Pool, PruneOptions, Release, Request, SessionId, Settings,
+    SlotId, SlotState, Wish,
 };
 use testkit::chaos::{Answer, Chaos, Method};
 use testkit::clock::VirtualClock;
@@ -52,7 +52,12 @@ impl Machine {
         pool.reconcile().await.expect("reconciled");
         let state = pool.list().await.expect("listed");
         for slot in state.slots.values() {
-            assert!(slot.state.worker().is_none(), "slot {} is not at rest: {:?}", slot.id, slot.state);
+            assert!(
+                slot.state.worker().is_none(),
+                "slot {} is not at rest: {:?}",
+                slot.id,
+                slot.state
+            );
         }
         assert_eq!(pool.reconcile().await.expect("reconciled").done, Vec::<String>::new());
         let standing: Vec<SlotId> = state.slots.keys().copied().collect();
@@ -76,7 +81,8 @@ async fn quiesce() {
 async fn a_lease_is_isolated_and_leaves_nothing_behind() {
     let machine = Machine::new(2);
     let pool = machine.process("host");
-    let (one, two) = (pool.acquire(request()).await.unwrap(), pool.acquire(request()).await.unwrap());
+    let (one, two) =
+        (pool.acquire(request()).await.unwrap(), pool.acquire(request()).await.unwrap());
     assert_ne!(one.path(), two.path());
     assert_ne!(one.lease().base.branch, two.lease().base.branch);
     machine.isolator.write(one.slot(), "work", "precious");
@@ -223,7 +229,10 @@ async fn a_dead_holder_is_found_and_its_work_saved() {
     machine.isolator.write(guard.slot(), "work", "precious");
     let watcher = machine.process("watcher");
     watcher.reconcile().await.unwrap();
-    assert!(matches!(watcher.list().await.unwrap().slots[&SlotId(1)].state, SlotState::Leased { .. }));
+    assert!(matches!(
+        watcher.list().await.unwrap().slots[&SlotId(1)].state,
+        SlotState::Leased { .. }
+    ));
     machine.liveness.kill("victim");
     watcher.reconcile().await.unwrap();
     let rescues = watcher.isolator().rescues().unwrap().list().await.unwrap();
@@ -346,7 +355,8 @@ async fn the_end_of_a_session_takes_its_leases_and_idle_slots() {
 async fn a_deleted_workspace_is_noticed_and_its_slot_freed() {
     let machine = Machine::new(1);
     let pool = machine.process("host");
-    let request = Request { owner: Owner::Detached, ttl: Some(Duration::from_secs(60)), ..request() };
+    let request =
+        Request { owner: Owner::Detached, ttl: Some(Duration::from_secs(60)), ..request() };
     let lease = pool.acquire(request).await.unwrap().keep();
     machine.isolator.write(SlotId(1), "work", "committed");
     machine.isolator.commit(SlotId(1));
@@ -458,7 +468,11 @@ async fn abuse(method: Method, answer: Answer, warm: bool, patience: usize) {
     let left = other.list().await.unwrap();
     // What still runs in the "dead" process, in `Never`, can't be interrupted by the fake: the real
     // one would be gone with it. It holds nothing that the other needs.
-    assert_eq!(left.slots.len(), 0, "{method:?} {answer:?} warm={warm} patience={patience}: {left:?}");
+    assert_eq!(
+        left.slots.len(),
+        0,
+        "{method:?} {answer:?} warm={warm} patience={patience}: {left:?}"
+    );
     assert_eq!(left.waiters.len(), 0);
 }
 

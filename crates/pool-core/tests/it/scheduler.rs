@@ -196,7 +196,7 @@ fn finish(state: &mut PoolState, slot: SlotId, ok: bool, settings: &Settings, no
         Afterlife::Keep => {
             let rest =
                 entry.plan.unwrap_or_else(|| plan(slot, entry.state.lease().expect("a lease")));
-if state.rest(slot, &worker(), rest, settings, now).expect("ours") {
+            if state.rest(slot, &worker(), rest, settings, now).expect("ours") {
                 state.remove(slot, &worker(), settings, now).expect("retired");
             }
         }
