@@ -81,7 +81,7 @@ pub(crate) fn start_logging(verbose: u8) {
         .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::new(level))
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(false)
         .init();
 }
 
@@ -211,10 +211,12 @@ pub(crate) fn story(report: &ReleaseReport, path: &Path) -> Vec<String> {
     }
     if let Some(rescue) = &report.rescue {
         let Rescue { id, files, commits, .. } = rescue;
+        let saved = [(*files, "uncommitted file"), (*commits, "commit")];
+        let saved = saved.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| counted(n, what));
+        let saved = saved.collect::<Vec<_>>().join(" and ");
         lines.push(format!(
-            "saved {} and {} as rescue {id}; bring it back with: wtpool rescue restore {id}",
-            counted(*files, "uncommitted file"),
-            counted(*commits, "commit"),
+            "saved {} as rescue {id}; bring it back with: wtpool rescue restore {id}",
+            if saved.is_empty() { "its state" } else { &saved },
         ));
     }
     match report.disposition {

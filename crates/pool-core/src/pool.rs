@@ -64,8 +64,8 @@ struct Inner {
 enum Orphan {
     /// A request, in the queue or granted.
     Request(Ticket, LeaseId),
-    /// A lease.
-    Lease(Token, Outcome),
+    /// A lease, with its claim: held until the end is recorded.
+    Lease(Token, Outcome, Option<Arc<Claim>>),
     /// A slot that this worker was busy with.
     Work(SlotId),
 }
@@ -411,7 +411,11 @@ impl Inner {
                 let inner = self.clone();
                 drop(runtime.spawn(async move { inner.adopt_orphan(orphan).await }));
             }
-            Err(_) => self.orphans().push(orphan),
+            // Without the claim, so that another process may end the lease sooner.
+            Err(_) => self.orphans().push(match orphan {
+                Orphan::Lease(token, outcome, _) => Orphan::Lease(token, outcome, None),
+                other => other,
+            }),
         }
     }
 
@@ -424,7 +428,7 @@ impl Inner {
         let again = Unfinished { inner: &self, orphan: Some(orphan.clone()) };
         let done = match orphan {
             Orphan::Request(ticket, lease) => self.withdraw(ticket, &lease).await,
-            Orphan::Lease(token, outcome) => {
+            Orphan::Lease(token, outcome, _claim) => {
                 let how = Release { outcome, linger: None };
                 self.release(&token, how, EndReason::Released).await.map(drop)
             }

@@ -556,6 +556,13 @@ impl PoolState {
         self.log(now, EventKind::Quarantined, Some(slot), None, Some(reason));
     }
 
+    /// Whether that lease is just being ended.
+    pub fn is_leaving(&self, token: &Token) -> bool {
+        self.slots.values().any(|slot| {
+            matches!(&slot.state, SlotState::Releasing { lease, .. } if lease.token() == *token)
+        })
+    }
+
     /// What is remembered of a lease that is over.
     pub fn ended(&self, token: &Token) -> Option<&EndedLease> {
         self.ended.iter().rev().find(|e| e.token == *token)

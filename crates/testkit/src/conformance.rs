@@ -111,7 +111,7 @@ pub struct Capabilities {
 }
 
 /// Expands to a module `$name` with one test for each case of the suite. `$harness` is evaluated
-/// for each, may use `.await`, and gives a new [`Harness`](conformance::Harness).
+/// for each, may use `.await`, and gives a new [`Harness`](crate::conformance::Harness).
 ///
 /// ```
 /// # use testkit::conformance::MemoryHarness;

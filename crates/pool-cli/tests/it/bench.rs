@@ -164,7 +164,7 @@ impl Drop for Bench {
         // A slot that has to be kept ends with the fixture; a reaper ends with its pool.
         let _ = fs::remove_dir_all(&pool);
         let begun = Instant::now();
-        while lock.try_lock_shared().is_err() {
+        while !is_free(&lock) {
             if begun.elapsed() > PATIENCE {
                 assert!(std::thread::panicking(), "the reaper of {} lives on", pool.display());
                 return;
@@ -239,4 +239,13 @@ pub(crate) fn write(path: impl AsRef<Path>, text: &str) {
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
 pub(crate) fn skip(why: &str) {
     eprintln!("skipped: {why}");
+}
+
+/// Whether nobody holds that lock: no reaper watches.
+pub(crate) fn is_free(lock: &File) -> bool {
+    let free = fs4::FileExt::try_lock_shared(lock).is_ok();
+    if free {
+        fs4::FileExt::unlock(lock).expect("unlock");
+    }
+    free
 }

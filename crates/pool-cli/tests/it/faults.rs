@@ -13,10 +13,10 @@ fn is_saved(bench: &Bench, path: &Path, name: &str, content: &str) -> bool {
     }
     bench.rescues().iter().any(|rescue| {
         let id = rescue["id"].as_str().expect("an id");
-        let into = bench.fixture.root().join(format!("look-{id}"));
-        bench.run(&["rescue", "restore", id, "--into", into.to_str().expect("UTF-8")]).code
-            == Some(0)
-            && fs::read_to_string(into.join(name)).is_ok_and(|text| text == content)
+        let dir = tempfile::tempdir_in(bench.fixture.root()).expect("a directory");
+        let into = dir.path().join("restored");
+        bench.ok(&["rescue", "restore", id, "--into", into.to_str().expect("UTF-8")]);
+        fs::read_to_string(into.join(name)).is_ok_and(|text| text == content)
     })
 }
 
@@ -143,7 +143,7 @@ fn a_read_only_pool_is_said_to_be_one() {
     let bench = Bench::new().in_pool_dir(&mount.0.join("pool"));
     bench.ok(&["run", "--", "true"]);
     let lock = fs::File::open(mount.0.join("pool/reaper.lock")).expect("a lock");
-    crate::bench::eventually("the reaper ends", || lock.try_lock_shared().is_ok());
+    crate::bench::eventually("the reaper ends", || crate::bench::is_free(&lock));
     drop(lock);
     if !mount.remount("ro") {
         crate::bench::skip("remounting is not permitted here");
@@ -171,10 +171,9 @@ fn a_reaper_that_was_killed_is_replaced() {
             line.contains("\0reaper\0") && line.contains(pool.to_str().expect("UTF-8"))
         })
     };
-    crate::bench::eventually("a reaper watches", || lock.try_lock_shared().is_err());
+    crate::bench::eventually("a reaper watches", || !crate::bench::is_free(&lock));
     crate::bench::kill(&reaper_pid().expect("a reaper"), rustix::process::Signal::KILL);
-    crate::bench::eventually("the reaper is dead", || lock.try_lock_shared().is_ok());
-    lock.unlock().expect("unlock");
+    crate::bench::eventually("the reaper is dead", || crate::bench::is_free(&lock));
     let doctor = bench.run(&["doctor"]);
     assert_eq!(doctor.code, Some(1));
     assert!(doctor.out.contains("nobody watches"), "{doctor:?}");

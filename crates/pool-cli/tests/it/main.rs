@@ -8,3 +8,4 @@ mod repository;
 mod rescue;
 mod run;
 mod settings;
+mod terminal;

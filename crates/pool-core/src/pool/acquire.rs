@@ -274,12 +274,13 @@ impl Pool {
             .filter(|s| matches!(s.state, SlotState::Quarantined { .. }))
             .count();
         let waited = request.wait.unwrap_or_default();
-        let message = match quarantined {
-            0 => format!("all {max} slots are in use, and the wait of {waited:?} ran out"),
-            n => format!(
-                "all {max} slots are in use ({n} quarantined), and the wait of {waited:?} ran out"
-            ),
-        };
+        let mut message = format!("all {max} slots are in use");
+        if quarantined > 0 {
+            message += &format!(" ({quarantined} quarantined)");
+        }
+        if !waited.is_zero() {
+            message += &format!(", and the wait of {waited:?} ran out");
+        }
         Error::new(ErrorKind::PoolFull, message).with_hint(
             "wait longer, raise max_leases, or see with `wtpool list` who holds them and why",
         )

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Inner, Orphan, Pool, Release, ReleaseReport};
+use super::{Inner, Orphan, Release, ReleaseReport, join};
 use crate::error::Result;
 use crate::id::SlotId;
 use crate::liveness::{Claim, Vital};
-use crate::state::{Lease, Outcome, Token};
+use crate::state::{EndReason, Lease, Linger, Outcome, Token};
+
+/// Why a lease goes on whose command is over.
+const SURVIVED: &str = "its command is over, but something it started still runs";
 
 /// A leased workspace. Dropping it gives the slot back, in the background.
 #[derive(Debug)]
@@ -68,9 +71,16 @@ impl LeaseGuard {
     /// See [`Pool::release`].
     pub async fn release(mut self, how: Release) -> Result<ReleaseReport> {
         self.armed = false;
-        drop(self.claim.take());
-        let pool = Pool { inner: self.inner.clone() };
-        pool.release(&self.lease.token(), how).await
+        let (inner, token, claim) = (self.inner.clone(), self.lease.token(), self.claim.take());
+        let task = tokio::spawn(async move {
+            let report = inner.release(&token, how, EndReason::Released).await;
+            // Held until the end is recorded: a lease without its holder's claim is one whose
+            // holder died.
+            drop(claim);
+            inner.liveness.forget(&token.lease.claim());
+            report
+        });
+        join(task).await
     }
 
     /// Gives the lease back after a command that may have left processes behind: if one of them
@@ -80,29 +90,37 @@ impl LeaseGuard {
     ///
     /// See [`Pool::release`].
     pub async fn finish(mut self, how: Release) -> Result<Finish> {
-        let (token, key) = (self.lease.token(), self.lease.id.claim());
-        let inherited = self.claim.is_some();
-        drop(self.claim.take());
-        let survived = inherited && self.inner.liveness.holds(&key) == Vital::Alive;
-        let survived = survived || self.inner.occupant(self.slot).is_some();
-        if !survived || !inherited {
+        if self.claim.is_none() {
             return self.release(how).await.map(Finish::Released);
         }
-        self.armed = false;
-        let inner = self.inner.clone();
+        let (inner, token) = (self.inner.clone(), self.lease.token());
+        // Recorded before the claim is given up, for the same reason.
         inner
             .update(move |state, now| {
                 let (_, lease) = state.holder(&token)?;
                 lease.command_ended = Some((now.clone(), how.outcome));
                 if let Some(linger) = how.linger {
-                    lease.linger = crate::Linger::both(linger);
+                    lease.linger = Linger::both(linger);
                 }
-                lease.kept_because =
-                    Some("its command is over, but something it started still runs".to_owned());
                 Ok(())
             })
-            .await?
-            .map(|()| Finish::Survived)
+            .await??;
+        drop(self.claim.take());
+        let survived = inner.liveness.holds(&self.lease.id.claim()) == Vital::Alive;
+        if !survived && inner.occupant(self.slot).is_none() {
+            return self.release(how).await.map(Finish::Released);
+        }
+        self.armed = false;
+        let token = self.lease.token();
+        inner
+            .update(move |state, _| {
+                // Gone already: then the survivor ended just now, and somebody saw to the rest.
+                if let Ok((_, lease)) = state.holder(&token) {
+                    lease.kept_because = Some(SURVIVED.to_owned());
+                }
+            })
+            .await?;
+        Ok(Finish::Survived)
     }
 
     /// Lets the lease live without this guard. Only sensible for one that does not depend on its
@@ -118,8 +136,8 @@ impl Drop for LeaseGuard {
         if !self.armed {
             return;
         }
-        drop(self.claim.take());
         let outcome = if std::thread::panicking() { Outcome::Failure } else { Outcome::Success };
-        self.inner.abandon(Orphan::Lease(self.lease.token(), outcome));
+        let claim = self.claim.take().map(Arc::new);
+        self.inner.abandon(Orphan::Lease(self.lease.token(), outcome, claim));
     }
 }

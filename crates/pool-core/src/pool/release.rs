@@ -20,28 +20,34 @@ impl Inner {
         let (wanted, worker) = (token.clone(), self.worker().clone());
         let begun = self
             .update(move |state, now| {
-                if let Some(ended) = state.ended(&wanted) {
-                    let kept = state.slots.get(&ended.slot).and_then(kept_because);
-                    return Ok(Err(report_of(ended, kept)));
+                if state.is_leaving(&wanted) || state.ended(&wanted).is_some() {
+                    return Ok(None);
                 }
                 let (_, lease) = state.holder(&wanted)?;
                 let linger = how.linger.unwrap_or_else(|| lease.linger.after(how.outcome));
                 let end = end(how.outcome, reason, linger);
-                state.begin_release(&wanted, end, &worker, now).map(Ok)
+                state.begin_release(&wanted, end, &worker, now).map(Some)
             })
             .await??;
-        let slot = match begun {
-            Ok(slot) => slot,
-            Err(already) => return Ok(already),
-        };
-        self.liveness.forget(&token.lease.claim());
-        self.finish(slot).await?;
-        let state = self.store.load().await?;
-        match state.ended(token) {
-            Some(ended) => {
-                Ok(report_of(ended, state.slots.get(&ended.slot).and_then(kept_because)))
+        if let Some(slot) = begun {
+            self.liveness.forget(&token.lease.claim());
+            self.finish(slot).await?;
+        }
+        self.ended(token).await
+    }
+
+    /// What became of a lease that is over, or is just being ended, maybe by somebody else.
+    async fn ended(&self, token: &Token) -> Result<ReleaseReport> {
+        loop {
+            let state = self.store.load().await?;
+            if let Some(ended) = state.ended(token) {
+                return Ok(report_of(ended, state.slots.get(&ended.slot).and_then(kept_because)));
             }
-            None => Err(Error::new(ErrorKind::StaleLease, "the lease was forgotten meanwhile")),
+            if !state.is_leaving(token) {
+                let message = format!("the lease {} is over, and was forgotten", token.lease);
+                return Err(Error::new(ErrorKind::StaleLease, message));
+            }
+            self.clock.sleep(self.settings.poll).await;
         }
     }
 
