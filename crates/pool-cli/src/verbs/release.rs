@@ -1,8 +1,6 @@
 //! `wtpool release`.
 
-use pool_core::{Error, ErrorKind, Lookup, Release, ReleaseReport, SlotState, Token};
-
-use std::time::Duration;
+use pool_core::{Error, ErrorKind, Lookup, Release};
 
 use crate::cli::{Global, Outcome, duration};
 use crate::context::{Access, Context};
@@ -29,10 +27,7 @@ pub(crate) async fn perform(
     })?;
     let how = Release { outcome: outcome.into(), linger: duration(linger) };
     let progress = Progress::spinner(&context.out, "saving what would be lost");
-    let report = match context.pool.release(&token, how).await {
-        Err(error) => ended_by_another(&context, &token, error).await,
-        done => done,
-    };
+    let report = context.pool.release(&token, how).await;
     drop(progress);
     let report = report?;
     reaper::ensure_if_needed(&context).await;
@@ -44,26 +39,3 @@ pub(crate) async fn perform(
     }
     Ok(0)
 }
-
-/// What became of a lease that somebody else, usually the reaper, began to end just before us: waits
-/// until that is done. Any other `error` is returned as it is.
-pub(super) async fn ended_by_another(
-    context: &Context,
-    token: &Token,
-    error: Error,
-) -> pool_core::Result<ReleaseReport> {
-    if error.kind() != ErrorKind::StaleLease {
-        return Err(error);
-    }
-    loop {
-        match context.pool.find(token.lease.as_str()).await {
-            Ok(Lookup::Ended(_)) => break,
-            Ok(Lookup::Slot(slot)) if !matches!(slot.state, SlotState::Releasing { .. }) => break,
-            Ok(Lookup::Slot(_)) => tokio::time::sleep(POLL).await,
-            Err(_) => return Err(error),
-        }
-    }
-    context.pool.release(token, Release::default()).await
-}
-
-const POLL: Duration = Duration::from_millis(20);

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use pool_core::{ErrorKind, Finish, Release};
 use serde::Serialize;
 
-use super::release::ended_by_another;
 use crate::acquire::{Keeper, lease, request};
 use crate::cli::{Global, LeaseOptions};
 use crate::context::{Access, Context};
@@ -66,14 +65,10 @@ fn announce(context: &Context, guard: &pool_core::LeaseGuard) -> Result<()> {
 }
 
 async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ended) -> Result<()> {
-    let (path, token) = (guard.path(), guard.token());
-    let id = token.lease.clone();
+    let (path, id) = (guard.path(), guard.lease().id.clone());
     let how = Release { outcome: ended.outcome(), linger: None };
     let progress = Progress::spinner(&context.out, "saving what would be lost");
-    let finish = match guard.finish(how).await {
-        Err(error) => ended_by_another(context, &token, error).await.map(Finish::Released),
-        done => done,
-    };
+    let finish = guard.finish(how).await;
     drop(progress);
     match finish? {
         Finish::Released(report) => {

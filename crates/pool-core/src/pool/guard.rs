@@ -95,7 +95,7 @@ impl LeaseGuard {
         }
         let (inner, token) = (self.inner.clone(), self.lease.token());
         // Recorded before the claim is given up, for the same reason.
-        inner
+        let recorded: Result<()> = inner
             .update(move |state, now| {
                 let (_, lease) = state.holder(&token)?;
                 lease.command_ended = Some((now.clone(), how.outcome));
@@ -104,7 +104,11 @@ impl LeaseGuard {
                 }
                 Ok(())
             })
-            .await??;
+            .await?;
+        if recorded.is_err() {
+            // Somebody else gave it back; what became of it is what there is to report.
+            return self.release(how).await.map(Finish::Released);
+        }
         drop(self.claim.take());
         let survived = inner.liveness.holds(&self.lease.id.claim()) == Vital::Alive;
         if !survived && inner.occupant(self.slot).is_none() {
