@@ -6,10 +6,11 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use pool_core::{Condition, Discovered, Error, Plan, Preserved, Result, SlotId};
+use pool_core::{Condition, Discovered, Error, ErrorKind, Plan, Preserved, Result, SlotId};
 
 use crate::branch;
 use crate::copy;
+use crate::inspect::is_as_seen;
 use crate::provision::{OWN_CONFIG, remembered};
 use crate::registration;
 use crate::site::{Place, Site, foreign};
@@ -41,9 +42,7 @@ pub(crate) fn take_away(
         Place::Foreign(_) if site.is_half_made(slot) && is_bare_beginning(&place) => None,
         Place::Foreign(what) => return Err(foreign(&place, &what)),
     };
-    if fs::symlink_metadata(&place).is_ok() {
-        bin.put(&place)?;
-    }
+    set_aside(site, plan, &place, &mut bin)?;
     if registration.is_none() {
         registration = site.registration_of(slot)?;
     }
@@ -65,6 +64,41 @@ pub(crate) fn take_away(
     // Others may keep something beside the worktree; then the directory stays.
     let _ = fs::remove_dir(site.slot_dir(slot));
     Ok(())
+}
+
+/// Moves the tree into the trash by way of a name beside its place, under which nobody looks for it.
+/// Whoever wrote there after the look that found, or made, it safe to remove: that is seen under this
+/// name, and the tree is put back.
+fn set_aside(site: &Site, plan: &Plan, place: &Path, bin: &mut Bin) -> Result<()> {
+    let aside = site.slot_dir(plan.slot).join(".leaving");
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    let rename = |from: &Path, to: &Path| {
+        fs::rename(from, to).map_err(|e| {
+            let doing = format!("move {} to {}", from.display(), to.display());
+            Error::io(doing, e).with_hint("is something mounted there? then unmount it")
+        })
+    };
+    if is_there(&aside) && !is_there(place) {
+        // Interrupted here before. What was known then is not known now.
+        rename(&aside, place)?;
+    }
+    if !is_there(place) {
+        return Ok(());
+    }
+    if site.is_half_made(plan.slot) {
+        return bin.put(place);
+    }
+    rename(place, &aside)?;
+    let seen = is_as_seen(site, plan, &aside);
+    if !matches!(seen, Ok(true)) {
+        rename(&aside, place)?;
+        let busy = format!("{} was written to while it was being removed", place.display());
+        return Err(seen.err().unwrap_or_else(|| {
+            Error::new(ErrorKind::Busy, busy)
+                .with_hint("it is tried again once nobody writes there any more")
+        }));
+    }
+    bin.put(&aside)
 }
 
 fn is_bare_beginning(place: &Path) -> bool {
@@ -99,7 +133,11 @@ pub(crate) fn discover(site: &Site) -> Result<Vec<Discovered>> {
 }
 
 fn condition(site: &Site, slot: SlotId) -> Result<Option<Condition>> {
-    let place = site.look(slot)?;
+    let mut place = site.look(slot)?;
+    if matches!(place, Place::Foreign(_)) {
+        // Looked at in several steps, between which somebody may have been moving it away.
+        place = site.look(slot)?;
+    }
     if site.is_half_made(slot) {
         let is_ours = match &place {
             Place::Foreign(_) => is_bare_beginning(&site.place(slot)),

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;
 use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use gix::ObjectId;
@@ -36,7 +36,20 @@ const NAMED: usize = 20;
 
 /// Looks for what would be lost. Changes nothing.
 pub(crate) fn inspect(site: &Site, plan: &Plan) -> Result<Inspection> {
-    Ok(look(site, plan, &mut |_| Ok(()))?.inspection)
+    let look = look(site, plan, &mut |_| Ok(()))?;
+    site.seen(plan.slot, look.fingerprint);
+    Ok(look.inspection)
+}
+
+/// Whether a slot's worktree, which was moved to `root` since, still is as it was when it was looked
+/// at last.
+///
+/// # Errors
+///
+/// When it can't be looked at.
+pub(crate) fn is_as_seen(site: &Site, plan: &Plan, root: &Path) -> Result<bool> {
+    let Some(seen) = site.last_seen(plan.slot) else { return Ok(true) };
+    Ok(look_at(site, plan, Some(root), &mut |_| Ok(()))?.fingerprint == seen)
 }
 
 /// One finding, for whoever wants to save it.
@@ -78,19 +91,24 @@ pub(crate) struct Survey {
 
 impl Survey {
     /// Opens what there is of a slot.
-    fn open(site: &Site, plan: &Plan) -> Result<Option<Self>> {
+    fn open(site: &Site, plan: &Plan, moved: Option<&Path>) -> Result<Option<Self>> {
         let place = site.place(plan.slot);
         let (admin, root) = match site.look(plan.slot)? {
             Place::Ours(admin) => (Some(admin), Some(place)),
             Place::Pruned(_) => (None, Some(place)),
             Place::Foreign(what) => return Err(crate::site::foreign(&place, &what)),
             Place::Absent => match site.registration_of(plan.slot)? {
-                Some(admin) => (Some(admin), None),
+                Some(admin) => (Some(admin), moved.map(Path::to_owned)),
+                None if moved.is_some() => (None, moved.map(Path::to_owned)),
                 None => return Ok(None),
             },
         };
         if let Some(admin) = admin {
-            let repo = crate::site::open_repository(&admin, &site.settings)?;
+            let mut repo = crate::site::open_repository(&admin, &site.settings)?;
+            if let Some(moved) = moved {
+                repo.set_workdir(moved.to_owned())
+                    .map_err(|e| failed(format_args!("open {}", moved.display()), e))?;
+            }
             let reading = || format!("read HEAD of {}", admin.display());
             let head = repo.head().map_err(|e| failed(reading(), e))?;
             let branch = head.referent_name().map(|name| name.as_bstr().to_string());
@@ -139,6 +157,16 @@ pub(crate) fn look(
     plan: &Plan,
     saver: &mut dyn FnMut(Finding<'_>) -> Result<()>,
 ) -> Result<Look> {
+    look_at(site, plan, None, saver)
+}
+
+/// The same, of a worktree that was moved away from its place.
+fn look_at(
+    site: &Site,
+    plan: &Plan,
+    moved: Option<&Path>,
+    saver: &mut dyn FnMut(Finding<'_>) -> Result<()>,
+) -> Result<Look> {
     let nothing = |branch| Look {
         inspection: Inspection {
             plan: plan.clone(),
@@ -155,7 +183,7 @@ pub(crate) fn look(
     if site.is_half_made(plan.slot) {
         return Ok(nothing(branch));
     }
-    let Some(survey) = Survey::open(site, plan)? else { return Ok(nothing(branch)) };
+    let Some(survey) = Survey::open(site, plan, moved)? else { return Ok(nothing(branch)) };
     saver(Finding::Begin(&survey))?;
 
     let mut tally = Tally::default();
@@ -166,9 +194,8 @@ pub(crate) fn look(
     if let Some(root) = &survey.root {
         let regenerable = Patterns::new(&site.settings.regenerable);
         let copies = Copied::load(site, plan.slot)?;
-        let keep = |path: &BStr, dir: &std::path::Path| {
-            submodule::reason_to_keep(&survey, site, plan, path, dir)
-        };
+        let keep =
+            |path: &BStr, dir: &Path| submodule::reason_to_keep(&survey, site, plan, path, dir);
         let ground = Ground {
             repo: &survey.repo,
             index: &survey.index,
@@ -182,7 +209,7 @@ pub(crate) fn look(
             saver(Finding::Path(seen))
         })?;
     }
-    let unreached = unreached(&survey, plan, branch.as_ref(), &mut tally)?;
+    let unreached = unreached(site, &survey, plan, branch.as_ref(), &mut tally)?;
     tally.losses.commits = unreached.count;
     if let Some(admin) = &survey.admin {
         tally.losses.operation = admin::operation(admin);
@@ -267,6 +294,7 @@ impl Tally {
 
 /// What only this worktree knows.
 fn unreached(
+    site: &Site,
     survey: &Survey,
     plan: &Plan,
     branch: Option<&BranchReport>,
@@ -299,7 +327,9 @@ fn unreached(
             Some(name) == own.as_deref() || name.starts_with(&rescues)
         })?
     };
-    kept.insert(object_id(plan.base.commit.as_str())?);
+    // Not the base as such: it may have been another lease's, and may be reached by this one alone.
+    // But what the user's own worktrees stand on is theirs, and theirs to keep.
+    kept.extend(site.heads_outside());
     let found = commits::unreached(repo, &candidates, &kept);
     for tip in &found.tips {
         tip.hash(&mut tally.hasher);

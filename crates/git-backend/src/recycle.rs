@@ -16,6 +16,7 @@ use pool_core::{Error, ErrorKind, Plan, Preserved, Result};
 use crate::branch;
 use crate::copy;
 use crate::git::Git;
+use crate::inspect::is_as_seen;
 use crate::provision::{OWN_CONFIG, init_submodules, refuse_submodules, remembered};
 use crate::registration;
 use crate::site::{Site, gix_error, open_repository};
@@ -48,6 +49,13 @@ pub(crate) fn recycle(
     site.repo().find_commit(base).map_err(|e| gix_error(format!("find the commit {base}"), e))?;
     wait_for_locks(&admin)?;
     registration::check(interrupt)?;
+    // Looked at once more, as late as can be. What is written from here until the end of the
+    // cleaning is not seen: nobody who holds or stands in the slot can do so, only a stranger.
+    if !is_as_seen(site, previous, &place)? {
+        let busy = format!("{} was written to while it was being reset", place.display());
+        return Err(Error::new(ErrorKind::Busy, busy)
+            .with_hint("it is tried again once nobody writes there any more"));
+    }
 
     let marker = site.making_marker(plan.slot);
     fs::write(&marker, b"by wtpool\n")

@@ -1,8 +1,10 @@
 //! Where a pool's worktrees are, and the check that a worktree is really one of them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use gix::bstr::ByteSlice;
 use pool_core::{Error, ErrorKind, Result, SlotId};
@@ -25,6 +27,9 @@ pub(crate) struct Site {
     /// The user's choices.
     pub(crate) settings: GitSettings,
     name: String,
+    /// By slot, a number that changes with what a look finds: so that it is noticed when a slot
+    /// was written to after it had been found, or made, safe to remove.
+    fingerprints: Mutex<HashMap<SlotId, u64>>,
 }
 
 /// What the `.git` file at a slot's place says.
@@ -65,6 +70,7 @@ impl Site {
             pool_dir,
             settings,
             name: sanitized(repository.name()),
+            fingerprints: Mutex::default(),
         })
     }
 
@@ -201,6 +207,29 @@ impl Site {
             .collect();
         found.sort();
         Ok(found)
+    }
+
+    /// What the worktrees that are not the pool's have checked out.
+    pub(crate) fn heads_outside(&self) -> Vec<gix::ObjectId> {
+        let head = |git_dir: &Path| {
+            let repo = open_repository(git_dir, &self.settings).ok()?;
+            repo.head_id().ok().map(gix::Id::detach)
+        };
+        let slots = self.slots_dir();
+        let outside = self.registrations().unwrap_or_default();
+        let outside = outside.iter().filter(|(_, dot_git)| !dot_git.starts_with(&slots));
+        let linked = outside.filter_map(|(admin, _)| head(admin));
+        linked.chain(head(&self.common_dir)).collect()
+    }
+
+    /// Remembers what a look at a slot found.
+    pub(crate) fn seen(&self, slot: SlotId, fingerprint: u64) {
+        self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner).insert(slot, fingerprint);
+    }
+
+    /// What the last look at a slot in this process found.
+    pub(crate) fn last_seen(&self, slot: SlotId) -> Option<u64> {
+        self.fingerprints.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).copied()
     }
 
     /// The repository, for this thread.

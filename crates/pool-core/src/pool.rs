@@ -12,10 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{ClaimKey, LeaseId, SessionId, SlotId, Ticket};
 use crate::isolator::{BranchReport, Isolator, Rescue};
-use crate::liveness::{Claim, Liveness, LocalLiveness};
+use crate::liveness::{Claim, Liveness, LocalLiveness, Vital};
 use crate::settings::Settings;
 use crate::state::{
-    Disposition, End, EndReason, EndedLease, Lease, Outcome, PoolState, Slot, Token,
+    Disposition, End, EndReason, EndedLease, Lease, Outcome, Owner, PoolState, Slot, Token,
 };
 use crate::store::{self, LeaseStore, Logged, MemoryStore};
 use crate::time::{Clock, Moment, SystemClock};
@@ -317,10 +317,23 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when the token is not of a lease this pool remembers. Work that
-    /// can't be saved is not an error: the workspace is then kept, and the report says why.
+    /// [`ErrorKind::StaleLease`] when the token is not of a lease this pool remembers.
+    /// [`ErrorKind::WouldLoseWork`] when the lease shares its holder's life and the holder lives:
+    /// only the [`LeaseGuard`] gives such a lease back. Work that can't be saved is not an error: the
+    /// workspace is then kept, and the report says why.
     pub async fn release(&self, token: &Token, how: Release) -> Result<ReleaseReport> {
         let (inner, token) = (self.inner.clone(), token.clone());
+        let mut state = inner.store.load().await?;
+        if let Ok((_, lease)) = state.holder(&token)
+            && lease.owner == Owner::Holder
+            && lease.command_ended.is_none()
+            && inner.liveness.holds(&lease.id.claim()) == Vital::Alive
+        {
+            let message =
+                format!("{} still holds the lease {}, and is at work", lease.holder, lease.name);
+            return Err(Error::new(ErrorKind::WouldLoseWork, message)
+                .with_hint("end that process: the lease ends with it"));
+        }
         // In a task of its own: once begun, it is finished, whether or not the caller waits.
         join(tokio::spawn(async move { inner.release(&token, how, EndReason::Released).await }))
             .await

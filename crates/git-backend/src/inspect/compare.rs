@@ -19,8 +19,7 @@ use super::{failed, os};
 pub(crate) enum Verdict {
     /// Not written since it was checked out.
     Unchanged,
-    /// The same to git, after the conversions that attributes ask for, but perhaps not byte for byte
-    /// what a checkout would write.
+    /// The very bytes that git has, but perhaps not those that a checkout would write.
     Equivalent,
     /// Not the same.
     Different,
@@ -105,7 +104,10 @@ impl<'a> Comparer<'a> {
         if hash_file(self.repo, full, meta.len())? == Some(id) {
             return Ok(Verdict::Equivalent);
         }
-        Ok(if self.converts_to(full, path, id) { Verdict::Equivalent } else { Verdict::Different })
+        // What `git add` would store as the same blob is the same only if a checkout gives it back: a
+        // filter, or a conversion of line ends, may go one way only.
+        let same = self.converts_to(full, path, id) && self.comes_back(full, path, id);
+        Ok(if same { Verdict::Unchanged } else { Verdict::Different })
     }
 
     /// Whether `git add` would store the file as `id`. Any failure means no: it is then kept.
@@ -131,6 +133,19 @@ impl<'a> Comparer<'a> {
             }
         };
         converted.is_ok_and(|found| found == id)
+    }
+
+    /// Whether a checkout of `id` would write the very bytes of the file. Any failure means no.
+    fn comes_back(&mut self, full: &Path, path: &BStr, id: ObjectId) -> bool {
+        let Ok(blob) = self.repo.find_object(id) else { return false };
+        let Some(filters) = self.filters.as_mut() else { return false };
+        let options = Default::default();
+        let Ok(mut written) = filters.convert_to_worktree(&blob.data, path, options) else {
+            return false;
+        };
+        let mut bytes = Vec::new();
+        written.read_to_end(&mut bytes).is_ok()
+            && std::fs::read(full).is_ok_and(|found| found == bytes)
     }
 
     fn pipeline(&self) -> Option<gix::filter::Pipeline<'a>> {

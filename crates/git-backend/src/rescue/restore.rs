@@ -29,6 +29,13 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
     let into = std::path::absolute(into)
         .map_err(|e| Error::io(format_args!("resolve {}", into.display()), e))?;
     check_unused(&into)?;
+    if gix::path::realpath(&into).is_ok_and(|real| real.starts_with(&site.pool_dir)) {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("{} lies in the pool's own directory, which is cleaned up", into.display()),
+        )
+        .with_hint("choose a directory elsewhere, or restore into a new lease"));
+    }
     let start = match parts.head {
         Some(head) => head,
         None => object_id(&parts.manifest.base)?,

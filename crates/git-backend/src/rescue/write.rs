@@ -25,6 +25,7 @@ pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved>
     let mut seen = look(site, &plan, &mut |_| Ok(()))?;
     for _ in 0..ATTEMPTS {
         if seen.inspection.losses.is_empty() {
+            site.seen(plan.slot, seen.fingerprint);
             return Preserved::nothing_to_lose(seen.inspection)
                 .map_err(|i| refusal(site, &plan, &i.losses));
         }
@@ -51,6 +52,7 @@ pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved>
             continue;
         }
         let rescue = publish(site, &plan, saved_survey, &commits)?;
+        site.seen(plan.slot, again.fingerprint);
         return Preserved::by_rescue(again.inspection, rescue)
             .map_err(|i| refusal(site, &plan, &i.losses));
     }
@@ -408,8 +410,17 @@ fn publish(site: &Site, plan: &Plan, survey: &Survey, parts: &Commits) -> Result
         objects::sync_directory(&file)?;
     }
 
-    let written = super::read::open(&site.repo(), &id)?;
-    written.verify(&site.repo())?;
-    tracing::info!(rescue = %id, files = parts.files, commits = parts.count, "saved a slot's work");
-    written.summary(&site.repo())
+    let verified = || {
+        let written = super::read::open(&site.repo(), &id)?;
+        written.verify(&site.repo())?;
+        written.summary(&site.repo())
+    };
+    verified().inspect_err(|error| {
+        // Somebody's `git gc --prune=now` was quicker than the reference. The work is where it was,
+        // and a reference to what is not there would be in every later git's way.
+        tracing::warn!(rescue = %id, %error, "a rescue that can't be read back is taken back");
+        if let Err(error) = super::delete_reference(repo, &reference, whole) {
+            tracing::warn!(rescue = %id, %error, "and can't be deleted");
+        }
+    })
 }

@@ -1,5 +1,6 @@
 //! The integration tests of the crate, in one binary, which links once.
 
+mod adversary;
 mod conformance;
 mod discovery;
 mod inspect;

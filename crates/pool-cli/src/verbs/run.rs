@@ -1,6 +1,7 @@
 //! `wtpool run`.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use pool_core::{ErrorKind, Finish, Release};
 use serde::Serialize;
@@ -14,6 +15,9 @@ use crate::progress::Progress;
 use crate::reaper;
 use crate::run::{Ended, inside};
 use crate::signals::Signals;
+
+/// How long what the command leaves behind may take to end before it counts as staying on purpose.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
 struct SurvivedDocument {
@@ -68,7 +72,7 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
     let (path, id) = (guard.path(), guard.lease().id.clone());
     let how = Release { outcome: ended.outcome(), linger: None };
     let progress = Progress::spinner(&context.out, "saving what would be lost");
-    let finish = guard.finish(how).await;
+    let finish = guard.finish(how, PATIENCE).await;
     drop(progress);
     match finish? {
         Finish::Released(report) => {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Inner, Orphan, Release, ReleaseReport, join};
 use crate::error::Result;
@@ -68,7 +69,7 @@ impl LeaseGuard {
     ///
     /// # Errors
     ///
-    /// See [`Pool::release`].
+    /// See [`Pool::release`](crate::Pool::release).
     pub async fn release(mut self, how: Release) -> Result<ReleaseReport> {
         self.armed = false;
         let (inner, token, claim) = (self.inner.clone(), self.lease.token(), self.claim.take());
@@ -84,12 +85,13 @@ impl LeaseGuard {
     }
 
     /// Gives the lease back after a command that may have left processes behind: if one of them
-    /// holds the inherited claim, the lease goes on for it.
+    /// holds the inherited claim, or stands in the workspace, after `patience` still, the lease goes
+    /// on for it. (A `git commit`, for one, leaves `git maintenance` behind for a moment.)
     ///
     /// # Errors
     ///
-    /// See [`Pool::release`].
-    pub async fn finish(mut self, how: Release) -> Result<Finish> {
+    /// See [`Pool::release`](crate::Pool::release).
+    pub async fn finish(mut self, how: Release, patience: Duration) -> Result<Finish> {
         if self.claim.is_none() {
             return self.release(how).await.map(Finish::Released);
         }
@@ -110,9 +112,16 @@ impl LeaseGuard {
             return self.release(how).await.map(Finish::Released);
         }
         drop(self.claim.take());
-        let survived = inner.liveness.holds(&self.lease.id.claim()) == Vital::Alive;
-        if !survived && inner.occupant(self.slot).is_none() {
-            return self.release(how).await.map(Finish::Released);
+        let begun = inner.clock.now();
+        loop {
+            let survived = inner.liveness.holds(&self.lease.id.claim()) == Vital::Alive;
+            if !survived && inner.occupant(self.slot).is_none() {
+                return self.release(how).await.map(Finish::Released);
+            }
+            if inner.clock.now().since(&begun).is_none_or(|waited| waited >= patience) {
+                break;
+            }
+            inner.clock.sleep(inner.settings.poll).await;
         }
         self.armed = false;
         let token = self.lease.token();

@@ -314,13 +314,27 @@ async fn survivors_of_a_command_hold_its_lease() {
     let daemon = machine.liveness.spawn("daemon");
     machine.liveness.inherit(guard.claim().unwrap().key(), "daemon");
     let how = Release { outcome: Outcome::Success, linger: None };
-    assert_eq!(guard.finish(how).await.unwrap(), Finish::Survived);
+    assert_eq!(guard.finish(how, Duration::ZERO).await.unwrap(), Finish::Survived);
     pool.reconcile().await.unwrap();
     assert_eq!(machine.isolator.occupied(), [SlotId(1)]);
     machine.clock.advance(machine.settings.grace);
     pool.reconcile().await.unwrap();
     assert_eq!(machine.isolator.occupied(), [], "it does not stand there, and had its grace");
     assert!(machine.liveness.pid("daemon") == Some(daemon));
+}
+
+#[tokio::test]
+async fn nobody_gives_back_the_lease_of_a_live_holder() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let guard = pool.acquire(request()).await.unwrap();
+    machine.isolator.write(guard.slot(), "work", "half done");
+    let stranger = machine.process("stranger");
+    let refused = stranger.release(&guard.token(), Release::default()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::WouldLoseWork);
+    assert_eq!(machine.isolator.read(guard.slot(), "work").as_deref(), Some(&b"half done"[..]));
+    guard.release(Release::default()).await.unwrap();
+    machine.settles().await;
 }
 
 #[tokio::test]

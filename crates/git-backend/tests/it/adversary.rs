@@ -1,0 +1,148 @@
+//! Ways in which work was lost once, found by somebody who tried to.
+
+use std::fs;
+
+use pool_core::{BranchWish, ErrorKind, Isolator, Plan, Wish};
+
+use crate::support::{
+    Fixture, commit, detached, git, git_succeeds, name, plan, plan_of, proof, write,
+};
+
+async fn ended(isolator: &git_backend::GitIsolator, plan: &Plan) {
+    let proof = proof(isolator, plan).await;
+    isolator.dispose(proof).await.expect("disposed");
+}
+
+fn is_reached(fixture: &Fixture, commit: &str) -> bool {
+    !git(&fixture.repo, &["for-each-ref", "--contains", commit]).is_empty()
+}
+
+/// A lease that starts from another lease's detached commit is the last to reach it.
+#[tokio::test]
+async fn a_base_that_nothing_else_reaches_is_saved() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let first = detached(&isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    write(&isolator.place(first.slot), "work", "precious");
+    let work = commit(&isolator.place(first.slot), "work");
+
+    let wish = Wish { origin: Some(isolator.place(first.slot)), ..Wish::default() };
+    let base = isolator.resolve(&wish, &name("second")).await.unwrap();
+    assert_eq!(base.commit.as_str(), work);
+    let second = plan_of(2, "second", base);
+    isolator.provision(&second).await.unwrap();
+    ended(&isolator, &first).await;
+    assert!(is_reached(&fixture, &work));
+    ended(&isolator, &second).await;
+    assert!(is_reached(&fixture, &work), "the second lease was the last to reach it");
+}
+
+/// `git branch -d` deletes a branch that another lease's branch contains.
+#[tokio::test]
+async fn a_base_whose_own_branch_went_is_saved() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    git(&fixture.repo, &["switch", "-q", "-c", "topic"]);
+    write(&fixture.repo, "work", "precious");
+    let work = commit(&fixture.repo, "work");
+    git(&fixture.repo, &["switch", "-q", "main"]);
+    let wish = Wish { base: Some("topic".into()), origin: None, branch: BranchWish::Generated };
+    let lease = plan_of(1, "lease", isolator.resolve(&wish, &name("lease")).await.unwrap());
+    isolator.provision(&lease).await.unwrap();
+    git(&fixture.repo, &["branch", "-q", "-D", "topic"]);
+    git(&fixture.repo, &["reflog", "expire", "--all", "--expire=now"]);
+    ended(&isolator, &lease).await;
+    assert!(is_reached(&fixture, &work));
+}
+
+/// An editor, or an agent with absolute paths, writes after the look and before the removal.
+#[tokio::test]
+async fn what_is_written_after_the_look_stops_the_removal() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    for (number, path) in [(1, "untracked"), (2, "README.md")] {
+        let plan = plan(&isolator, number, &format!("lease-{number}")).await;
+        isolator.provision(&plan).await.unwrap();
+        let place = isolator.place(plan.slot);
+        let too_old = proof(&isolator, &plan).await;
+        write(&place, path, "late");
+        let refused = isolator.dispose(too_old).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+        assert_eq!(fs::read_to_string(place.join(path)).unwrap(), "late", "where it was");
+
+        let too_old = proof(&isolator, &plan).await;
+        write(&place, path, "later");
+        assert_eq!(isolator.recycle(&plan, too_old).await.unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(fs::read_to_string(place.join(path)).unwrap(), "later");
+        ended(&isolator, &plan).await;
+        assert!(!place.exists());
+    }
+    assert_eq!(isolator.rescues().unwrap().list().await.unwrap().len(), 4);
+}
+
+/// Interrupted between the two renames of a removal: what stands aside is found again.
+#[tokio::test]
+async fn a_tree_set_aside_by_somebody_who_died_comes_back() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(plan.slot);
+    write(&place, "untracked", "precious");
+    fs::rename(&place, place.with_file_name(".leaving")).unwrap();
+    let blind = proof(&isolator, &plan).await;
+    assert_eq!(isolator.dispose(blind).await.unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(fs::read_to_string(place.join("untracked")).unwrap(), "precious");
+    ended(&isolator, &plan).await;
+    assert_eq!(isolator.rescues().unwrap().list().await.unwrap().len(), 1);
+}
+
+/// Line ends that `git add` would take away, and no checkout gives back.
+#[tokio::test]
+async fn a_conversion_that_goes_one_way_is_a_modification() {
+    let fixture = Fixture::new();
+    git(&fixture.repo, &["config", "core.autocrlf", "input"]);
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    write(&isolator.place(plan.slot), "README.md", "demo\r\n");
+    assert_eq!(isolator.inspect(&plan).await.unwrap().losses.modified, 1);
+    ended(&isolator, &plan).await;
+    let rescues = isolator.rescues().unwrap().list().await.unwrap();
+    let saved =
+        git(&fixture.repo, &["cat-file", "-s", &format!("{}:README.md", rescues[0].reference)]);
+    assert_eq!(saved, "6");
+}
+
+/// And one that goes both ways is none, even when the file was only touched.
+#[tokio::test]
+async fn a_conversion_that_goes_both_ways_is_none() {
+    let fixture = Fixture::new();
+    git(&fixture.repo, &["config", "core.autocrlf", "true"]);
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    let file = isolator.place(plan.slot).join("README.md");
+    let content = fs::read(&file).unwrap();
+    assert_eq!(content, b"demo\r\n");
+    fs::write(&file, content).unwrap();
+    assert!(isolator.inspect(&plan).await.unwrap().losses.is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_restored_into_the_pool_itself() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(plan.slot);
+    write(&place, "untracked", "precious");
+    ended(&isolator, &plan).await;
+    let archive = isolator.rescues().unwrap();
+    let id = archive.list().await.unwrap()[0].id.clone();
+    let refused = archive.restore_into(&id, &place).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    assert!(!place.exists());
+    assert!(git_succeeds(&fixture.repo, &["rev-parse", "--verify", "-q", "refs/heads/main"]));
+}
