@@ -5,6 +5,7 @@ mod conformance;
 mod discovery;
 mod inspect;
 mod lifecycle;
+mod random;
 mod rescue;
 mod support;
 mod swap;
