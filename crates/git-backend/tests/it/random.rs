@@ -2,7 +2,7 @@
 //! outside. The full model runs on the backend in memory, in `testkit`.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -213,7 +213,7 @@ impl World {
         assert_eq!(git(&self.fixture.repo, &["status", "--porcelain"]), "", "main is untouched");
     }
 
-    fn is_in_place(&self, path: &PathBuf, id: &str) -> bool {
+    fn is_in_place(&self, path: &Path, id: &str) -> bool {
         if path.exists() {
             return git(&self.fixture.repo, &["hash-object", "--", path.to_str().expect("UTF-8")])
                 == id;
@@ -248,7 +248,7 @@ impl World {
     }
 }
 
-fn commit_all(place: &std::path::Path) {
+fn commit_all(place: &Path) {
     write(place, "one-more", "line");
     commit(place, "all there is");
 }
