@@ -73,7 +73,6 @@ async fn main() -> Result<()> {
     let reservation = pool.reserve(Request::new("the example")).await?;
     println!("{} will work in {}", reservation.lease().name, reservation.path().display());
     let lease = reservation.materialise().await?;
-    println!("it is there: {}", lease.path().is_dir());
     let report = lease.release(Release::default()).await?;
     println!("and {:?} again", report.disposition);
     Ok(())
