@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 // Called by their full names: since Rust 1.89 `File` has methods of the same names, which our
 // `rust-version` does not have yet.
 use fs4::{FileExt, TryLockError};
-use pool_core::{Error, FileLiveness, Result};
+use pool_core::{Error, Result};
 
 use crate::cli::Global;
 use crate::context::{Access, Context, Place};
@@ -135,7 +135,6 @@ async fn lock(pool_dir: &Path) -> Result<Option<File>> {
 async fn watch(global: &Global, context: &mut Context, pool_dir: &Path) {
     let mut looked: Option<Instant> = None;
     let mut records = identity(pool_dir);
-    let claims = FileLiveness::new(pool_dir.join("locks"));
     while pool_dir.is_dir() {
         let period = context.settings.reap_interval.0;
         if looked.is_none_or(|at| at.elapsed() >= period) {
@@ -145,9 +144,6 @@ async fn watch(global: &Global, context: &mut Context, pool_dir: &Path) {
             }
             if let Err(error) = context.pool.isolator().sweep(&|_| ()).await {
                 tracing::warn!(target: "wtpool", %error, "not all trash could be deleted");
-            }
-            if let Err(error) = claims.sweep() {
-                tracing::warn!(target: "wtpool", %error, "dead claims are left lying about");
             }
             looked = Some(Instant::now());
         }

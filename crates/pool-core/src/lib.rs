@@ -12,6 +12,7 @@ mod scheduler;
 mod settings;
 mod state;
 mod store;
+mod task;
 mod time;
 mod ttl;
 

@@ -18,6 +18,7 @@ use crate::state::{
     Disposition, End, EndReason, EndedLease, Lease, Outcome, Owner, PoolState, Slot, Token,
 };
 use crate::store::{self, LeaseStore, Logged, MemoryStore};
+use crate::task::join;
 use crate::time::{Clock, Moment, SystemClock};
 
 mod acquire;
@@ -337,17 +338,6 @@ impl Pool {
         // In a task of its own: once begun, it is finished, whether or not the caller waits.
         join(tokio::spawn(async move { inner.release(&token, how, EndReason::Released).await }))
             .await
-    }
-}
-
-/// The result of a task; a panic in it goes on here.
-async fn join<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
-    match task.await {
-        Ok(result) => result,
-        Err(failed) => match failed.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Error::new(ErrorKind::Cancelled, "the runtime is shutting down")),
-        },
     }
 }
 

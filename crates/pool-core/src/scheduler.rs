@@ -54,7 +54,7 @@ impl PoolState {
             .with_hint("choose another, or leave it out and one is made up"));
         }
         if let Some(id) = &waiter.lease.session
-            && self.sessions.get(id).is_some_and(|s| s.over)
+            && self.is_over(Some(id))
         {
             if self.is_used(id) {
                 let message = format!("the session {id} is over, and is being cleaned up");

@@ -10,6 +10,9 @@ use crate::settings::Settings;
 use crate::state::{EndReason, Lease, Outcome, Owner, PoolState, SlotState, Token};
 use crate::time::{Deadline, Moment};
 
+/// Why a lease goes on whose command is over.
+pub(crate) const SURVIVED: &str = "its command is over, but something it started still runs";
+
 /// What was found out about the world for one reconciliation. Whatever is missing is unknown, and
 /// what is unknown counts as alive and busy.
 #[derive(Clone, Debug, Default)]
@@ -212,7 +215,7 @@ impl PoolState {
                 match occupant {
                     Some(who) => keep(format!("its command is over, but {who} is still in it")),
                     None if graced && unoccupied => end(outcome, reason),
-                    None => keep("its command is over, but something it started still runs".into()),
+                    None => keep(SURVIVED.into()),
                 }
             }
             Vital::Unknown if session_over || expired => match occupant {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Inner, LeaseGuard, Orphan, Pool, Unfinished, end, join, uncached};
+use super::{Inner, LeaseGuard, Orphan, Pool, Unfinished, end, uncached};
 use crate::cache::Attachment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
@@ -14,6 +14,7 @@ use crate::scheduler::Turn;
 use crate::state::{
     EndReason, Lease, Linger, Outcome, Owner, PoolState, Session, Slot, SlotState, Waiter,
 };
+use crate::task::join;
 use crate::time::{Deadline, Moment};
 
 /// What somebody asks of a pool.

@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Inner, Orphan, Release, ReleaseReport, join};
+use super::{Inner, Orphan, Release, ReleaseReport};
 use crate::error::Result;
 use crate::id::SlotId;
 use crate::liveness::{Claim, Vital};
 use crate::state::{EndReason, Lease, Linger, Outcome, Token};
-
-/// Why a lease goes on whose command is over.
-const SURVIVED: &str = "its command is over, but something it started still runs";
+use crate::task::join;
+use crate::ttl::SURVIVED;
 
 /// A leased workspace. Dropping it gives the slot back, in the background.
 #[derive(Debug)]

@@ -43,6 +43,7 @@ use self::trouble::Trouble;
 use super::{Change, LeaseStore, Logged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::PoolState;
+use crate::task::join;
 
 mod layout;
 mod patience;
@@ -162,13 +163,7 @@ impl SqliteStore {
             patience::limit(inner.patience);
             work(&inner)
         });
-        match task.await {
-            Ok(result) => result,
-            Err(failed) => match failed.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Error::new(ErrorKind::Cancelled, "the runtime is shutting down")),
-            },
-        }
+        join(task).await
     }
 }
 
