@@ -212,20 +212,23 @@ fn hash_of(repo: &gix::Repository, file: &Path) -> Result<String> {
         })
 }
 
-/// The set-up files of a slot that can stay as they are: unchanged since they were copied, and the
+/// The set-up files of the slot, whose tree is at `root`, that can stay as they are: unchanged since they were copied, and the
 /// same in the main worktree today.
-pub(crate) fn still_good(site: &Site, slot: SlotId) -> Result<Vec<BString>> {
+pub(crate) fn still_good(
+    site: &Site,
+    slot: SlotId,
+    repo: &gix::Repository,
+    root: &Path,
+) -> Result<Vec<BString>> {
     let copied = Copied::load(site, slot)?;
     if copied.0.is_empty() {
         return Ok(Vec::new());
     }
-    let repo = site.open_slot(slot)?;
-    let place = site.place(slot);
     let mut good = Vec::new();
     for (path, source) in wanted(site)? {
         let same =
-            copied.0.get(&path).is_some_and(|h| hash_of(&repo, &source).is_ok_and(|now| now == *h));
-        if same && copied.is_unchanged(&repo, &place, path.as_str().into()) {
+            copied.0.get(&path).is_some_and(|h| hash_of(repo, &source).is_ok_and(|now| now == *h));
+        if same && copied.is_unchanged(repo, root, path.as_str().into()) {
             good.push(path.into());
         }
     }

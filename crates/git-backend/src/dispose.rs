@@ -6,11 +6,11 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use pool_core::{Condition, Discovered, Error, ErrorKind, Plan, Preserved, Result, SlotId};
+use pool_core::{Condition, Discovered, Error, Plan, Preserved, Result, SlotId};
 
+use crate::aside;
 use crate::branch;
 use crate::copy;
-use crate::inspect::is_as_seen;
 use crate::provision::{OWN_CONFIG, remembered};
 use crate::registration;
 use crate::site::{Place, Site, foreign};
@@ -34,15 +34,32 @@ pub(crate) fn take_away(
     let slot = plan.slot;
     let place = site.place(slot);
     let mut bin = Bin::new(site);
-    let mut registration = match site.look(slot)? {
-        Place::Ours(admin) => Some(admin),
-        Place::Pruned(_) | Place::Absent => None,
-        // Interrupted before git's files were there. Nobody else makes the marker, and a repository
-        // of somebody's own has a `.git`.
-        Place::Foreign(_) if site.is_half_made(slot) && is_bare_beginning(&place) => None,
-        Place::Foreign(what) => return Err(foreign(&place, &what)),
-    };
-    set_aside(site, plan, &place, &mut bin)?;
+    let half_made = site.is_half_made(slot);
+    let mut registration = None;
+    let mut stranger = None;
+    if half_made && aside::is_there(&aside::path(site, slot)) {
+        // Interrupted while it was being reset there. What is at its place is then not the pool's.
+        bin.put(&aside::path(site, slot))?;
+        if aside::is_there(&place) {
+            stranger = Some(foreign(&place, "it was made while the worktree was being reset"));
+        }
+    } else {
+        registration = match site.look(slot)? {
+            Place::Ours(admin) => Some(admin),
+            Place::Pruned(_) | Place::Absent => None,
+            // Interrupted before git's files were there. Nobody else makes the marker, and a
+            // repository of somebody's own has a `.git`.
+            Place::Foreign(_) if half_made && is_bare_beginning(&place) => None,
+            Place::Foreign(what) => return Err(foreign(&place, &what)),
+        };
+        if half_made {
+            if aside::is_there(&place) {
+                bin.put(&place)?;
+            }
+        } else if let Some(aside) = aside::take(site, plan)? {
+            bin.put(&aside)?;
+        }
+    }
     if registration.is_none() {
         registration = site.registration_of(slot)?;
     }
@@ -63,42 +80,7 @@ pub(crate) fn take_away(
     }
     // Others may keep something beside the worktree; then the directory stays.
     let _ = fs::remove_dir(site.slot_dir(slot));
-    Ok(())
-}
-
-/// Moves the tree into the trash by way of a name beside its place, under which nobody looks for it.
-/// Whoever wrote there after the look that found, or made, it safe to remove: that is seen under this
-/// name, and the tree is put back.
-fn set_aside(site: &Site, plan: &Plan, place: &Path, bin: &mut Bin) -> Result<()> {
-    let aside = site.slot_dir(plan.slot).join(".leaving");
-    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
-    let rename = |from: &Path, to: &Path| {
-        fs::rename(from, to).map_err(|e| {
-            let doing = format!("move {} to {}", from.display(), to.display());
-            Error::io(doing, e).with_hint("is something mounted there? then unmount it")
-        })
-    };
-    if is_there(&aside) && !is_there(place) {
-        // Interrupted here before. What was known then is not known now.
-        rename(&aside, place)?;
-    }
-    if !is_there(place) {
-        return Ok(());
-    }
-    if site.is_half_made(plan.slot) {
-        return bin.put(place);
-    }
-    rename(place, &aside)?;
-    let seen = is_as_seen(site, plan, &aside);
-    if !matches!(seen, Ok(true)) {
-        rename(&aside, place)?;
-        let busy = format!("{} was written to while it was being removed", place.display());
-        return Err(seen.err().unwrap_or_else(|| {
-            Error::new(ErrorKind::Busy, busy)
-                .with_hint("it is tried again once nobody writes there any more")
-        }));
-    }
-    bin.put(&aside)
+    stranger.map_or(Ok(()), Err)
 }
 
 fn is_bare_beginning(place: &Path) -> bool {

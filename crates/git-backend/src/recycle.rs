@@ -1,8 +1,9 @@
 //! Making a used worktree into a fresh one, writing only what differs.
 //!
-//! The order is: check, mark as half made, reset, clean, settle the old branch, attach the new one,
-//! unmark. Once the mark is set there is nothing in the slot that is anybody's work: the proof says
-//! so. Should any step fail, the slot is disposed of.
+//! The order is: check, set the tree aside, mark as half made, reset, clean, put back, settle the old
+//! branch, attach the new one, unmark. Once the mark is set there is nothing in the tree that is
+//! anybody's work: the proof says so, and a look at it after it had been set aside. Should any step
+//! fail, the slot is disposed of.
 
 use std::fs;
 use std::io;
@@ -13,10 +14,10 @@ use std::time::Duration;
 use gix::index::entry::Flags;
 use pool_core::{Error, ErrorKind, Plan, Preserved, Result};
 
+use crate::aside;
 use crate::branch;
 use crate::copy;
 use crate::git::Git;
-use crate::inspect::is_as_seen;
 use crate::provision::{OWN_CONFIG, init_submodules, refuse_submodules, remembered};
 use crate::registration;
 use crate::site::{Site, gix_error, open_repository};
@@ -49,14 +50,10 @@ pub(crate) fn recycle(
     site.repo().find_commit(base).map_err(|e| gix_error(format!("find the commit {base}"), e))?;
     wait_for_locks(&admin)?;
     registration::check(interrupt)?;
-    // Looked at once more, as late as can be. What is written from here until the end of the
-    // cleaning is not seen: nobody who holds or stands in the slot can do so, only a stranger.
-    if !is_as_seen(site, previous, &place)? {
-        let busy = format!("{} was written to while it was being reset", place.display());
-        return Err(Error::new(ErrorKind::Busy, busy)
-            .with_hint("it is tried again once nobody writes there any more"));
-    }
-
+    let Some(root) = aside::take(site, previous)? else {
+        let message = format!("there is no worktree at {}", place.display());
+        return Err(Error::new(ErrorKind::NotFound, message));
+    };
     let marker = site.making_marker(plan.slot);
     fs::write(&marker, b"by wtpool\n")
         .map_err(|e| Error::io(format!("write {}", marker.display()), e))?;
@@ -64,9 +61,9 @@ pub(crate) fn recycle(
     let mut bin = Bin::new(site);
     clear_state(&admin, &mut bin)?;
     restore_config(site, plan, &admin)?;
-    let git = || Git::in_worktree(&admin, &place, &site.settings);
+    let git = || Git::in_worktree(&admin, &root, &site.settings);
     branch::detach(&open_repository(&admin, &site.settings)?, &plan.base.commit)?;
-    unhide(&open_repository(&admin, &site.settings)?, &place, &mut bin)?;
+    unhide(&open_repository(&admin, &site.settings)?, &root, &mut bin)?;
     // Files that were touched and not changed are known as such before the reset, which would
     // write them again otherwise. It "fails" whenever some file did change.
     git().args(["update-index", "-q", "--really-refresh"]).succeeds()?;
@@ -75,11 +72,13 @@ pub(crate) fn recycle(
         .run()?;
     registration::check(interrupt)?;
 
-    let keep = copy::still_good(site, plan.slot)?;
-    let repo = open_repository(&admin, &site.settings)?;
-    tree::clean(site, &repo, &keep, &mut bin)?;
+    let mut repo = open_repository(&admin, &site.settings)?;
+    repo.set_workdir(root.clone()).map_err(|e| gix_error(format!("open {}", root.display()), e))?;
+    let keep = copy::still_good(site, plan.slot, &repo, &root)?;
+    tree::clean(site, &repo, &root, &keep, &mut bin)?;
     // `reset` and the reflog of what was done here are not the next lease's business.
     clear_state(&admin, &mut bin)?;
+    aside::put_back(site, plan.slot)?;
 
     registration::exclusively(site, interrupt, || {
         branch::settle(site, previous, proof.branch().is_some_and(|branch| branch.kept))?;

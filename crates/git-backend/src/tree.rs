@@ -47,22 +47,22 @@ fn allocated(meta: &fs::Metadata, _: &mut HashSet<(u64, u64)>) -> u64 {
     meta.len()
 }
 
-/// Moves everything out of a worktree that is neither tracked, nor ignored and regenerable, nor in
+/// Moves everything out of the worktree at `root` that is neither tracked, nor ignored and regenerable, nor in
 /// `keep`. The ignore rules are those of the index, so a rule that the last lease wrote down
 /// somewhere protects nothing.
 pub(crate) fn clean(
     site: &Site,
     repo: &gix::Repository,
+    root: &Path,
     keep: &[BString],
     bin: &mut Bin,
 ) -> Result<()> {
-    let place = repo.workdir().unwrap_or(repo.git_dir()).to_owned();
     let index = repo
         .index_or_empty()
-        .map_err(|e| gix_error(format!("read the index of {}", place.display()), e))?;
+        .map_err(|e| gix_error(format!("read the index of {}", root.display()), e))?;
     let excludes = repo
         .excludes(&index, None, gix::worktree::stack::state::ignore::Source::IdMapping)
-        .map_err(|e| gix_error(format!("read the ignore rules of {}", place.display()), e))?;
+        .map_err(|e| gix_error(format!("read the ignore rules of {}", root.display()), e))?;
     let mut cleaner = Cleaner {
         index: &index,
         excludes,
@@ -70,7 +70,7 @@ pub(crate) fn clean(
         keep,
         bin,
     };
-    cleaner.directory(&place, BStr::new(b""))
+    cleaner.directory(root, BStr::new(b""))
 }
 
 struct Cleaner<'a, 'r> {

@@ -146,3 +146,58 @@ async fn nothing_is_restored_into_the_pool_itself() {
     assert!(!place.exists());
     assert!(git_succeeds(&fixture.repo, &["rev-parse", "--verify", "-q", "refs/heads/main"]));
 }
+
+/// Somebody writes by the slot's path while git resets it: here a filter, which git runs in the middle of
+/// the reset, so that the moment is always hit.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_written_during_a_reset_is_refused_or_kept() {
+    // One as an editor does, and one that makes the directory anew.
+    for (prepare, slot) in [("true", 1), ("mkdir -p \"$place\"", 2)] {
+        let fixture = Fixture::new();
+        write(&fixture.repo, ".gitattributes", "*.txt filter=late\n");
+        write(&fixture.repo, "a.txt", "one\n");
+        commit(&fixture.repo, "one");
+        let isolator = fixture.isolator();
+        let first = plan(&isolator, slot, "first").await;
+        isolator.provision(&first).await.unwrap();
+        let place = isolator.place(first.slot);
+
+        let told = fixture.root.path().join("told");
+        let script = fixture.root.path().join("late.sh");
+        let lines = format!(
+            "cat; place='{}'; {prepare}; \
+             if echo late 2>/dev/null > \"$place/new\" && echo late >> \"$place/README.md\"; \
+             then echo written >> '{}'; else echo refused >> '{}'; fi",
+            place.display(),
+            told.display(),
+            told.display(),
+        );
+        fs::write(&script, lines).unwrap();
+        let command = format!("sh '{}' 2>/dev/null", script.display());
+        git(&fixture.repo, &["config", "filter.late.smudge", &command]);
+        git(&fixture.repo, &["config", "filter.late.clean", "cat"]);
+        write(&fixture.repo, "a.txt", "two\n");
+        commit(&fixture.repo, "two");
+
+        let second = plan(&isolator, slot, "second").await;
+        let proof = proof(&isolator, &first).await;
+        let reset = isolator.recycle(&second, proof).await;
+        let told = fs::read_to_string(&told).expect("the filter ran");
+        if told.contains("written") {
+            assert_eq!(fs::read_to_string(place.join("new")).unwrap(), "late\n");
+            assert!(fs::read_to_string(place.join("README.md")).unwrap().ends_with("late\n"));
+            assert!(reset.is_err(), "a directory that is not the pool's was handed out");
+            // Nor does the clean-up that follows take it.
+            let proof = self::proof(&isolator, &second).await;
+            let kept = isolator.dispose(proof).await.unwrap_err();
+            assert_eq!(kept.kind(), ErrorKind::WouldLoseWork, "{kept}");
+            assert_eq!(fs::read_to_string(place.join("new")).unwrap(), "late\n");
+            assert_eq!(git(&fixture.repo, &["worktree", "list"]).lines().count(), 1);
+        } else {
+            reset.unwrap();
+            assert!(!place.join("new").exists());
+            assert_eq!(fs::read_to_string(place.join("a.txt")).unwrap(), "two\n");
+        }
+    }
+}
