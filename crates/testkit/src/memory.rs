@@ -19,7 +19,7 @@ use pool_core::{
 };
 use tokio::task::yield_now;
 
-use world::{Tree, World};
+use world::{Tree, Workspace, World};
 
 /// Workspaces in memory; see the [module](self).
 ///
@@ -173,6 +173,16 @@ impl MemoryIsolator {
     }
 
     // What a test asks.
+
+    /// What is in a slot's place that is not the pool's.
+    pub fn foreign(&self, slot: SlotId) -> Option<String> {
+        self.world().foreign.get(&slot).cloned()
+    }
+
+    /// Whether there is a workspace in the slot, whole.
+    pub fn stands(&self, slot: SlotId) -> bool {
+        self.world().slots.get(&slot).is_some_and(Workspace::stands)
+    }
 
     /// What a branch points to.
     pub fn branch(&self, name: &str) -> Option<CommitId> {

@@ -1,13 +1,14 @@
 //! Brings records and reality together, and ends what is over.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Inner, Pool, Release, end};
 use crate::error::{ErrorKind, Result};
 use crate::id::{ClaimKey, SlotId};
-use crate::isolator::{BranchWish, Condition, Wish};
-use crate::state::{EndReason, Outcome, Owner, PoolState, SlotState};
+use crate::isolator::{BranchWish, Condition, Discovered, Wish};
+use crate::state::{EndReason, Outcome, Owner, PoolState, Slot, SlotState};
 use crate::time::Moment;
 use crate::ttl::{Due, Facts};
 use crate::{Base, LeaseName};
@@ -46,9 +47,9 @@ impl Pool {
             inner.update(|state, now| state.reanchor(now)).await?;
         }
         let mut report = PruneReport::default();
-        let discovered = inner.discover(&mut report).await?;
+        let lost = inner.discover(&mut report).await?;
         let state = inner.store.load().await?;
-        let facts = inner.facts(&state, discovered).await;
+        let facts = inner.facts(&state, lost).await;
         let now = inner.clock.now();
         for due in state.due(&inner.settings, &facts, &now) {
             self.perform(&state, due, &mut report).await?;
@@ -99,8 +100,8 @@ impl Pool {
         let now = inner.clock.now();
         let mut state = inner.store.load().await?;
         state.reanchor(&now);
-        let missing = inner.missing().await?;
-        let facts = inner.facts(&state, missing).await;
+        let lost = Lost::new(&state, &inner.isolator.discover().await?);
+        let facts = inner.facts(&state, lost).await;
         let mut due = state.due(&inner.settings, &facts, &now);
         if options.all {
             let rest = state.slots.values().filter_map(|s| match s.state {
@@ -252,28 +253,44 @@ impl Pool {
     }
 }
 
-impl Inner {
-    /// Slots whose workspace is gone, as far as the backend can tell.
-    async fn missing(&self) -> Result<Vec<SlotId>> {
-        let found = self.isolator.discover().await?;
-        let missing = found.into_iter().filter(|d| d.condition == Condition::Missing);
-        Ok(missing.map(|d| d.slot).collect())
-    }
+/// Where something should be, and is not.
+struct Lost {
+    /// Slots whose workspace is gone.
+    missing: BTreeSet<SlotId>,
+    /// Slots that are kept for something that was not the pool's, and is gone.
+    vacant: BTreeSet<SlotId>,
+}
 
+impl Lost {
+    fn new(state: &PoolState, found: &[Discovered]) -> Self {
+        let on_disk: BTreeSet<SlotId> = found.iter().map(|d| d.slot).collect();
+        let gone = |slot: &&Slot| !on_disk.contains(&slot.id);
+        let registered = found.iter().filter(|d| d.condition == Condition::Missing).map(|d| d.slot);
+        // What has a plan must have left something behind, or its workspace is gone without trace.
+        let without_trace = state.slots.values().filter(gone).filter(|s| {
+            let settled = matches!(s.state, SlotState::Free | SlotState::Leased { .. });
+            settled && s.plan.is_some()
+        });
+        let vacant = state
+            .slots
+            .values()
+            .filter(gone)
+            .filter(|s| matches!(s.state, SlotState::Quarantined { .. }) && s.plan.is_none());
+        Self {
+            missing: registered.chain(without_trace.map(|s| s.id)).collect(),
+            vacant: vacant.map(|s| s.id).collect(),
+        }
+    }
+}
+
+impl Inner {
     /// Takes in what stands where slots live without a record of it.
-    async fn discover(&self, report: &mut PruneReport) -> Result<Vec<SlotId>> {
+    async fn discover(&self, report: &mut PruneReport) -> Result<Lost> {
         let state = self.store.load().await?;
         let found = self.isolator.discover().await?;
-        let mut missing = Vec::new();
-        let on_disk: std::collections::BTreeSet<SlotId> = found.iter().map(|d| d.slot).collect();
+        let lost = Lost::new(&state, &found);
         for one in found {
-            let known = state.slots.contains_key(&one.slot);
-            match one.condition {
-                Condition::Missing => missing.push(one.slot),
-                _ if known => continue,
-                _ => {}
-            }
-            if known {
+            if state.slots.contains_key(&one.slot) {
                 continue;
             }
             let reason = match &one.condition {
@@ -297,13 +314,7 @@ impl Inner {
             })
             .await?;
         }
-        // What has a plan must have left something behind, or its workspace is gone without trace.
-        let gone = state.slots.values().filter(|s| {
-            let settled = matches!(s.state, SlotState::Free | SlotState::Leased { .. });
-            settled && s.plan.is_some() && !on_disk.contains(&s.id)
-        });
-        missing.extend(gone.map(|s| s.id));
-        Ok(missing)
+        Ok(lost)
     }
 
     /// Where a workspace without a record stands, so that it can be looked at.
@@ -318,8 +329,8 @@ impl Inner {
     }
 
     /// Finds out what there is to know for one look at what is due.
-    async fn facts(&self, state: &PoolState, missing: Vec<SlotId>) -> Facts {
-        let mut facts = Facts { missing: missing.into_iter().collect(), ..Facts::default() };
+    async fn facts(&self, state: &PoolState, lost: Lost) -> Facts {
+        let mut facts = Facts { missing: lost.missing, ..Facts::default() };
         let mut ask = |key: &ClaimKey| {
             facts.claims.insert(key.clone(), self.liveness.holds(key));
         };
@@ -341,10 +352,18 @@ impl Inner {
             facts.quiet.insert(slot, quiet);
         }
         for slot in state.slots.values() {
-            if let (SlotState::Quarantined { .. }, Some(plan)) = (&slot.state, &slot.plan)
-                && !facts.occupied.contains_key(&slot.id)
-                && self.isolator.inspect(plan).await.is_ok_and(|i| i.losses.unsavable.is_empty())
-            {
+            let quarantined = matches!(slot.state, SlotState::Quarantined { .. });
+            if !quarantined || facts.occupied.contains_key(&slot.id) {
+                continue;
+            }
+            let savable = match &slot.plan {
+                Some(plan) => {
+                    self.isolator.inspect(plan).await.is_ok_and(|i| i.losses.unsavable.is_empty())
+                }
+                // It was never known to be a workspace: there is nothing to save once it has gone.
+                None => lost.vacant.contains(&slot.id),
+            };
+            if savable {
                 facts.savable.insert(slot.id);
             }
         }

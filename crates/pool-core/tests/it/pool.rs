@@ -398,6 +398,27 @@ async fn lost_records_are_made_good_from_what_stands_there() {
 }
 
 #[tokio::test]
+async fn what_is_not_the_pools_keeps_a_slot_only_as_long_as_it_is_there() {
+    let machine = Machine::new(1);
+    let pool = machine.process("one");
+    machine.isolator.set_foreign(SlotId(1), Some("somebody else's files"));
+    pool.reconcile().await.expect("reconciled");
+    let state = pool.list().await.expect("listed");
+    assert!(matches!(state.slots[&SlotId(1)].state, SlotState::Quarantined { .. }), "{state:#?}");
+    let full = Request { wait: Some(Duration::ZERO), ..request() };
+    assert_eq!(pool.acquire(full).await.expect_err("full").kind(), ErrorKind::PoolFull);
+
+    machine.isolator.set_foreign(SlotId(1), None);
+    let dry = PruneOptions { dry_run: true, ..PruneOptions::default() };
+    let would = pool.prune(dry, &|_| ()).await.expect("looked").done;
+    assert_eq!(pool.reconcile().await.expect("reconciled").done, would);
+    assert_eq!(would.len(), 1, "{would:?}");
+    let guard = pool.acquire(request()).await.expect("it is to be had again");
+    guard.release(Release::default()).await.expect("released");
+    machine.settles().await;
+}
+
+#[tokio::test]
 async fn bad_input_changes_nothing() {
     let machine = Machine::new(1);
     let pool = machine.process("host");

@@ -38,6 +38,12 @@ pub(super) struct Workspace {
     last_write: Option<Timestamp>,
 }
 
+impl Workspace {
+    pub(super) fn stands(&self) -> bool {
+        self.present && !self.half
+    }
+}
+
 /// What was saved.
 #[derive(Clone, Debug)]
 pub(super) struct Saved {
@@ -170,7 +176,7 @@ impl World {
 
     pub(super) fn expect(&mut self, slot: SlotId) -> &mut Workspace {
         match self.slots.get_mut(&slot) {
-            Some(ws) if ws.present && !ws.half => ws,
+            Some(ws) if ws.stands() => ws,
             _ => panic!("there is no workspace in slot {slot}"),
         }
     }
@@ -289,10 +295,7 @@ impl World {
             return Err(self.violation(format!("provision of slot {slot}, which is not empty")));
         }
         if let Some(what) = self.foreign.get(&slot) {
-            return Err(Error::new(
-                ErrorKind::Other,
-                format!("in the place of slot {slot} is {what}"),
-            ));
+            return Err(would_lose(slot, &format!("has in its place {what}")));
         }
         self.check_base(plan)?;
         self.settle_in(plan, Tree::new());
@@ -509,7 +512,7 @@ impl World {
             );
         }
         self.check_proof(proof)?;
-        if !self.slots.get(&slot).is_some_and(|ws| ws.present && !ws.half) {
+        if !self.slots.get(&slot).is_some_and(Workspace::stands) {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 format!("there is no workspace in slot {slot}"),
