@@ -1,86 +1,15 @@
 //! What a pool must do, without how: the reference for `proptest-state-machine`.
 //!
 //! The model knows nothing of slots, stores or tasks. It says, after each [`Step`], who must hold a
-//! lease, who must wait and in which order, and who must have neither. `tests/it/model.rs` runs it
-//! against a real pool.
+//! lease, who must wait and in which order, whose workspace must be kept though it is over, and who
+//! must have nothing. `tests/it/model.rs` runs it against a real pool.
+
+mod random;
+mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::prelude::*;
-use proptest_state_machine::ReferenceStateMachine;
-
-/// One unit of the model's time, in seconds. Times to live and waits end in the middle of a unit,
-/// so that nothing depends on what happens within one.
-pub const UNIT: u64 = 10;
-
-/// Whose life a lease shares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// That of the process which asked for it.
-    Held,
-    /// Nobody's: it lasts so many [units](UNIT).
-    Detached(u64),
-}
-
-/// What happens to a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// A new process asks for a lease.
-    Acquire(Ask),
-    /// A new process asks for a lease that it is to hold, and is killed after so many of its own
-    /// steps; then a reconciliation.
-    CrashAcquiring(Ask, u32),
-    /// What was reserved becomes a lease.
-    Materialise(usize),
-    /// A request is dropped, in the queue or reserved.
-    Cancel(usize),
-    /// A lease is renewed, for its whole time to live.
-    Renew(usize),
-    /// A lease is given back.
-    Release(usize),
-    /// A lease is being given back, and the process is killed after so many of its own steps; then a
-    /// reconciliation.
-    CrashReleasing(usize, u32),
-    /// A lease that is over is given back again.
-    ReleaseAgain(usize),
-    /// A lease that is over is renewed.
-    RenewStale(usize),
-    /// The process that waits for, has reserved, or holds something is killed.
-    Kill(usize),
-    /// An agent writes into its workspace.
-    Write(usize, u8),
-    /// An agent commits what is in its workspace.
-    Commit(usize),
-    /// A user deletes the files of a lease's workspace.
-    DeleteByHand(usize),
-    /// So many units pass.
-    Pass(u64),
-    /// The wall clock is set by so many hours.
-    SetWall(i8),
-    /// The machine starts anew.
-    Reboot,
-    /// A reconciliation, and a second one, which must find nothing to do.
-    Reconcile,
-    /// Everything idle is removed too.
-    PruneAll,
-    /// A session ends.
-    EndSession(u8),
-}
-
-/// A request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// Whose life the lease shares.
-    pub kind: Kind,
-    /// The session it belongs to.
-    pub session: Option<u8>,
-    /// For how many units to wait; `None`: for ever.
-    pub wait: Option<u64>,
-    /// Only reserve a slot.
-    pub reserve: bool,
-    /// Keep the workspace for so many units afterwards.
-    pub linger: u64,
-}
+pub use step::{Ask, Deed, Kind, Step, Trouble, UNIT};
 
 /// Where a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +21,9 @@ pub enum Standing {
     Reserved,
     /// A lease.
     Leased,
-    /// Neither, any more.
+    /// A lease that is over, whose slot is kept: somebody stands in it, or it has what can't be saved.
+    Kept,
+    /// None of these, any more.
     Over,
     /// Refused at once.
     Refused,
@@ -111,6 +42,10 @@ pub struct Entry {
     pub was_leased: bool,
     /// Whether its workspace has files still.
     pub present: bool,
+    /// Whether somebody who is no holder stands in its workspace.
+    pub stranger: bool,
+    /// Whether its workspace has something that can't be saved.
+    pub spoilt: bool,
     /// When its wait or its lease is over: at the end of this unit.
     until: Option<u64>,
     /// Its time counts from the next reconciliation, because of a reboot.
@@ -127,6 +62,8 @@ pub struct Model {
     pub entries: BTreeMap<usize, Entry>,
     /// Those who wait, first come first; also those whose process was killed meanwhile.
     pub queue: Vec<usize>,
+    /// How many slots have something in their places that is not the pool's.
+    pub foreign: usize,
     now: u64,
     over: BTreeSet<u8>,
 }
@@ -134,14 +71,21 @@ pub struct Model {
 impl Model {
     /// A pool with that cap.
     pub fn new(cap: usize) -> Self {
-        Self { cap, entries: BTreeMap::new(), queue: Vec::new(), now: 0, over: BTreeSet::new() }
+        Self {
+            cap,
+            entries: BTreeMap::new(),
+            queue: Vec::new(),
+            foreign: 0,
+            now: 0,
+            over: BTreeSet::new(),
+        }
     }
 
-    /// How many hold something.
+    /// How many slots are not to be had.
     pub fn occupied(&self) -> usize {
-        let holds =
-            |entry: &&Entry| matches!(entry.standing, Standing::Reserved | Standing::Leased);
-        self.entries.values().filter(holds).count()
+        use Standing::{Kept, Leased, Reserved};
+        let holds = |entry: &&Entry| matches!(entry.standing, Reserved | Leased | Kept);
+        self.entries.values().filter(holds).count() + self.foreign
     }
 
     /// The requests with that standing.
@@ -159,6 +103,17 @@ impl Model {
             entry.standing = Standing::Over;
             // Detached from the process that asked: it has long ended.
             entry.alive = false;
+        }
+    }
+
+    /// The lease is over. Its slot is not, if there is a reason to keep it.
+    fn finish(&mut self, number: usize) {
+        match self.entries.get_mut(&number) {
+            Some(entry) if entry.must_be_kept() => {
+                entry.standing = Standing::Kept;
+                entry.alive = false;
+            }
+            _ => self.end(number),
         }
     }
 
@@ -188,15 +143,8 @@ impl Model {
             self.queue.push(number);
             ask.session.map(|session| self.over.remove(&session));
         }
-        let entry = Entry {
-            ask: ask.clone(),
-            standing,
-            alive: !refused,
-            was_leased: false,
-            present: true,
-            until: ask.wait.map(|wait| self.now + wait),
-            reanchor: false,
-        };
+        let until = ask.wait.map(|wait| self.now + wait);
+        let entry = Entry { standing, alive: !refused, until, ..Entry::over(ask) };
         self.entries.insert(number, entry);
         self.grant();
     }
@@ -214,12 +162,15 @@ impl Model {
             let ended = entry.ask.session.is_some_and(|session| self.over.contains(&session));
             let over = match entry.standing {
                 Standing::Waits | Standing::Reserved => dead,
+                // Nobody's ground is taken away while they stand on it.
+                Standing::Leased if entry.stranger => false,
                 Standing::Leased if detached => past || ended || !entry.present,
                 Standing::Leased => dead,
+                Standing::Kept => true,
                 Standing::Over | Standing::Refused => false,
             };
             if over {
-                self.end(number);
+                self.finish(number);
             }
         }
         self.grant();
@@ -240,12 +191,16 @@ impl Model {
                     entry.lease(now);
                 }
             }
-            Step::Cancel(number) | Step::Release(number) => {
+            Step::Cancel(number) => {
                 self.end(*number);
                 self.grant();
             }
+            Step::Release(number) => {
+                self.finish(*number);
+                self.grant();
+            }
             Step::CrashReleasing(number, _) => {
-                self.end(*number);
+                self.finish(*number);
                 self.reconcile();
             }
             Step::Renew(number) => {
@@ -281,6 +236,7 @@ impl Model {
                         entry.until = None;
                     }
                     entry.alive = false;
+                    entry.stranger = false;
                 }
             }
             Step::Reconcile | Step::PruneAll => self.reconcile(),
@@ -289,15 +245,34 @@ impl Model {
                 let known = !self.pick(|e| mine(e) && e.standing != Standing::Refused).is_empty();
                 if known {
                     self.over.insert(*session);
-                    let ends = |e: &Entry| {
-                        let detached = matches!(e.ask.kind, Kind::Detached(_));
-                        let leased = e.standing == Standing::Leased && detached;
-                        mine(e) && (e.standing == Standing::Waits || leased)
-                    };
-                    for number in self.pick(ends) {
+                    for number in self.pick(|e| mine(e) && e.standing == Standing::Waits) {
                         self.end(number);
                     }
                 }
+                self.reconcile();
+            }
+            Step::Enter(number) | Step::Leave(number) => {
+                if let Some(entry) = self.entries.get_mut(number) {
+                    entry.stranger = matches!(step, Step::Enter(_));
+                }
+            }
+            Step::Spoil(number) | Step::Mend(number) => {
+                if let Some(entry) = self.entries.get_mut(number) {
+                    entry.spoilt = matches!(step, Step::Spoil(_));
+                }
+            }
+            Step::PutForeign(ask) => {
+                self.reconcile();
+                self.foreign += 1;
+                ask.iter().for_each(|ask| self.enter(ask));
+                self.reconcile();
+            }
+            Step::TakeForeign => {
+                self.foreign -= 1;
+                self.reconcile();
+            }
+            Step::Amid(trouble, deed) => {
+                self.amid(*trouble, deed);
                 self.reconcile();
             }
             Step::ReleaseAgain(_)
@@ -308,6 +283,24 @@ impl Model {
         }
     }
 
+    fn amid(&mut self, trouble: Trouble, deed: &Deed) {
+        match deed {
+            Deed::Acquire(ask) if trouble.spoils_a_request() => {
+                self.entries.insert(self.entries.len(), Entry::over(ask));
+            }
+            Deed::Acquire(ask) => {
+                let number = self.entries.len();
+                self.enter(ask);
+                let granted = self.entries[&number].standing == Standing::Leased;
+                if granted && trouble.spoils_a_grant() {
+                    self.entries.insert(number, Entry::over(ask));
+                }
+            }
+            Deed::Release(number) => self.finish(*number),
+            Deed::Reconcile => {}
+        }
+    }
+
     fn allows(&self, step: &Step) -> bool {
         let has = |number: &usize, fits: &dyn Fn(&Entry) -> bool| {
             self.entries.get(number).is_some_and(fits)
@@ -315,28 +308,29 @@ impl Model {
         let held = |e: &Entry| e.ask.kind == Kind::Held;
         let leased = |e: &Entry| e.standing == Standing::Leased && (e.alive || !held(e));
         let asking = |e: &Entry| matches!(e.standing, Standing::Waits | Standing::Reserved);
+        let stands = |e: &Entry| matches!(e.standing, Standing::Leased | Standing::Kept);
+        // Whoever stands in a slot that lingers would be met by the next one to be granted it, if it
+        // is: which slot that is, is not for the model to say. `Trouble::Stranger` is about that.
+        let ends = |e: &Entry| leased(e) && !(e.stranger && e.ask.linger > 0);
         match step {
             Step::Materialise(n) => has(n, &|e| e.standing == Standing::Reserved && e.alive),
             Step::Cancel(n) => has(n, &|e| asking(e) && e.alive),
-            Step::Renew(n) | Step::Release(n) => has(n, &leased),
-            Step::CrashReleasing(n, _) => has(n, &|e| leased(e) && held(e)),
+            Step::Renew(n) => has(n, &leased),
+            Step::Release(n) | Step::Amid(_, Deed::Release(n)) => has(n, &ends),
+            Step::CrashReleasing(n, _) => has(n, &|e| ends(e) && held(e)),
             Step::ReleaseAgain(n) | Step::RenewStale(n) => {
                 has(n, &|e| e.standing == Standing::Over && e.was_leased)
             }
             Step::Kill(n) => has(n, &|e| e.alive && (asking(e) || (leased(e) && held(e)))),
-            Step::Write(n, _) | Step::Commit(n) | Step::DeleteByHand(n) => {
-                has(n, &|e| leased(e) && e.present)
-            }
+            Step::DeleteByHand(n) => has(n, &|e| leased(e) && e.present),
+            Step::Write(n, _) | Step::Commit(n) => has(n, &|e| stands(e) && e.present),
+            Step::Enter(n) => has(n, &|e| stands(e) && e.present && !e.stranger),
+            Step::Leave(n) => has(n, &|e| e.stranger),
+            Step::Spoil(n) => has(n, &|e| stands(e) && e.present && !e.spoilt),
+            Step::Mend(n) => has(n, &|e| stands(e) && e.present && e.spoilt),
+            Step::PutForeign(_) => self.occupied() < self.cap,
+            Step::TakeForeign => self.foreign > 0,
             _ => true,
-        }
-    }
-}
-
-impl Kind {
-    fn units(self) -> Option<u64> {
-        match self {
-            Self::Held => None,
-            Self::Detached(units) => Some(units),
         }
     }
 }
@@ -349,102 +343,21 @@ impl Entry {
             alive: false,
             was_leased: false,
             present: true,
+            stranger: false,
+            spoilt: false,
             until: None,
             reanchor: false,
         }
+    }
+
+    fn must_be_kept(&self) -> bool {
+        let leased = matches!(self.standing, Standing::Leased | Standing::Kept);
+        leased && (self.stranger || (self.spoilt && self.present))
     }
 
     fn lease(&mut self, now: u64) {
         self.standing = Standing::Leased;
         self.was_leased = true;
         self.until = self.ask.kind.units().map(|units| now + units);
-    }
-}
-
-/// Any request.
-fn ask() -> impl Strategy<Value = Ask> {
-    let kind = prop_oneof![3 => Just(Kind::Held), 2 => (0..4u64).prop_map(Kind::Detached)];
-    let session = proptest::option::weighted(0.4, 0..2u8);
-    let wait = proptest::option::weighted(0.3, 0..4u64);
-    let linger = prop_oneof![2 => Just(0), 1 => 1..4u64];
-    (kind, session, wait, proptest::bool::weighted(0.2), linger).prop_map(
-        |(kind, session, wait, reserve, linger)| Ask { kind, session, wait, reserve, linger },
-    )
-}
-
-impl ReferenceStateMachine for Model {
-    type State = Self;
-    type Transition = Step;
-
-    fn init_state() -> BoxedStrategy<Self> {
-        (1..5usize).prop_map(Self::new).boxed()
-    }
-
-    fn transitions(state: &Self) -> BoxedStrategy<Step> {
-        let any = prop_oneof![
-            8 => ask().prop_map(Step::Acquire),
-            // Whether a detached lease began before the crash, nobody can tell from outside.
-            3 => (ask(), 0..60u32).prop_map(|(ask, steps)| {
-                Step::CrashAcquiring(Ask { kind: Kind::Held, ..ask }, steps)
-            }),
-            1 => (0..4u64).prop_map(Step::Pass),
-            1 => (-30..30i8).prop_map(Step::SetWall),
-            1 => Just(Step::Reboot),
-            3 => Just(Step::Reconcile),
-            1 => Just(Step::PruneAll),
-            1 => (0..2u8).prop_map(Step::EndSession),
-        ];
-        if state.entries.is_empty() {
-            return any.boxed();
-        }
-        // Steps about a request: of all there are, one that the step is possible for. A random
-        // one would rarely be.
-        let about = |step: fn(usize) -> Step| {
-            let fitting = state.allows_any(step)?;
-            Some(proptest::sample::select(fitting).prop_map(step).boxed())
-        };
-        let crash = state.allows_any(|n| Step::CrashReleasing(n, 0)).map(|fitting| {
-            (proptest::sample::select(fitting), 0..60u32)
-                .prop_map(|(n, steps)| Step::CrashReleasing(n, steps))
-                .boxed()
-        });
-        let write = state.allows_any(|n| Step::Write(n, 0)).map(|fitting| {
-            (proptest::sample::select(fitting), 0..4u8)
-                .prop_map(|(n, byte)| Step::Write(n, byte))
-                .boxed()
-        });
-        let weighted = [
-            (20, Some(any.boxed())),
-            (3, about(Step::Materialise)),
-            (2, about(Step::Cancel)),
-            (2, about(Step::Renew)),
-            (6, about(Step::Release)),
-            (1, about(Step::ReleaseAgain)),
-            (1, about(Step::RenewStale)),
-            (4, about(Step::Kill)),
-            (2, about(Step::Commit)),
-            (1, about(Step::DeleteByHand)),
-            (3, crash),
-            (6, write),
-        ];
-        let possible = weighted.into_iter().filter_map(|(w, s)| Some((w, s?))).collect();
-        proptest::strategy::Union::new_weighted(possible).boxed()
-    }
-
-    fn apply(mut state: Self, step: &Step) -> Self {
-        state.step(step);
-        state
-    }
-
-    fn preconditions(state: &Self, step: &Step) -> bool {
-        state.allows(step)
-    }
-}
-
-impl Model {
-    fn allows_any(&self, step: impl Fn(usize) -> Step) -> Option<Vec<usize>> {
-        let fitting: Vec<usize> =
-            self.entries.keys().copied().filter(|n| self.allows(&step(*n))).collect();
-        (!fitting.is_empty()).then_some(fitting)
     }
 }
