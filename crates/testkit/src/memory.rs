@@ -6,7 +6,10 @@
 //! caller swallowed the error. It also keeps a ledger of all that was ever written, and `audit` looks for
 //! each byte.
 
+mod agent;
 mod archive;
+mod audit;
+mod contract;
 mod world;
 
 use std::path::PathBuf;
