@@ -1,30 +1,53 @@
 //! Random lives of a pool on real repositories; after each step, the invariants that can be seen from
-//! outside. The full model runs on the backend in memory, in `testkit`.
+//! outside, by their numbers in ARCHITECTURE.md. The full model runs on the backend in memory, in
+//! `testkit`; 7 and 10 to 12 are proven there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pool_core::{LeaseGuard, Linger, MemoryStore, Pool, PruneOptions, Release, Request, Settings};
+use pool_core::{
+    Isolator as _, LeaseGuard, Linger, MemoryStore, Pool, PoolState, PruneOptions, Release,
+    Request, SessionId, Settings, SlotId, SlotState,
+};
 use proptest::prelude::*;
 use testkit::clock::VirtualClock;
+use testkit::fixture::{Snapshot, snapshot, snapshot_files};
 use testkit::liveness::FakeLiveness;
+use tokio::runtime::Runtime;
 
-use crate::support::{Fixture, commit, git, write};
+use crate::support::{Fixture, commit, git, status, write};
 
 const CAP: u32 = 3;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Acquire { lingers: bool },
-    Write { lease: usize, path: &'static str },
+    Acquire {
+        lingers: bool,
+        session: bool,
+    },
+    Write {
+        lease: usize,
+        path: &'static str,
+    },
     Stage(usize),
     Commit(usize),
     Detach(usize),
     ResetAway(usize),
     Release(usize),
     Kill(usize),
+    /// A process is killed so many milliseconds after it began to acquire; then a reconciliation.
+    CrashAcquiring(u64),
+    /// The same with a release.
+    CrashReleasing(usize, u64),
+    /// Somebody who is no holder goes and stands in a lease's workspace.
+    Enter(usize),
+    /// All of them leave.
+    Leave,
+    /// Somebody puts files of theirs where the next slot would be, or takes them away again; then a
+    /// reconciliation.
+    Foreign,
     DeleteByHand(usize),
     Time,
     Reconcile,
@@ -36,7 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
     let lease = || 0usize..4;
     let path = prop::sample::select(vec!["new", "dir/new", ".env", "a b\nc", "src/more.rs"]);
     prop_oneof![
-        4 => any::<bool>().prop_map(|lingers| Step::Acquire { lingers }),
+        8 => any::<(bool, bool)>()
+            .prop_map(|(lingers, session)| Step::Acquire { lingers, session }),
         6 => (lease(), path).prop_map(|(lease, path)| Step::Write { lease, path }),
         1 => lease().prop_map(Step::Stage),
         2 => lease().prop_map(Step::Commit),
@@ -44,6 +68,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => lease().prop_map(Step::ResetAway),
         3 => lease().prop_map(Step::Release),
         1 => lease().prop_map(Step::Kill),
+        1 => (0..40u64).prop_map(Step::CrashAcquiring),
+        1 => (lease(), 0..40u64).prop_map(|(lease, after)| Step::CrashReleasing(lease, after)),
+        1 => lease().prop_map(Step::Enter),
+        1 => Just(Step::Leave),
+        1 => Just(Step::Foreign),
         1 => lease().prop_map(Step::DeleteByHand),
         1 => Just(Step::Time),
         2 => Just(Step::Reconcile),
@@ -52,10 +81,37 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A process. Killed, all that goes on in it stops where it stands.
+struct Process {
+    name: String,
+    pool: Pool,
+    runtime: Runtime,
+}
+
 struct Held {
-    process: String,
+    process: Process,
     guard: LeaseGuard,
     place: PathBuf,
+    /// The workspace as its holder left it: its files and where it stands.
+    seen: Seen,
+}
+
+type Seen = (Snapshot, String);
+
+fn look(place: &Path) -> Seen {
+    if !place.exists() {
+        return Seen::default();
+    }
+    (snapshot_files(place), git(place, &["rev-parse", "HEAD"]))
+}
+
+/// What the pool must never touch.
+#[derive(Debug, PartialEq, Eq)]
+struct Outside {
+    main: (Seen, String),
+    theirs: (Seen, String),
+    beside: Snapshot,
+    refs: String,
 }
 
 struct World {
@@ -64,33 +120,61 @@ struct World {
     clock: VirtualClock,
     store: Arc<MemoryStore>,
     isolator: Arc<git_backend::GitIsolator>,
+    runtime: Runtime,
     held: Vec<Held>,
-    /// What was written and not taken back by whoever wrote it: where, and the id of its blob.
-    written: Vec<(PathBuf, String)>,
+    /// Where strangers stand, and the files there.
+    occupied: BTreeMap<PathBuf, Snapshot>,
+    /// What was written or committed, and not taken back by whoever did: where, and its id.
+    work: Vec<(PathBuf, String)>,
+    outside: Outside,
+    /// What is in a slot's place that is not the pool's.
+    foreign: Option<(PathBuf, Snapshot)>,
+    fresh: Seen,
+    /// Workspaces that a user has deleted.
+    deleted: BTreeSet<PathBuf>,
+    /// Somebody was killed, and nobody has reconciled since.
+    crashed: bool,
+    generation: u64,
     count: u32,
-    deleted: bool,
 }
 
 impl World {
     fn new() -> Self {
         let fixture = Fixture::new();
+        let root = fixture.root.path().canonicalize().expect("it exists");
+        // A worktree of the user's own, with work of every kind in it, and files beside the pool.
+        let theirs = root.join("theirs");
+        let path = theirs.to_str().expect("UTF-8");
+        git(&fixture.repo, &["worktree", "add", "-q", "-b", "topic", path]);
+        commit_all(&theirs);
+        write(&theirs, "staged", "staged");
+        git(&theirs, &["add", "-A"]);
+        write(&theirs, "untracked", "untracked");
+        write(&theirs, ".env", "SECRET=theirs");
+        write(&root, "beside/notes", "notes");
         let isolator = Arc::new(fixture.isolator());
-        let (machine, clock) = (FakeLiveness::new(), VirtualClock::new());
-        let store = Arc::new(MemoryStore::new());
+        let outside = Outside::look(&fixture);
         Self {
-            fixture,
-            machine,
-            clock,
-            store,
+            machine: FakeLiveness::new(),
+            clock: VirtualClock::new(),
+            store: Arc::new(MemoryStore::new()),
             isolator,
-            held: vec![],
-            written: vec![],
+            runtime: Runtime::new().expect("a runtime"),
+            held: Vec::new(),
+            occupied: BTreeMap::new(),
+            work: Vec::new(),
+            fresh: look(&fixture.repo),
+            outside,
+            foreign: None,
+            fixture,
+            deleted: BTreeSet::new(),
+            crashed: false,
+            generation: 0,
             count: 0,
-            deleted: false,
         }
     }
 
-    fn process(&self, name: &str) -> Pool {
+    fn pool(&self, name: &str) -> Pool {
         Pool::builder(self.isolator.clone())
             .store(self.store.clone())
             .clock(Arc::new(self.clock.clone()))
@@ -100,35 +184,75 @@ impl World {
             .expect("valid settings")
     }
 
-    async fn take(&mut self, step: Step) {
-        let pick = |held: &[Held], i: usize| (!held.is_empty()).then(|| i % held.len().max(1));
+    fn process(&self) -> Process {
+        let name = format!("agent-{}", self.count);
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).build().expect("a runtime");
+        Process { pool: self.pool(&name), name, runtime }
+    }
+
+    fn kill(&mut self, process: Process, guard: Option<LeaseGuard>) {
+        let Process { name, pool, runtime } = process;
+        self.machine.kill(&name);
+        drop((runtime, guard, pool));
+        self.crashed = true;
+    }
+
+    fn list(&self) -> PoolState {
+        self.runtime.block_on(self.pool("observer").list()).expect("listed")
+    }
+
+    fn reconcile(&mut self) {
+        let reaper = self.pool("reaper");
+        self.runtime.block_on(reaper.reconcile()).expect("reconciled");
+        let state = self.list();
+        for slot in state.slots.values() {
+            assert_eq!(slot.state.worker(), None, "8: {slot:#?} was left half-way");
+        }
+        let second = self.runtime.block_on(reaper.reconcile()).expect("reconciled");
+        assert_eq!(second.done, Vec::<String>::new(), "8: the second one did something");
+        assert_eq!(self.list(), state, "8: the second one changed something");
+        self.crashed = false;
+    }
+
+    fn prune(&mut self) {
+        let all = PruneOptions { all: true, ..PruneOptions::default() };
+        let reaper = self.pool("reaper");
+        self.runtime.block_on(reaper.prune(all, &|_| ())).expect("pruned");
+        self.crashed = false;
+    }
+
+    fn take(&mut self, step: Step) {
         let chosen = match step {
-            Step::Write { lease, .. } => pick(&self.held, lease),
-            Step::Stage(i)
+            Step::Write { lease: i, .. }
+            | Step::Stage(i)
             | Step::Commit(i)
             | Step::Detach(i)
             | Step::ResetAway(i)
             | Step::Release(i)
             | Step::Kill(i)
-            | Step::DeleteByHand(i) => pick(&self.held, i),
+            | Step::CrashReleasing(i, _)
+            | Step::Enter(i)
+            | Step::DeleteByHand(i) => i.checked_rem(self.held.len()),
             _ => None,
         };
         let place = chosen.map(|i| self.held[i].place.clone()).filter(|place| place.exists());
         self.count += 1;
-        match (step, chosen, place) {
-            (Step::Acquire { lingers }, ..) => {
-                let process = format!("agent-{}", self.count);
+        match (step, chosen, &place) {
+            (Step::Acquire { lingers, session }, ..) => {
+                let process = self.process();
                 let linger = Duration::from_secs(if lingers { 600 } else { 0 });
-                let request = Request {
-                    wait: Some(Duration::ZERO),
-                    linger: Linger::both(linger),
-                    ..Request::new("agent")
-                };
-                if let Ok(guard) = self.process(&process).acquire(request).await {
-                    let place = guard.path();
-                    assert_eq!(crate::support::status(&place), "", "a fresh one is clean");
-                    self.held.push(Held { process, guard, place });
+                let session = session.then(|| (SessionId::new("s").expect("valid"), None));
+                let request = Request { session, linger: Linger::both(linger), ..request() };
+                if let Ok(guard) = process.runtime.block_on(process.pool.acquire(request)) {
+                    self.begin(process, guard);
                 }
+            }
+            (Step::CrashAcquiring(after), ..) => {
+                let process = self.process();
+                let pool = process.pool.clone();
+                drop(process.runtime.spawn(async move { pool.acquire(request()).await }));
+                self.crash(process, after);
             }
             (Step::Write { path, .. }, _, Some(place)) => {
                 // A name of its own, so that nothing is overwritten; `.env` is ignored as it is.
@@ -136,69 +260,182 @@ impl World {
                     ".env" => format!("{}.local", self.count),
                     path => format!("{path}-{}", self.count),
                 };
-                write(&place, &path, &format!("write {}", self.count));
+                write(place, &path, &format!("write {}", self.count));
                 let full = place.join(&path);
-                let id = git(&place, &["hash-object", "--", full.to_str().expect("UTF-8")]);
-                self.written.push((full, id));
+                let id = git(place, &["hash-object", "--", full.to_str().expect("UTF-8")]);
+                self.work.push((full, id));
             }
-            (Step::Stage(_), _, Some(place)) => drop(git(&place, &["add", "-A"])),
+            (Step::Stage(_), _, Some(place)) => drop(git(place, &["add", "-A"])),
             (Step::Commit(_), _, Some(place)) => {
-                git(&place, &["add", "-A"]);
-                git(&place, &["commit", "-q", "--allow-empty", "--no-verify", "-m", "work"]);
+                git(place, &["add", "-A"]);
+                git(place, &["commit", "-q", "--allow-empty", "--no-verify", "-m", "work"]);
+                let id = git(place, &["rev-parse", "HEAD"]);
+                self.work.push((place.join(&id), id));
             }
-            (Step::Detach(_), _, Some(place)) => drop(git(&place, &["switch", "-q", "--detach"])),
+            (Step::Detach(_), _, Some(place)) => drop(git(place, &["switch", "-q", "--detach"])),
             (Step::ResetAway(_), _, Some(place)) => {
                 // Only what was committed: a commit that only the reflog knows is work still.
-                commit_all(&place);
-                git(&place, &["reset", "-q", "--hard", "HEAD~1"]);
+                let id = commit_all(place);
+                self.work.push((place.join(&id), id));
+                git(place, &["reset", "-q", "--hard", "HEAD~1"]);
             }
             (Step::Release(_), Some(i), _) => {
-                let held = self.held.swap_remove(i);
-                held.guard.release(Release::default()).await.expect("released");
+                let Held { process, guard, .. } = self.held.swap_remove(i);
+                process.runtime.block_on(guard.release(Release::default())).expect("released");
             }
             (Step::Kill(_), Some(i), _) => {
-                let held = self.held.swap_remove(i);
-                self.machine.kill(&held.process);
-                // Its process is gone: nothing in it runs any more, destructors included.
-                std::mem::forget(held.guard);
+                let Held { process, guard, .. } = self.held.swap_remove(i);
+                self.kill(process, Some(guard));
             }
+            (Step::CrashReleasing(_, after), Some(i), _) => {
+                let Held { process, guard, .. } = self.held.swap_remove(i);
+                drop(process.runtime.spawn(guard.release(Release::default())));
+                self.crash(process, after);
+            }
+            (Step::Enter(_), _, Some(place)) => {
+                self.machine.occupy(place, self.machine.spawn("stranger"));
+                self.occupied.insert(place.clone(), snapshot_files(place));
+            }
+            (Step::Leave, ..) => self.leave(),
+            (Step::Foreign, ..) => self.toggle_foreign(),
             (Step::DeleteByHand(_), _, Some(place)) => {
                 // By the user's own will; what was committed is to be kept all the same.
-                commit_all(&place);
-                let ignored: BTreeSet<PathBuf> = self
-                    .written
-                    .iter()
-                    .map(|(path, _)| path.clone())
-                    .filter(|path| path.extension().is_some_and(|e| e == "local"))
-                    .collect();
-                self.written
-                    .retain(|(path, _)| !(path.starts_with(&place) && ignored.contains(path)));
-                std::fs::remove_dir_all(&place).expect("deleted");
-                self.deleted = true;
+                let id = commit_all(place);
+                self.work.push((place.join(&id), id));
+                let ignored = |path: &Path| path.extension().is_some_and(|e| e == "local");
+                self.work.retain(|(path, _)| !(path.starts_with(place) && ignored(path)));
+                std::fs::remove_dir_all(place).expect("deleted");
+                self.deleted.insert(place.clone());
             }
             (Step::Time, ..) => self.clock.advance(Duration::from_secs(400)),
-            (Step::Reconcile, ..) => {
-                self.process("reaper").reconcile().await.expect("reconciled");
-            }
-            (Step::Prune, ..) => {
-                let all = PruneOptions { all: true, ..PruneOptions::default() };
-                self.process("reaper").prune(all, &|_| ()).await.expect("pruned");
-            }
+            (Step::Reconcile, ..) => self.reconcile(),
+            (Step::Prune, ..) => self.prune(),
             // After both of these, git itself has forgotten a detached commit, and the pool was never
             // asked in between.
-            (Step::StockPrune, ..) if !self.deleted => {
+            (Step::StockPrune, ..) if self.deleted.is_empty() => {
                 git(&self.fixture.repo, &["worktree", "prune", "--expire=now"]);
             }
             _ => {}
         }
+        if let Some(place) = place {
+            self.look_again(&place);
+        }
+    }
+
+    fn begin(&mut self, process: Process, guard: LeaseGuard) {
+        let place = guard.path();
+        assert_eq!(status(&place), "", "3: a fresh one is clean");
+        let branch = guard.lease().base.branch.as_ref().expect("a branch of its own");
+        let on = git(&place, &["symbolic-ref", "--short", "HEAD"]);
+        assert_eq!(on, branch.name, "1: the branch is the lease's");
+        let seen = look(&place);
+        assert_eq!(seen, self.fresh, "3: nothing is left of the lease before");
+        let generation = guard.lease().generation.0;
+        assert!(generation > self.generation, "6: generation {generation} is not a new one");
+        self.deleted.remove(&place);
+        self.held.push(Held { process, guard, place, seen });
+    }
+
+    /// Lets a process go on for some time, and kills it.
+    fn crash(&mut self, process: Process, after: u64) {
+        std::thread::sleep(Duration::from_millis(after));
+        self.kill(process, None);
+        self.reconcile();
+    }
+
+    fn leave(&mut self) {
+        self.machine.kill("stranger");
+        self.occupied.clear();
+    }
+
+    fn toggle_foreign(&mut self) {
+        if self.foreign.is_some() {
+            self.take_foreign();
+            self.reconcile();
+            return;
+        }
+        self.reconcile();
+        let state = self.list();
+        let free = (1..=CAP).map(SlotId).find(|slot| !state.slots.contains_key(slot));
+        if let Some(slot) = free.filter(|_| state.slots.len() < CAP as usize) {
+            let place = self.isolator.place(slot);
+            write(&place, "theirs", "theirs");
+            self.foreign = Some((place.clone(), snapshot(place)));
+            self.reconcile();
+        }
+    }
+
+    fn take_foreign(&mut self) {
+        if let Some((place, _)) = self.foreign.take() {
+            std::fs::remove_dir_all(place).expect("it is theirs to remove");
+        }
+    }
+
+    /// The holder has done something in its workspace, and knows what.
+    fn look_again(&mut self, place: &Path) {
+        if let Some(held) = self.held.iter_mut().find(|held| held.place == place) {
+            held.seen = look(place);
+            if let Some(files) = self.occupied.get_mut(place) {
+                files.clone_from(&held.seen.0);
+            }
+        }
     }
 
     /// While it goes on, what only a reflog keeps is where the agent left it; `at_the_end`, not.
-    async fn check(&self, at_the_end: bool) {
-        let state = self.process("observer").list().await.expect("listed");
-        assert!(state.occupied() <= CAP as usize && state.slots.len() <= CAP as usize);
+    fn check(&mut self, at_the_end: bool) {
+        let state = self.list();
+        let leases: Vec<_> = state
+            .slots
+            .values()
+            .filter(|s| s.state.occupies())
+            .filter_map(|s| Some((s.id, s.state.lease()?)))
+            .collect();
+        let slots: BTreeSet<_> =
+            leases.iter().map(|(slot, _)| self.isolator.place(*slot)).collect();
+        let branches: BTreeSet<_> = leases
+            .iter()
+            .filter_map(|(_, lease)| Some(&lease.base.branch.as_ref()?.name))
+            .collect();
         let places: BTreeSet<_> = self.held.iter().map(|held| &held.place).collect();
-        assert_eq!(places.len(), self.held.len(), "one lease for a path");
+        assert_eq!(
+            (slots.len(), branches.len()),
+            (leases.len(), leases.len()),
+            "1: one lease each"
+        );
+        assert_eq!(places.len(), self.held.len(), "1: one lease for a path");
+
+        let cap = CAP as usize;
+        assert!(state.occupied() <= cap && state.slots.len() <= cap, "2: the cap");
+
+        self.check_work(at_the_end);
+
+        assert_eq!(Outside::look(&self.fixture), self.outside, "4: what is not the pool's");
+
+        if let Some((place, files)) = &self.foreign {
+            assert_eq!(&snapshot(place), files, "4: {}", place.display());
+        }
+
+        for held in &self.held {
+            let here = state.slots.get(&held.guard.slot()).map(|slot| &slot.state);
+            let Some(SlotState::Leased { lease }) = here else {
+                panic!("5: {} has {here:?}", held.place.display())
+            };
+            assert_eq!(lease.token(), held.guard.token(), "5: {}", held.place.display());
+            assert_eq!(look(&held.place), held.seen, "5: {}", held.place.display());
+        }
+        for (place, files) in &self.occupied {
+            assert_eq!(&look(place).0, files, "5: somebody stands in {}", place.display());
+        }
+
+        assert!(state.generation.0 >= self.generation, "6: generations only grow");
+        self.generation = state.generation.0;
+
+        if !self.crashed {
+            self.check_places(&state);
+        }
+    }
+
+    fn check_work(&self, at_the_end: bool) {
         let mut all = vec!["rev-list", "--objects", "--all"];
         if !at_the_end {
             all.push("--reflog");
@@ -206,11 +443,10 @@ impl World {
         let reached = git(&self.fixture.repo, &all);
         let reached: BTreeSet<&str> =
             reached.lines().filter_map(|line| line.split(' ').next()).collect();
-        for (path, id) in &self.written {
+        for (path, id) in &self.work {
             let found = reached.contains(id.as_str()) || self.is_in_place(path, id);
-            assert!(found, "{} is lost", path.display());
+            assert!(found, "3: {} is lost", path.display());
         }
-        assert_eq!(git(&self.fixture.repo, &["status", "--porcelain"]), "", "main is untouched");
     }
 
     fn is_in_place(&self, path: &Path, id: &str) -> bool {
@@ -229,43 +465,87 @@ impl World {
         })
     }
 
-    async fn end(mut self) {
-        for held in self.held.drain(..) {
-            held.guard.release(Release::default()).await.expect("released");
+    fn check_places(&self, state: &PoolState) {
+        let recorded: BTreeSet<_> = state.slots.keys().map(|id| self.isolator.place(*id)).collect();
+        let slots = std::fs::read_dir(self.fixture.pool_dir().join("slots"));
+        let on_disk: BTreeSet<_> = slots
+            .into_iter()
+            .flatten()
+            .map(|slot| slot.expect("it can be read").path().join("demo"))
+            .filter(|place| place.exists())
+            .collect();
+        let listed = git(&self.fixture.repo, &["worktree", "list", "--porcelain"]);
+        let listed: BTreeSet<_> = listed
+            .lines()
+            .filter_map(|line| line.strip_prefix("worktree ").map(PathBuf::from))
+            .filter(|place| place.starts_with(self.fixture.pool_dir()))
+            .chain(self.foreign.iter().map(|(place, _)| place.clone()))
+            .collect();
+        assert_eq!(listed, recorded, "9: git's list and the records");
+        let deleted = recorded.difference(&on_disk).all(|place| self.deleted.contains(place));
+        assert!(deleted && on_disk.is_subset(&recorded), "9: {on_disk:?} and {recorded:?}");
+    }
+
+    fn end(mut self) {
+        self.leave();
+        self.take_foreign();
+        for Held { process, guard, .. } in std::mem::take(&mut self.held) {
+            process.runtime.block_on(guard.release(Release::default())).expect("released");
         }
-        let reaper = self.process("reaper");
-        let all = PruneOptions { all: true, ..PruneOptions::default() };
         for _ in 0..2 {
-            reaper.prune(all, &|_| ()).await.expect("pruned");
+            self.prune();
         }
-        assert_eq!(reaper.list().await.expect("listed").slots.len(), 0);
-        assert!(reaper.isolator().discover().await.expect("listed").is_empty());
-        assert_eq!(reaper.reconcile().await.expect("reconciled").done, Vec::<String>::new());
-        self.check(true).await;
-        let worktrees = git(&self.fixture.repo, &["worktree", "list", "--porcelain"]);
-        assert_eq!(worktrees.matches("worktree ").count(), 1, "{worktrees}");
+        assert_eq!(self.list().slots.len(), 0);
+        let left = self.runtime.block_on(self.isolator.discover()).expect("listed");
+        assert!(left.is_empty(), "9: {left:?}");
+        self.reconcile();
+        self.check(true);
         assert_eq!(git(&self.fixture.repo, &["fsck", "--no-dangling"]), "");
     }
 }
 
-fn commit_all(place: &Path) {
+impl Outside {
+    fn look(fixture: &Fixture) -> Self {
+        let root = fixture.root.path().canonicalize().expect("it exists");
+        let all = |place: &Path| (look(place), status(place));
+        Self {
+            main: all(&fixture.repo),
+            theirs: all(&root.join("theirs")),
+            beside: snapshot(root.join("beside")),
+            refs: git(&fixture.repo, &["show-ref", "main", "topic"]),
+        }
+    }
+}
+
+fn request() -> Request {
+    let linger = Linger::both(Duration::ZERO);
+    Request { wait: Some(Duration::ZERO), linger, ..Request::new("agent") }
+}
+
+fn commit_all(place: &Path) -> String {
     write(place, "one-more", "line");
-    commit(place, "all there is");
+    commit(place, "all there is")
+}
+
+/// A dozen, since each is a few seconds of git; more with `PROPTEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(12)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn nothing_is_lost_and_nothing_is_left(steps in prop::collection::vec(step(), 1..30)) {
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        runtime.block_on(async {
-            let mut world = World::new();
-            for step in steps {
-                world.take(step).await;
-                world.check(false).await;
-            }
-            world.end().await;
-        });
+        let mut world = World::new();
+        for step in steps {
+            world.take(step);
+            world.check(false);
+        }
+        world.end();
     }
 }
