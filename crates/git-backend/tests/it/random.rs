@@ -41,7 +41,7 @@ enum Step {
     CrashAcquiring(u64),
     /// The same with a release.
     CrashReleasing(usize, u64),
-    /// Somebody who is no holder goes and stands in a lease's workspace.
+    /// Somebody who is no holder goes and stands in a workspace, leased or not.
     Enter(usize),
     /// All of them leave.
     Leave,
@@ -70,8 +70,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => lease().prop_map(Step::Kill),
         1 => (0..40u64).prop_map(Step::CrashAcquiring),
         1 => (lease(), 0..40u64).prop_map(|(lease, after)| Step::CrashReleasing(lease, after)),
-        1 => lease().prop_map(Step::Enter),
-        1 => Just(Step::Leave),
+        3 => lease().prop_map(Step::Enter),
+        2 => Just(Step::Leave),
         1 => Just(Step::Foreign),
         1 => lease().prop_map(Step::DeleteByHand),
         1 => Just(Step::Time),
@@ -232,7 +232,6 @@ impl World {
             | Step::Release(i)
             | Step::Kill(i)
             | Step::CrashReleasing(i, _)
-            | Step::Enter(i)
             | Step::DeleteByHand(i) => i.checked_rem(self.held.len()),
             _ => None,
         };
@@ -292,9 +291,14 @@ impl World {
                 drop(process.runtime.spawn(guard.release(Release::default())));
                 self.crash(process, after);
             }
-            (Step::Enter(_), _, Some(place)) => {
-                self.machine.occupy(place, self.machine.spawn("stranger"));
-                self.occupied.insert(place.clone(), snapshot_files(place));
+            (Step::Enter(which), ..) => {
+                let slots = self.list().slots.into_keys();
+                let places = slots.map(|slot| self.isolator.place(slot));
+                let places: Vec<_> = places.filter(|place| place.join(".git").exists()).collect();
+                if let Some(i) = which.checked_rem(places.len()) {
+                    self.machine.occupy(&places[i], self.machine.spawn("stranger"));
+                    self.occupied.insert(places[i].clone(), snapshot_files(&places[i]));
+                }
             }
             (Step::Leave, ..) => self.leave(),
             (Step::Foreign, ..) => self.toggle_foreign(),
@@ -306,6 +310,7 @@ impl World {
                 self.work.retain(|(path, _)| !(path.starts_with(place) && ignored(path)));
                 std::fs::remove_dir_all(place).expect("deleted");
                 self.deleted.insert(place.clone());
+                self.occupied.remove(place);
             }
             (Step::Time, ..) => self.clock.advance(Duration::from_secs(400)),
             (Step::Reconcile, ..) => self.reconcile(),
