@@ -59,14 +59,14 @@ fn step() -> impl Strategy<Value = Step> {
     let lease = || 0usize..4;
     let path = prop::sample::select(vec!["new", "dir/new", ".env", "a b\nc", "src/more.rs"]);
     prop_oneof![
-        8 => any::<(bool, bool)>()
+        8 => (prop::bool::weighted(0.3), prop::bool::weighted(0.2))
             .prop_map(|(lingers, session)| Step::Acquire { lingers, session }),
         6 => (lease(), path).prop_map(|(lease, path)| Step::Write { lease, path }),
         1 => lease().prop_map(Step::Stage),
         2 => lease().prop_map(Step::Commit),
         1 => lease().prop_map(Step::Detach),
         1 => lease().prop_map(Step::ResetAway),
-        3 => lease().prop_map(Step::Release),
+        4 => lease().prop_map(Step::Release),
         1 => lease().prop_map(Step::Kill),
         1 => (0..40u64).prop_map(Step::CrashAcquiring),
         1 => (lease(), 0..40u64).prop_map(|(lease, after)| Step::CrashReleasing(lease, after)),
