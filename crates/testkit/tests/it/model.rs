@@ -5,6 +5,7 @@
 //! stand at.
 
 mod check;
+mod steps;
 mod system;
 
 use proptest::test_runner::Config;

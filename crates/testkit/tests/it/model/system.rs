@@ -1,30 +1,28 @@
-//! A pool, and how a step of the model is done to it.
+//! A pool, and the processes that use it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use pool_core::{
-    Clock as _, CommitId, Disposition, Error, ErrorKind, Isolator as _, LeaseGuard, LeaseName,
-    Linger, Liveness as _, MemoryStore, Owner, Pool, PoolState, PruneOptions, Release,
-    ReleaseReport, Request, Result, SessionId, Settings, SlotId, SlotState, Token, Vital,
+    CommitId, Error, LeaseGuard, LeaseName, Linger, Liveness as _, MemoryStore, Owner, Pool,
+    PoolState, Request, SessionId, Settings, SlotId, Token, Vital,
 };
 use testkit::cache::StampingCache;
-use testkit::chaos::{Answer, Chaos, Method};
+use testkit::chaos::Chaos;
 use testkit::clock::{VirtualClock, settle};
 use testkit::liveness::FakeLiveness;
 use testkit::memory::MemoryIsolator;
-use testkit::model::{Ask, Deed, Kind, Model, Standing, Step, Trouble, UNIT};
+use testkit::model::{Ask, Kind, Model, Standing, UNIT};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-const POLL: Duration = Duration::from_millis(5);
+pub(super) const POLL: Duration = Duration::from_millis(5);
 
 /// What a process has so far.
 #[derive(Debug, Default)]
-enum Has {
+pub(super) enum Has {
     #[default]
     Nothing,
     Reserved,
@@ -35,11 +33,11 @@ enum Has {
 /// A process with one request.
 #[derive(Debug)]
 pub(super) struct Process {
-    name: String,
-    has: Arc<Mutex<Has>>,
-    go: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
-    runtime: Runtime,
+    pub(super) name: String,
+    pub(super) has: Arc<Mutex<Has>>,
+    pub(super) go: Option<oneshot::Sender<()>>,
+    pub(super) task: JoinHandle<()>,
+    pub(super) runtime: Runtime,
 }
 
 /// The files of a workspace.
@@ -48,13 +46,13 @@ pub(super) type Files = BTreeMap<String, Vec<u8>>;
 /// The system under test.
 #[derive(Debug)]
 pub(super) struct System {
-    clock: VirtualClock,
+    pub(super) clock: VirtualClock,
     pub(super) machine: FakeLiveness,
     pub(super) isolator: Arc<MemoryIsolator>,
-    chaos: Arc<Chaos>,
+    pub(super) chaos: Arc<Chaos>,
     pub(super) cache: Arc<StampingCache>,
-    store: Arc<MemoryStore>,
-    settings: Settings,
+    pub(super) store: Arc<MemoryStore>,
+    pub(super) settings: Settings,
     pub(super) processes: BTreeMap<usize, Process>,
     pub(super) leases: BTreeMap<usize, (Token, SlotId)>,
     /// What each lease's holder has seen last in its workspace.
@@ -63,26 +61,26 @@ pub(super) struct System {
     pub(super) others: BTreeMap<String, CommitId>,
     /// What is in the places of slots that is not the pool's.
     pub(super) foreign: BTreeMap<SlotId, String>,
-    reaper: (Runtime, Pool),
-    boots: u32,
-    helpers: u32,
+    pub(super) reaper: (Runtime, Pool),
+    pub(super) boots: u32,
+    pub(super) helpers: u32,
     pub(super) generation: u64,
-    writes: u64,
+    pub(super) writes: u64,
 }
 
 /// The machine's name for whoever stands in the workspace of that request.
-fn stranger(number: usize) -> String {
+pub(super) fn stranger(number: usize) -> String {
     format!("stranger-{number}")
 }
 
-const RESTING: &str = "stranger-at-rest";
+pub(super) const RESTING: &str = "stranger-at-rest";
 
 /// What a task came to, if it did.
-fn ended<T>(runtime: &Runtime, task: JoinHandle<T>) -> Option<T> {
+pub(super) fn ended<T>(runtime: &Runtime, task: JoinHandle<T>) -> Option<T> {
     task.is_finished().then(|| runtime.block_on(task).expect("it does not panic"))
 }
 
-fn runtime() -> Runtime {
+pub(super) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
 }
 
@@ -90,11 +88,11 @@ pub(super) fn name_of(number: usize) -> LeaseName {
     LeaseName::new(format!("request-{number}")).expect("a good name")
 }
 
-fn session(number: u8) -> SessionId {
+pub(super) fn session(number: u8) -> SessionId {
     SessionId::new(format!("session-{number}")).expect("a good name")
 }
 
-fn units(units: u64) -> Duration {
+pub(super) fn units(units: u64) -> Duration {
     Duration::from_secs(units * UNIT + UNIT / 2)
 }
 
@@ -144,7 +142,7 @@ impl System {
         }
     }
 
-    fn open(&self, name: &str) -> Pool {
+    pub(super) fn open(&self, name: &str) -> Pool {
         Pool::builder(self.chaos.clone())
             .cache(self.cache.clone())
             .store(self.store.clone())
@@ -159,12 +157,12 @@ impl System {
         self.reaper.0.block_on(self.reaper.1.list()).expect("it can be read")
     }
 
-    fn reconcile_once(&self) -> Vec<String> {
+    pub(super) fn reconcile_once(&self) -> Vec<String> {
         self.reaper.0.block_on(self.reaper.1.reconcile()).expect("the records do not fail").done
     }
 
     /// Reconciles, which must bring each slot to rest that nobody is at work on.
-    fn reconcile(&self) {
+    pub(super) fn reconcile(&self) {
         self.reconcile_once();
         let before = self.list();
         for slot in before.slots.values() {
@@ -176,7 +174,7 @@ impl System {
     }
 
     /// Starts a process with a request. It does not run until it is driven.
-    fn start(&mut self, number: usize, ask: &Ask) {
+    pub(super) fn start(&mut self, number: usize, ask: &Ask) {
         let name = format!("process-{number}");
         let pool = self.open(&name);
         let (owner, ttl) = match ask.kind {
@@ -258,7 +256,7 @@ impl System {
     }
 
     /// Lets one process run until it waits for another one, or hangs.
-    fn drive_alone(&self, runtime: &Runtime) {
+    pub(super) fn drive_alone(&self, runtime: &Runtime) {
         for _ in 0..5 {
             runtime.block_on(settle());
             self.clock.advance(POLL);
@@ -271,13 +269,13 @@ impl System {
     }
 
     /// The holder of a lease looks at all there is in its workspace.
-    fn look(&mut self, number: usize) {
+    pub(super) fn look(&mut self, number: usize) {
         self.seen.insert(number, self.files(self.leases[&number].1));
     }
 
     /// Ends a process. What it has to say for itself as its tasks are dropped does not count, since
     /// it holds no claim any more.
-    fn kill(&mut self, number: usize) {
+    pub(super) fn kill(&mut self, number: usize) {
         let Some(process) = self.processes.remove(&number) else { return };
         self.machine.kill(&process.name);
         let Process { runtime, has, .. } = process;
@@ -285,7 +283,7 @@ impl System {
         drop(has);
     }
 
-    fn guard(&mut self, number: usize) -> Option<LeaseGuard> {
+    pub(super) fn guard(&mut self, number: usize) -> Option<LeaseGuard> {
         let process = self.processes.get(&number)?;
         match std::mem::take(&mut *process.has.lock().expect("nobody panics")) {
             Has::Leased(guard) => Some(*guard),
@@ -293,239 +291,11 @@ impl System {
         }
     }
 
-    pub(super) fn step(&mut self, model: &Model, step: &Step) {
-        match step {
-            Step::Acquire(ask) => self.start(model.entries.len() - 1, ask),
-            Step::CrashAcquiring(ask, steps) => {
-                let number = model.entries.len() - 1;
-                self.start(number, ask);
-                self.run(number, *steps);
-                self.kill(number);
-                self.reconcile();
-            }
-            Step::Materialise(number) => {
-                let process = self.processes.get_mut(number).expect("it runs");
-                process.go.take().expect("once only").send(()).expect("it waits for it");
-            }
-            Step::Cancel(number) => {
-                let process = &self.processes[number];
-                process.runtime.block_on(async {
-                    process.task.abort();
-                    settle().await;
-                });
-                self.kill(*number);
-            }
-            Step::Renew(number) => {
-                let token = &self.leases[number].0;
-                let renewed = self.reaper.0.block_on(self.reaper.1.renew(token, None));
-                assert_eq!(renewed.expect("it is a lease").token(), *token);
-            }
-            Step::Release(number) => {
-                let released = self.release(*number).expect("it is not hindered");
-                let report = released.expect("it can be given back");
-                let kept = report.disposition == Disposition::Quarantined;
-                assert_eq!(kept, report.kept_because.is_some(), "{report:?}");
-                assert_eq!(kept, model.entries[number].standing == Standing::Kept, "{report:?}");
-            }
-            Step::CrashReleasing(number, steps) => {
-                let guard = self.guard(*number).expect("a held lease has a process");
-                drop(self.processes[number].runtime.spawn(guard.release(Release::default())));
-                self.run(*number, *steps);
-                self.kill(*number);
-                self.reconcile();
-            }
-            Step::ReleaseAgain(number) => {
-                let (token, before) = (&self.leases[number].0, self.list());
-                let again = self.reaper.1.release(token, Release::default());
-                self.reaper.0.block_on(again).expect("it is remembered");
-                assert_eq!(self.list(), before, "a second release changed something");
-            }
-            Step::RenewStale(number) => {
-                let (token, before) = (&self.leases[number].0, self.list());
-                let renewed = self.reaper.0.block_on(self.reaper.1.renew(token, None));
-                assert_eq!(renewed.expect_err("it is over").kind(), ErrorKind::StaleLease);
-                assert_eq!(self.list(), before, "a stale token changed something");
-            }
-            Step::Kill(number) => self.kill(*number),
-            Step::Write(number, file) => {
-                self.writes += 1;
-                let slot = self.leases[number].1;
-                let path = ["a.txt", "deep/b.txt", ".env", "README.md"][usize::from(*file) % 4];
-                self.isolator.write(slot, path, format!("write {}\n", self.writes));
-                self.look(*number);
-            }
-            Step::Commit(number) => drop(self.isolator.commit(self.leases[number].1)),
-            Step::DeleteByHand(number) => {
-                self.isolator.delete_by_hand(self.leases[number].1);
-                self.look(*number);
-            }
-            Step::Pass(units) => self.clock.advance(Duration::from_secs(units * UNIT)),
-            Step::SetWall(hours) => {
-                let wall = self.clock.now().wall + SignedDuration::from_hours((*hours).into());
-                self.clock.set_wall(wall);
-            }
-            Step::Reboot => self.reboot(),
-            Step::Reconcile => self.reconcile(),
-            Step::PruneAll => self.prune(),
-            Step::Enter(number) => {
-                let pid = self.machine.spawn(&stranger(*number));
-                self.machine.occupy(self.isolator.place(self.leases[number].1).join("src"), pid);
-            }
-            Step::Leave(number) => self.machine.kill(&stranger(*number)),
-            Step::Spoil(number) => {
-                self.isolator.set_unsavable(self.leases[number].1, Some("a pipe"));
-            }
-            Step::Mend(number) => self.isolator.set_unsavable(self.leases[number].1, None),
-            Step::PutForeign(ask) => {
-                self.prune();
-                let state = self.list();
-                let slot = (1..).map(SlotId).find(|slot| !state.slots.contains_key(slot));
-                let (slot, what) = (slot.expect("there are many numbers"), "somebody else's files");
-                self.isolator.set_foreign(slot, Some(what));
-                self.foreign.insert(slot, what.to_owned());
-                if let Some(ask) = ask {
-                    let number = model.entries.len() - 1;
-                    self.start(number, ask);
-                    self.drive_alone(&self.processes[&number].runtime);
-                }
-                self.reconcile();
-            }
-            Step::TakeForeign => {
-                let (slot, _) = self.foreign.pop_first().expect("there is something");
-                self.isolator.set_foreign(slot, None);
-                self.reconcile();
-            }
-            Step::Amid(trouble, deed) => self.amid(model, *trouble, deed),
-            Step::EndSession(number) => {
-                match self.reaper.0.block_on(self.reaper.1.end_session(&session(*number))) {
-                    Ok(_) => {}
-                    Err(error) => {
-                        assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
-                        self.reconcile();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Gives a lease back and ends who did that. `None` when it did not come to an end.
-    fn release(&mut self, number: usize) -> Option<Result<ReleaseReport>> {
-        let how = Release::default();
-        if let Some(guard) = self.guard(number) {
-            let runtime = &self.processes[&number].runtime;
-            let task = runtime.spawn(guard.release(how));
-            self.drive_alone(runtime);
-            let released = ended(runtime, task);
-            self.kill(number);
-            return released;
-        }
-        let token = self.leases[&number].0.clone();
-        self.help(async move |pool| pool.release(&token, how).await)
-    }
-
-    /// Has a process of its own do something, and ends it. `None` when it did not come to an end.
-    fn help<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
-        &mut self,
-        deed: impl FnOnce(Pool) -> F,
-    ) -> Option<T> {
-        self.helpers += 1;
-        let name = format!("helper-{}", self.helpers);
-        let runtime = runtime();
-        let task = runtime.spawn(deed(self.open(&name)));
-        self.drive_alone(&runtime);
-        let done = ended(&runtime, task);
-        self.machine.kill(&name);
-        done
-    }
-
-    fn amid(&mut self, model: &Model, trouble: Trouble, deed: &Deed) {
-        let resting = self.begin(trouble);
-        let before = resting.map(|slot| (self.isolator.plan(slot), self.work(slot)));
-        match deed {
-            Deed::Acquire(ask) => {
-                let number = model.entries.len() - 1;
-                self.start(number, ask);
-                self.drive_alone(&self.processes[&number].runtime);
-                if trouble.hangs() && model.entries[&number].standing == Standing::Over {
-                    self.kill(number);
-                }
-            }
-            Deed::Release(number) => match self.release(*number) {
-                Some(released) => drop(released.expect("only the records could fail it")),
-                None => assert!(trouble.hangs(), "releasing {number} hangs"),
-            },
-            Deed::Reconcile => {
-                let done = self.help(async move |pool| pool.reconcile().await);
-                let may_fail = matches!(trouble, Trouble::Backend(Method::Discover, _));
-                match done {
-                    Some(done) => assert!(done.is_ok() || may_fail, "{done:?}"),
-                    None => assert!(trouble.hangs(), "the reconciliation hangs"),
-                }
-            }
-        }
-        self.check_safety(model);
-        let after = resting.map(|slot| (self.isolator.plan(slot), self.work(slot)));
-        assert_eq!(after, before, "5: a slot in which somebody stands was touched");
-        self.machine.kill(RESTING);
-        self.chaos.calm();
-        self.cache.always(Answer::Ok);
-        self.reconcile();
-    }
-
-    /// Makes something go wrong. Returns the slot in which somebody stands.
-    fn begin(&self, trouble: Trouble) -> Option<SlotId> {
-        match trouble {
-            Trouble::Stranger(which) => {
-                let rests =
-                    |s: &SlotState| matches!(s, SlotState::Free | SlotState::Lingering { .. });
-                let state = self.list();
-                let resting: Vec<SlotId> =
-                    state.slots.values().filter(|s| rests(&s.state)).map(|s| s.id).collect();
-                let slot = *resting.get(usize::from(which).checked_rem(resting.len())?)?;
-                self.machine.occupy(self.isolator.place(slot), self.machine.spawn(RESTING));
-                return Some(slot);
-            }
-            Trouble::Resolving(answer) => self.chaos.always(Method::Resolve, answer),
-            Trouble::Making(answer) => {
-                self.chaos.always(Method::Provision, answer);
-                self.chaos.always(Method::Recycle, answer);
-            }
-            Trouble::Backend(method, answer) => self.chaos.always(method, answer),
-            Trouble::Cache(answer) => self.cache.always(answer),
-        }
-        None
-    }
-
     /// The files of a workspace apart from what can be made again.
     pub(super) fn work(&self, slot: SlotId) -> Files {
         let mut files = self.files(slot);
         files.retain(|path, _| !path.starts_with("target/"));
         files
-    }
-
-    fn run(&self, number: usize, steps: u32) {
-        self.processes[&number].runtime.block_on(async {
-            for _ in 0..steps {
-                tokio::task::yield_now().await;
-            }
-        });
-    }
-
-    fn prune(&self) {
-        let options = PruneOptions { all: true, ..PruneOptions::default() };
-        let pruned = self.reaper.0.block_on(self.reaper.1.prune(options, &|_| ()));
-        pruned.expect("the records do not fail");
-        self.reconcile();
-    }
-
-    fn reboot(&mut self) {
-        self.machine.reboot();
-        for number in self.processes.keys().copied().collect::<Vec<_>>() {
-            self.kill(number);
-        }
-        self.clock.reboot();
-        self.boots += 1;
-        self.reaper = (runtime(), self.open(&format!("reaper-{}", self.boots)));
     }
 
     /// In the end nothing is left.
