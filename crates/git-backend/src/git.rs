@@ -144,7 +144,9 @@ impl Git {
 }
 
 fn is_locked(message: &str) -> bool {
-    message.contains(".lock': File exists") || message.contains("Unable to create lock")
+    message.contains(".lock': File exists")
+        || message.contains("Unable to create lock")
+        || (message.contains("could not lock config file") && message.contains("File exists"))
 }
 
 #[cfg(unix)]

@@ -1,6 +1,7 @@
 //! Making a worktree where there is none.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use pool_core::{Error, ErrorKind, Plan, Result};
@@ -93,7 +94,7 @@ pub(crate) const OWN_CONFIG: [&str; 2] = ["config.worktree", "info/sparse-checko
 
 /// Keeps a copy of the worktree's own configuration, which came from the main worktree: what a lease
 /// changes in it must not reach the next one.
-fn remember_config(site: &Site, plan: &Plan, admin: &std::path::Path) -> Result<()> {
+fn remember_config(site: &Site, plan: &Plan, admin: &Path) -> Result<()> {
     for file in OWN_CONFIG {
         let from = admin.join(file);
         let to = remembered(site, plan.slot, file);
@@ -135,16 +136,49 @@ pub(crate) fn refuse_submodules(site: &Site, plan: &Plan) -> Result<()> {
 }
 
 /// Checks submodules out where that is wanted.
-pub(crate) fn init_submodules(site: &Site, plan: &Plan, admin: &std::path::Path) -> Result<()> {
+pub(crate) fn init_submodules(site: &Site, plan: &Plan, admin: &Path) -> Result<()> {
     let place = site.place(plan.slot);
     if site.settings.submodules != SubmoduleMode::Init || !place.join(".gitmodules").is_file() {
         return Ok(());
     }
     debug_assert!(site.admin_dir(plan.slot).is_ok_and(|found| found == admin));
     // git-submodule wants to find the worktree itself; it was checked to be ours just now.
-    Git::in_directory(&place, &site.settings)
-        .args(["submodule", "--quiet", "update", "--init", "--recursive"])
-        .run()
-        .map(drop)
-        .map_err(|e| e.with_hint("check the submodules' URLs, or set `submodules` to `ignore`"))
+    let submodule = |args: &[&str]| {
+        let git = Git::in_directory(&place, &site.settings).args(["submodule", "--quiet"]);
+        git.args(args).run().map_err(|e| {
+            let hint = if e.to_string().contains("transport 'file' not allowed") {
+                "git clones submodules from local paths only if `protocol.file.allow` is `always` in your own configuration"
+            } else {
+                "check the submodules' URLs, or set `submodules` to `ignore`"
+            };
+            e.with_hint(hint)
+        })
+    };
+    // This part writes to the repository's configuration, which all worktrees share.
+    let never = AtomicBool::new(false);
+    registration::exclusively(site, &never, || submodule(&["init"]))?;
+    submodule(&["update", "--init", "--recursive"])?;
+    note_cloned_refs(&admin.join("modules"))
+}
+
+/// In each submodule's repository, the references that came with it. Nothing else tells a tag of its
+/// origin, if it is on no branch, from one of the lease's own.
+pub(crate) const CLONED_REFS: &str = "wtpool-cloned-refs";
+
+fn note_cloned_refs(modules: &Path) -> Result<()> {
+    let no_objects = |entry: &walkdir::DirEntry| entry.file_name() != "objects";
+    for entry in walkdir::WalkDir::new(modules).into_iter().filter_entry(no_objects) {
+        let packed = match entry {
+            Ok(entry) if entry.file_name() == "packed-refs" => entry.into_path(),
+            Ok(_) => continue,
+            // No submodule has any.
+            Err(e) if e.depth() == 0 => return Ok(()),
+            Err(e) => return Err(Error::io(format!("read {}", modules.display()), e.into())),
+        };
+        let note = packed.with_file_name(CLONED_REFS);
+        fs::copy(&packed, &note).map_err(|e| {
+            Error::io(format!("copy {} to {}", packed.display(), note.display()), e)
+        })?;
+    }
+    Ok(())
 }

@@ -68,7 +68,8 @@ pub enum SubmoduleMode {
     /// `git submodule update --init`.
     #[default]
     Ignore,
-    /// They are initialised and checked out, recursively. That may need the network.
+    /// They are initialised and checked out, recursively. That may need the network; and git clones
+    /// one from a local path only if the user's own configuration has `protocol.file.allow=always`.
     Init,
     /// No lease is given for a commit that has submodules.
     Refuse,

@@ -5,13 +5,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use gix::ObjectId;
 use gix::bstr::{BStr, ByteSlice};
 use pool_core::{Plan, Result};
 
 use super::walk::{Ground, Status};
-use super::{Survey, admin, commits, failed, object_id, staged};
+use super::{Survey, admin, commits, failed, object_id, staged, text};
 use crate::copy::Copied;
 use crate::patterns::Patterns;
+use crate::provision::CLONED_REFS;
 use crate::site::{Site, open_repository};
 
 /// Why what is in the place of a submodule can't be let go; `None` when it can.
@@ -22,6 +24,18 @@ pub(super) fn reason_to_keep(
     path: &BStr,
     dir: &Path,
 ) -> Result<Option<String>> {
+    let base = object_id(plan.base.commit.as_str())?;
+    judge(site, recorded(&survey.repo, base, path), dir)
+}
+
+/// The commit of a submodule that a commit names.
+fn recorded(repo: &gix::Repository, commit: ObjectId, path: &BStr) -> Option<ObjectId> {
+    let tree = repo.find_commit(commit).ok()?.tree().ok()?;
+    Some(tree.lookup_entry(path.split_str("/")).ok()??.object_id())
+}
+
+/// `recorded`: the commit that the lease's base names for it.
+fn judge(site: &Site, recorded: Option<ObjectId>, dir: &Path) -> Result<Option<String>> {
     let dot_git = dir.join(".git");
     let Ok(meta) = std::fs::symlink_metadata(&dot_git) else {
         return Ok(match std::fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
@@ -35,19 +49,13 @@ pub(super) fn reason_to_keep(
     if meta.is_dir() {
         return Ok(Some("a submodule whose repository lies inside the worktree".into()));
     }
-    match look(survey, site, plan, path, dir) {
+    match look(site, recorded, dir) {
         Ok(reason) => Ok(reason.map(|why| format!("a submodule that {why}"))),
         Err(e) => Ok(Some(format!("a submodule that cannot be looked into: {e}"))),
     }
 }
 
-fn look(
-    survey: &Survey,
-    site: &Site,
-    plan: &Plan,
-    path: &BStr,
-    dir: &Path,
-) -> Result<Option<String>> {
+fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Option<String>> {
     let opening = || format!("open the submodule {}", dir.display());
     let git_dir = gix::discover::path::from_gitdir_file(&dir.join(".git")).map_err(|e| {
         super::Error::new(super::ErrorKind::Other, format!("cannot {}: {e:?}", opening()))
@@ -71,8 +79,8 @@ fn look(
         changed += 1;
         Ok(())
     })?;
-    let nested = |_: &BStr, dir: &Path| {
-        Ok(dir.join(".git").exists().then(|| "a nested submodule".to_owned()))
+    let nested = |path: &BStr, dir: &Path| {
+        judge(site, base.and_then(|base| recorded(&repo, base, path)), dir)
     };
     let regenerable = Patterns::new(&site.settings.regenerable);
     let copies = Copied::default();
@@ -84,19 +92,26 @@ fn look(
         copies: &copies,
         submodule: &nested,
     };
+    let mut unsavable = None;
     super::walk::walk(&ground, &mut |seen| {
-        let same = matches!(
-            seen.status,
-            Status::Unchanged | Status::Equivalent | Status::Directory { .. }
-        );
-        changed += u64::from(!same);
+        match &seen.status {
+            Status::Unchanged | Status::Equivalent | Status::Directory { .. } => {}
+            Status::Unsavable(why) => {
+                unsavable.get_or_insert_with(|| format!("holds {}: {why}", text(seen.path)));
+            }
+            _ => changed += 1,
+        }
         Ok(())
     })?;
     if changed > 0 {
-        return Ok(Some(format!("has {changed} uncommitted or nested paths")));
+        return Ok(Some(format!("has {changed} uncommitted paths")));
+    }
+    if unsavable.is_some() {
+        return Ok(unsavable);
     }
 
-    // Everything that it knows has to be on a remote, or in the commit that the lease began with.
+    // Everything that it knows has to be on a remote, in the commit that the lease began with, or have
+    // come with it.
     let mut known = BTreeSet::new();
     for name in ["HEAD", "ORIG_HEAD", "packed-refs"] {
         if let Ok(content) = std::fs::read(git_dir.join(name)) {
@@ -111,11 +126,11 @@ fn look(
         })?;
     }
     let mut kept = commits::kept_by_refs(&repo, |name| !name.starts_with("refs/remotes/"))?;
-    let base = survey.repo.find_commit(object_id(plan.base.commit.as_str())?).ok();
-    let recorded = base
-        .and_then(|c| c.tree().ok())
-        .and_then(|t| t.lookup_entry(path.split_str("/")).ok().flatten());
-    kept.extend(recorded.map(|entry| entry.object_id()));
+    kept.extend(base);
+    let mut cloned = BTreeSet::new();
+    let noted = std::fs::read(git_dir.join(CLONED_REFS)).unwrap_or_default();
+    commits::mentioned(&repo, &noted, &mut cloned);
+    kept.extend(cloned);
     let lost = commits::unreached(&repo, &known, &kept);
     Ok((lost.count > 0).then(|| format!("has {} commits that no remote has", lost.count)))
 }

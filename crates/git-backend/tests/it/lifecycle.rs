@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use git_backend::{GitSettings, SubmoduleMode};
+use git_backend::GitSettings;
 use pool_core::{BranchWish, Condition, Discovered, ErrorKind, Isolator, SlotId, Wish};
 
 use crate::support::{
-    Fixture, base, commit, detached, git, git_succeeds, name, plan, plan_of, proof, settings,
-    status, write,
+    Fixture, base, commit, detached, git, git_succeeds, name, plan, plan_of, proof, registrations,
+    settings, status, write,
 };
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -31,10 +31,6 @@ fn backdate(path: impl AsRef<Path>) -> SystemTime {
 
 fn found(slot: u32, condition: Condition) -> Discovered {
     Discovered { slot: SlotId(slot), condition }
-}
-
-fn registrations(repo: &Path) -> usize {
-    git(repo, &["worktree", "list", "--porcelain"]).matches("worktree ").count() - 1
 }
 
 #[tokio::test]
@@ -746,58 +742,6 @@ async fn filter_drivers_such_as_lfs_are_honoured() {
     assert!(!isolator.place(SlotId(2)).exists());
     assert_eq!(registrations(&fixture.repo), 1);
     assert!(!git_succeeds(&fixture.repo, &["rev-parse", "-q", "--verify", "wtpool/failing"]));
-}
-
-#[tokio::test]
-async fn submodules_are_left_empty_initialised_or_refused() {
-    let fixture = Fixture::new();
-    let parent = fixture.repo.parent().unwrap();
-    git(parent, &["clone", "-q", "demo", "library"]);
-    let allow = ["-c", "protocol.file.allow=always"];
-    git(
-        &fixture.repo,
-        &[&allow[..], &["submodule", "--quiet", "add", "../library", "vendor"]].concat(),
-    );
-    // The URL is a path relative to the repository: known here in full.
-    git(
-        &fixture.repo,
-        &["config", "submodule.vendor.url", parent.join("library").to_str().unwrap()],
-    );
-    commit(&fixture.repo, "submodule");
-
-    let isolator = fixture.isolator();
-    let first = plan(&isolator, 1, "first").await;
-    isolator.provision(&first).await.unwrap();
-    let place = isolator.place(SlotId(1));
-    assert_eq!(fs::read_dir(place.join("vendor")).unwrap().count(), 0);
-    assert_eq!(status(&place), "");
-    // The lease initialises it; the next one finds it empty again.
-    git(&place, &[&allow[..], &["submodule", "--quiet", "update", "--init"]].concat());
-    assert!(place.join("vendor/README.md").exists());
-    let second = plan(&isolator, 1, "second").await;
-    let settled = proof(&isolator, &first).await;
-    isolator.recycle(&second, settled).await.unwrap();
-    assert_eq!(fs::read_dir(place.join("vendor")).unwrap().count(), 0);
-    assert_eq!(status(&place), "");
-
-    let refusing =
-        fixture.isolator_with(GitSettings { submodules: SubmoduleMode::Refuse, ..settings() });
-    let refused = plan(&refusing, 2, "refused").await;
-    let error = refusing.provision(&refused).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("vendor"), "{error}");
-
-    let initialising =
-        fixture.isolator_with(GitSettings { submodules: SubmoduleMode::Init, ..settings() });
-    let full = plan(&initialising, 3, "full").await;
-    // git fetches no submodule from a local path unless the user's own configuration allows it, which
-    // is kept out here: so this shows that it is asked to, what it says, and that all is undone.
-    let error = initialising.provision(&full).await.unwrap_err();
-    assert!(error.to_string().contains("transport 'file' not allowed"), "{error}");
-    assert!(error.hint().is_some());
-    assert!(!initialising.place(SlotId(3)).exists());
-    assert_eq!(registrations(&fixture.repo), 1);
-    assert!(!git_succeeds(&fixture.repo, &["rev-parse", "-q", "--verify", "wtpool/full"]));
 }
 
 #[tokio::test]

@@ -7,5 +7,6 @@ mod inspect;
 mod lifecycle;
 mod random;
 mod rescue;
+mod submodules;
 mod support;
 mod swap;

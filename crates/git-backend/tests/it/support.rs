@@ -159,3 +159,8 @@ pub(crate) async fn proof(isolator: &GitIsolator, plan: &Plan) -> pool_core::Pre
 pub(crate) fn status(worktree: &Path) -> String {
     git(worktree, &["status", "--porcelain"])
 }
+
+/// How many linked worktrees git knows.
+pub(crate) fn registrations(repo: &Path) -> usize {
+    git(repo, &["worktree", "list", "--porcelain"]).matches("worktree ").count() - 1
+}
