@@ -1,7 +1,9 @@
 //! The one module that runs the git program: for what gix can't do, which is to reset an existing
-//! worktree, and for anything else that has to be exactly as git does it.
+//! worktree or to read a large object without holding it in memory, and for anything else that has to
+//! be exactly as git does it.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -103,19 +105,35 @@ impl Git {
         unreachable!("the loop only ends by returning")
     }
 
+    /// Runs it and hands on what it prints as it comes, without holding it in memory. Returns how
+    /// much that was.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), without waiting for locks; and those of `to`, as `doing` it.
+    pub(crate) fn run_into(mut self, to: &mut impl Write, doing: &str) -> Result<u64> {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().map_err(cannot_run)?;
+        let copied = match child.stdout.take() {
+            Some(mut printed) => std::io::copy(&mut printed, to),
+            None => Ok(0),
+        };
+        // Its end of the pipe is closed here, so that it ends, whether it has printed everything or not.
+        let output = child.wait_with_output().map_err(cannot_run)?;
+        let copied = copied.map_err(|e| Error::io(doing, e))?;
+        if output.status.success() {
+            return Ok(copied);
+        }
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(self.failed(&output, &message))
+    }
+
     /// Runs it, and tells whether it succeeded: for commands whose status is the answer.
     pub(crate) fn succeeds(mut self) -> Result<bool> {
         Ok(self.once()?.status.success())
     }
 
     fn once(&mut self) -> Result<Output> {
-        let cannot_run = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::new(ErrorKind::Unsupported, "the git program is not installed")
-                    .with_hint("install git 2.35 or newer, and have it in PATH")
-            }
-            _ => Error::io("run git", e),
-        };
         self.command.stdin(Stdio::null()).output().map_err(cannot_run)
     }
 
@@ -140,6 +158,16 @@ impl Git {
             ErrorKind::NoSpace => error.with_hint("free some disk space and try again"),
             _ => error,
         }
+    }
+}
+
+fn cannot_run(e: std::io::Error) -> Error {
+    match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::new(ErrorKind::Unsupported, "the git program is not installed")
+                .with_hint("install git 2.35 or newer, and have it in PATH")
+        }
+        _ => Error::io("run git", e),
     }
 }
 

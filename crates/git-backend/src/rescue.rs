@@ -25,7 +25,9 @@
 //!
 //! Not saved: times, owners, extended attributes and hard links; empty directories are. Nested
 //! repositories, submodules with work of their own, sockets, pipes, devices, mount points and
-//! unreadable files make a slot unsavable: it is kept.
+//! unreadable files make a slot unsavable: it is kept. What was staged or committed through a filter
+//! that keeps the content elsewhere, such as LFS, is saved as the pointer that git has: `git lfs
+//! prune` does not ask rescues.
 
 mod manifest;
 mod objects;

@@ -1,7 +1,7 @@
 //! Whether one tracked file still is what is staged.
 
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -139,13 +139,15 @@ impl<'a> Comparer<'a> {
     fn comes_back(&mut self, full: &Path, path: &BStr, id: ObjectId) -> bool {
         let Ok(blob) = self.repo.find_object(id) else { return false };
         let Some(filters) = self.filters.as_mut() else { return false };
+        let Ok(file) = File::open(full) else { return false };
         let options = Default::default();
         let Ok(mut written) = filters.convert_to_worktree(&blob.data, path, options) else {
             return false;
         };
-        let mut bytes = Vec::new();
-        written.read_to_end(&mut bytes).is_ok()
-            && std::fs::read(full).is_ok_and(|found| found == bytes)
+        // A filter that goes on running for the next file wants all of this one taken, and no read
+        // after its end: `copy` does just that.
+        let mut found = SameAs { file, same: true, chunk: Vec::new() };
+        std::io::copy(&mut written, &mut found).is_ok() && found.same && found.is_at_end()
     }
 
     fn pipeline(&self) -> Option<gix::filter::Pipeline<'a>> {
@@ -153,6 +155,33 @@ impl<'a> Comparer<'a> {
         let stack =
             self.repo.attributes_only(self.index, Source::WorktreeThenIdMapping).ok()?.detach();
         gix::filter::Pipeline::new(self.repo, stack).ok()
+    }
+}
+
+/// Takes whatever is written, and compares it with a file.
+struct SameAs {
+    file: File,
+    same: bool,
+    chunk: Vec<u8>,
+}
+
+impl SameAs {
+    fn is_at_end(&mut self) -> bool {
+        self.file.read(&mut [0]).is_ok_and(|read| read == 0)
+    }
+}
+
+impl Write for SameAs {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.same {
+            self.chunk.resize(bytes.len(), 0);
+            self.same = self.file.read_exact(&mut self.chunk).is_ok() && self.chunk == bytes;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

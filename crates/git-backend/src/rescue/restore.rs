@@ -15,6 +15,7 @@ use pool_core::{Error, ErrorKind, Plan, RescueId, Result};
 
 use super::manifest::PathRecord;
 use super::read::{self, Parts};
+use crate::git::Git;
 use crate::inspect::{self, admin, failed, object_id, os, staged, text};
 use crate::registration::exclusively;
 use crate::site::Site;
@@ -50,7 +51,7 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
     let done = (|| {
         restore_state(&repo, &parts, &admin, &["HEAD"])?;
         exclusively(site, &never, || set_head(site, &repo, &parts, id, &admin, &mut made))?;
-        fill(prepared.repo(), &parts, &into, None)
+        fill(site, prepared.repo(), &parts, &into, None)
     })();
     match done {
         Ok(()) => prepared
@@ -100,7 +101,7 @@ pub(super) fn onto(site: &Site, id: &RescueId, plan: &Plan) -> Result<()> {
     }
     let tree = repo.head_tree_id().map_err(|e| failed("read the tree of HEAD", e))?.detach();
     let admin = repo.git_dir().to_owned();
-    fill(&repo, &parts, &place, Some(staged::tree_index(&repo, tree)?))?;
+    fill(site, &repo, &parts, &place, Some(staged::tree_index(&repo, tree)?))?;
     // The lease keeps its own branch and history; an operation that works on a detached HEAD gets one.
     restore_state(&repo, &parts, &admin, &["HEAD", "logs/HEAD", "config.worktree"])?;
     let detached =
@@ -222,6 +223,7 @@ fn restore_state(
 
 /// Writes the worktree's files. `has`: what is checked out at `root` already, unchanged.
 fn fill(
+    site: &Site,
     repo: &gix::Repository,
     parts: &Parts,
     root: &Path,
@@ -261,7 +263,7 @@ fn fill(
                 links.push((full, entry.id));
             } else {
                 make_parent(&full)?;
-                write_new(&full, &blob(repo, entry.id)?, record.mode)?;
+                write_new(site, repo, &full, entry.id, record.mode)?;
             }
         }
     }
@@ -405,13 +407,39 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).map_err(|e| Error::io(format_args!("write {}", path.display()), e))
 }
 
-fn write_new(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<()> {
+/// From this size on a file's content is not held in memory. Below it, starting git costs more.
+const LARGE: u64 = 1 << 20;
+
+fn write_new(
+    site: &Site,
+    repo: &gix::Repository,
+    path: &Path,
+    id: ObjectId,
+    mode: Option<u32>,
+) -> Result<()> {
     // A set-up file that was brought along may be in the way; a directory is not removed.
     remove(path)?;
-    let writing = |e| Error::io(format_args!("write {}", path.display()), e);
+    let doing = format!("write {}", path.display());
+    let writing = |e| Error::io(&doing, e);
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(writing)?;
-    file.write_all(bytes).map_err(writing)?;
+    let size =
+        repo.find_header(id).map_err(|e| failed(format_args!("read the object {id}"), e))?.size();
+    if size < LARGE {
+        file.write_all(&blob(repo, id)?).map_err(writing)?;
+    } else {
+        // Below this threshold git holds what is in a pack in memory as well.
+        let written = Git::in_directory(repo.common_dir(), &site.settings)
+            .args(["-c", "core.bigFileThreshold=1m", "cat-file", "blob", &id.to_string()])
+            .run_into(&mut file, &doing)?;
+        if written != size {
+            return Err(Error::new(
+                ErrorKind::Store,
+                format!("only {written} of the {size} bytes of the object {id} can be read"),
+            )
+            .with_hint("check the repository with `git fsck`"));
+        }
+    }
     mode.map_or(Ok(()), |mode| chmod(path, mode))
 }
 

@@ -2,32 +2,16 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use git_backend::GitSettings;
 use pool_core::{BranchWish, Condition, Discovered, ErrorKind, Isolator, SlotId, Wish};
 
 use crate::support::{
-    Fixture, base, commit, detached, git, git_succeeds, name, plan, plan_of, proof, registrations,
-    settings, status, write,
+    Fixture, backdate, base, commit, detached, git, git_succeeds, mtime, name, plan, plan_of,
+    proof, read, registrations, settings, status, write,
 };
-
-fn read(path: impl AsRef<Path>) -> String {
-    fs::read_to_string(path).unwrap()
-}
-
-fn mtime(path: impl AsRef<Path>) -> SystemTime {
-    fs::metadata(path).unwrap().modified().unwrap()
-}
-
-/// Makes a change of the modification time visible, whatever the clock's grain.
-fn backdate(path: impl AsRef<Path>) -> SystemTime {
-    let then = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
-    fs::File::options().write(true).open(path.as_ref()).unwrap().set_modified(then).unwrap();
-    mtime(path)
-}
 
 fn found(slot: u32, condition: Condition) -> Discovered {
     Discovered { slot: SlotId(slot), condition }
@@ -709,39 +693,6 @@ async fn configuration_of_the_worktree_itself_does_not_reach_the_next_lease() {
     isolator.recycle(&second, settled).await.unwrap();
     assert_eq!(git(&place, &["config", "demo.key"]), "main");
     assert_eq!(git(&fixture.repo, &["config", "demo.key"]), "main");
-}
-
-#[cfg(unix)]
-#[tokio::test]
-async fn filter_drivers_such_as_lfs_are_honoured() {
-    let fixture = Fixture::new();
-    git(&fixture.repo, &["config", "filter.shout.clean", "tr A-Z a-z"]);
-    git(&fixture.repo, &["config", "filter.shout.smudge", "tr a-z A-Z"]);
-    git(&fixture.repo, &["config", "filter.shout.required", "true"]);
-    write(&fixture.repo, ".gitattributes", "*.txt filter=shout\n");
-    write(&fixture.repo, "song.txt", "LA\n");
-    commit(&fixture.repo, "song");
-    assert_eq!(git(&fixture.repo, &["show", "HEAD:song.txt"]), "la");
-    let isolator = fixture.isolator();
-    let first = plan(&isolator, 1, "first").await;
-    isolator.provision(&first).await.unwrap();
-    let place = isolator.place(SlotId(1));
-    assert_eq!(read(place.join("song.txt")), "LA\n");
-    assert_eq!(status(&place), "");
-    write(&place, "song.txt", "CHANGED\n");
-    let second = plan(&isolator, 1, "second").await;
-    let settled = proof(&isolator, &first).await;
-    isolator.recycle(&second, settled).await.unwrap();
-    assert_eq!(read(place.join("song.txt")), "LA\n");
-    assert_eq!(status(&place), "");
-
-    // A required filter that fails makes no half worktree.
-    git(&fixture.repo, &["config", "filter.shout.smudge", "false"]);
-    let failing = plan(&isolator, 2, "failing").await;
-    isolator.provision(&failing).await.unwrap_err();
-    assert!(!isolator.place(SlotId(2)).exists());
-    assert_eq!(registrations(&fixture.repo), 1);
-    assert!(!git_succeeds(&fixture.repo, &["rev-parse", "-q", "--verify", "wtpool/failing"]));
 }
 
 #[tokio::test]

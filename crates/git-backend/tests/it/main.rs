@@ -3,6 +3,7 @@
 mod adversary;
 mod conformance;
 mod discovery;
+mod filters;
 mod inspect;
 mod lifecycle;
 mod random;

@@ -10,9 +10,9 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use git_backend::GitIsolator;
-use pool_core::{ErrorKind, Isolator, Plan, Preserved, Rescue, RescueArchive};
+use pool_core::{ErrorKind, Isolator, Plan, Preserved, Rescue};
 
-use crate::support::{Fixture, commit, detached, git, git_succeeds, plan, write};
+use crate::support::{Fixture, archive, commit, detached, git, git_succeeds, noise, plan, write};
 
 /// Path, kind, mode and content of everything below a directory, but git's own file and what is
 /// regenerable.
@@ -66,10 +66,6 @@ fn state(dir: &Path) -> GitState {
         stages: git(dir, &["ls-files", "--stage"]),
         flags,
     }
-}
-
-fn archive(isolator: &GitIsolator) -> &dyn RescueArchive {
-    isolator.rescues().expect("git has one")
 }
 
 async fn preserved(isolator: &GitIsolator, plan: &Plan) -> Preserved {
@@ -470,4 +466,43 @@ async fn a_damaged_rescue_does_not_hide_the_others() {
     let broken = listed.iter().find(|r| r.id.as_str() == "broken").unwrap();
     let error = archive(&isolator).contents(&broken.id).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
+}
+
+/// Large enough to be restored without being held in memory.
+const LARGE: usize = 3 << 19;
+
+#[tokio::test]
+async fn a_file_too_large_to_be_held_in_memory_comes_back() {
+    let fixture = Fixture::new();
+    write(&fixture.repo, "kept", "");
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "large").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(plan.slot);
+    fs::write(place.join("large"), noise(LARGE, 1)).unwrap();
+    fs::write(place.join("README.md"), noise(LARGE, 2)).unwrap();
+    chmod(place.join("large"), 0o600);
+    // Which packs it, so that it comes out of a loose object as well as out of a pack.
+    round_trip(&fixture, &isolator, &plan).await;
+}
+
+#[tokio::test]
+async fn a_large_file_whose_object_is_gone_restores_nothing() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "large").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(plan.slot);
+    fs::write(place.join("large"), noise(LARGE, 1)).unwrap();
+    let rescue = preserved(&isolator, &plan).await.rescue().unwrap().clone();
+    let id = git(&fixture.repo, &["rev-parse", &format!("{}:large", rescue.reference)]);
+    let object = fixture.repo.join(format!(".git/objects/{}/{}", &id[..2], &id[2..]));
+    // Half of it is left: the size is still told.
+    let bytes = fs::read(&object).unwrap();
+    chmod(object.clone(), 0o644);
+    fs::write(&object, &bytes[..bytes.len() / 2]).unwrap();
+    let into = fixture.root.path().canonicalize().unwrap().join("restored");
+    archive(&isolator).restore_into(&rescue.id, &into).await.unwrap_err();
+    assert!(!into.exists());
+    assert_eq!(fs::read(place.join("large")).unwrap().len(), LARGE);
 }

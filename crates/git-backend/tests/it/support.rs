@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use git_backend::{GitIsolator, GitSettings, Repository};
 use pool_core::{
-    Base, Branch, BranchWish, CommitId, Isolator, LeaseId, LeaseName, Plan, SlotId, Wish,
+    Base, Branch, BranchWish, CommitId, Isolator, LeaseId, LeaseName, Plan, RescueArchive, SlotId,
+    Wish,
 };
 use tempfile::TempDir;
 
@@ -163,4 +165,47 @@ pub(crate) fn status(worktree: &Path) -> String {
 /// How many linked worktrees git knows.
 pub(crate) fn registrations(repo: &Path) -> usize {
     git(repo, &["worktree", "list", "--porcelain"]).matches("worktree ").count() - 1
+}
+
+pub(crate) fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).expect("it is there")
+}
+
+pub(crate) fn mtime(path: impl AsRef<Path>) -> SystemTime {
+    fs::metadata(path).expect("it is there").modified().expect("it is there")
+}
+
+/// Makes a change of the modification time visible, whatever the clock's grain.
+pub(crate) fn backdate(path: impl AsRef<Path>) -> SystemTime {
+    let then = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000);
+    fs::File::options()
+        .write(true)
+        .open(path.as_ref())
+        .expect("it is there")
+        .set_modified(then)
+        .expect("it is there");
+    mtime(path)
+}
+
+/// The rescues.
+pub(crate) fn archive(isolator: &GitIsolator) -> &dyn RescueArchive {
+    isolator.rescues().expect("git has some")
+}
+
+/// Says why a test proves nothing here.
+#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+pub(crate) fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
+/// So many bytes that no compression makes fewer.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(len).collect()
 }
