@@ -1,11 +1,11 @@
 //! `wtpool prune`.
 
-use pool_core::PruneOptions;
+use pool_core::{ErrorKind, PruneOptions, SqliteStore};
 use serde::Serialize;
 
 use crate::cli::Global;
-use crate::context::{Access, Context};
-use crate::error::Result;
+use crate::context::{Access, Place};
+use crate::error::{Failure, Result};
 use crate::progress::Progress;
 use crate::reaper;
 
@@ -17,7 +17,24 @@ struct Document {
 }
 
 pub(crate) async fn perform(global: &Global, dry_run: bool, all: bool) -> Result<u8> {
-    let context = Context::open(global, None, Access::Visit)?;
+    let place = Place::find(global, None, Access::Visit)?;
+    let pool_dir = place.pool_dir.clone();
+    match prune(place, global, dry_run, all).await {
+        // To record what is removed takes room, which is set aside for just this.
+        Err(Failure::Error(e))
+            if !dry_run
+                && e.kind() == ErrorKind::NoSpace
+                && SqliteStore::give_up_reserve(&pool_dir) =>
+        {
+            let place = Place::find(global, None, Access::Visit)?;
+            prune(place, global, dry_run, all).await
+        }
+        done => done,
+    }
+}
+
+async fn prune(place: Place, global: &Global, dry_run: bool, all: bool) -> Result<u8> {
+    let context = place.open(global, Access::Visit)?;
     let progress = Progress::spinner(&context.out, "pruning");
     let options = PruneOptions { dry_run, all };
     let pruned = context

@@ -93,6 +93,41 @@ impl Mount {
         None
     }
 
+    /// The same on ext4, in an image beside the mount point.
+    fn ext4(dir: &Path, size: u64) -> Option<Self> {
+        fs::create_dir_all(dir).expect("make the mount point");
+        let image = dir.with_extension("img");
+        let file = fs::File::create(&image).expect("make an image");
+        file.set_len(size).expect("give it a size");
+        let succeeds = |command: &mut Command| command.output().is_ok_and(|o| o.status.success());
+        // Nothing is reserved for root, as which the tests may run.
+        if !succeeds(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image)) {
+            crate::bench::skip("there is no mkfs.ext4 here");
+            return None;
+        }
+        if !succeeds(Command::new("mount").args(["-o", "loop"]).args([&image, dir])) {
+            crate::bench::skip("mounting an image is not permitted here");
+            return None;
+        }
+        Some(Self(dir.to_owned()))
+    }
+
+    /// Takes the rest of it, to the last block.
+    fn fill(&self, name: &str) -> PathBuf {
+        let filler = self.0.join(name);
+        let mut block = 1 << 16;
+        let mut file = fs::File::create(&filler).expect("create");
+        while block > 0 {
+            match std::io::Write::write_all(&mut file, &vec![1; block]) {
+                Ok(()) => {}
+                Err(_) => block /= 2,
+            }
+        }
+        // What is only promised so far may turn out not to fit.
+        let _ = file.sync_all();
+        filler
+    }
+
     fn remount(&self, options: &str) -> bool {
         let options = format!("remount,{options}");
         let mounted = Command::new("mount").args(["-o", &options]).arg(&self.0).output();
@@ -114,26 +149,68 @@ fn a_full_disk_fails_one_lease_and_loses_nothing() {
     let bench = Bench::new().in_pool_dir(&mount.0.join("pool"));
     let path = bench.acquire(&["--name", "held"]);
     write(path.join("new"), "precious");
-    // The rest of the disk, to the last block.
-    let filler = mount.0.join("filler");
-    let mut block = 1 << 16;
-    let mut file = fs::File::create(&filler).expect("create");
-    while block > 0 {
-        match std::io::Write::write_all(&mut file, &vec![1; block]) {
-            Ok(()) => {}
-            Err(_) => block /= 2,
-        }
-    }
+    let filler = mount.fill("filler");
     let ran = bench.run(&["acquire", "--name", "more", "--json"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
     assert!(ran.err.contains("no-space") || ran.err.contains("store"), "{ran:?}");
     assert_eq!(fs::read_to_string(path.join("new")).expect("still there"), "precious");
-    drop(file);
     fs::remove_file(&filler).expect("make room");
     bench.ok(&["prune"]);
     bench.ok(&["run", "--name", "more", "--", "true"]);
     bench.ok(&["release", "held"]);
     assert!(is_saved(&bench, &path, "new", "precious"));
+}
+
+#[test]
+fn a_disk_that_leases_fill_is_cleared_by_pruning() {
+    let disk = tempfile::tempdir().expect("a directory");
+    let Some(mount) = Mount::ext4(&disk.path().join("small"), 64 << 20) else { return };
+    let bench = Bench::new().in_pool_dir(&mount.0.join("pool"));
+    write(bench.repo().join("large"), &"a large file\n".repeat(600_000));
+    bench.fixture.git().args(["add", "large"]).ok();
+    bench.fixture.git().args(["commit", "--quiet", "-m", "large"]).ok();
+    let path = bench.acquire(&["--name", "held"]);
+    write(path.join("new"), "precious");
+    write(path.join("README.md"), "changed");
+    let over = bench.acquire(&["--name", "over"]);
+    fs::create_dir(over.join("target")).expect("make it");
+    write(over.join("target/built"), &"a large file\n".repeat(900_000));
+    bench.ok(&["release", "over", "--linger", "1h"]);
+
+    // Worktrees until no more fits.
+    let failed = (0..20).find_map(|n| {
+        let ran = bench.run(&["acquire", "--name", &format!("more-{n}"), "--json"]);
+        (ran.code != Some(0)).then_some(ran)
+    });
+    let failed = failed.expect("the disk is smaller than that");
+    assert_eq!((failed.code, failed.out.as_str()), (Some(1), ""), "{failed:?}");
+    assert!(failed.err.contains("\"kind\":\"no-space\""), "{failed:?}");
+
+    // Not a byte is left, and every change of the records needs some.
+    let filler = mount.fill("filler");
+    let ran = bench.run(&["acquire", "--name", "another", "--json"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+    assert!(ran.err.contains("\"kind\":\"no-space\""), "{ran:?}");
+    let ran = bench.run(&["release", "held", "--json"]);
+    assert!(ran.code == Some(0) || ran.err.contains("\"kind\":\"no-space\""), "{ran:?}");
+    assert!(is_saved(&bench, &path, "new", "precious"));
+    assert!(is_saved(&bench, &path, "README.md", "changed"));
+
+    // What nobody needs any more makes room, without anybody else making some first.
+    mount.fill("filler-2");
+    bench.ok(&["prune", "--all"]);
+    bench.ok(&["run", "--name", "another", "--", "true"]);
+    assert!(is_saved(&bench, &path, "new", "precious"));
+    fs::remove_file(&filler).expect("make room");
+    for slot in bench.slots() {
+        if let Some(lease) = slot["lease"]["lease"].as_str() {
+            bench.ok(&["release", lease, "--linger", "0s"]);
+        }
+    }
+    bench.eventually_empty();
+    assert_eq!(bench.worktrees(), 1);
+    assert!(is_saved(&bench, &path, "new", "precious"));
+    assert!(is_saved(&bench, &path, "README.md", "changed"));
 }
 
 #[test]

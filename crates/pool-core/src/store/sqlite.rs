@@ -5,6 +5,7 @@
 //! <pool>/pool.json         sidecar of the pool: numbers given out so far, sessions
 //! <pool>/slots/7/slot.json sidecar of slot 7: what it is, whose, since when
 //! <pool>/pool.lock         held shared by each change, exclusively while the index is replaced
+//! <pool>/reserve           a megabyte to give up when the disk is full, so that pruning can go on
 //! ```
 //!
 //! **The database is an index; the sidecars are the truth.** A change writes the sidecars of the
@@ -134,7 +135,16 @@ impl SqliteStore {
         };
         patience::limit(patience);
         inner.with(&mut lock(&inner.writer), |_, _| Ok(()))?;
+        inner.layout.set_room_aside();
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// Gives up the megabyte that is set aside in `pool_dir` for when the disk is full, and says
+    /// whether there was one. For those who are about to free more than that and have met
+    /// [`ErrorKind::NoSpace`]: to record what is removed takes room as well. It is set aside again by
+    /// a later [`open`](Self::open) that finds plenty.
+    pub fn give_up_reserve(pool_dir: &Path) -> bool {
+        std::fs::remove_file(pool_dir.join(layout::RESERVE_FILE)).is_ok()
     }
 }
 

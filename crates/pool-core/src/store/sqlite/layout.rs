@@ -15,6 +15,17 @@ use crate::id::SlotId;
 #[cfg(unix)]
 const ROOM: u64 = 2 * 32_768;
 
+/// A file that holds room for the records' own next changes.
+pub(super) const RESERVE_FILE: &str = "reserve";
+
+/// Its size: a change takes some tens of KiB, and the removal of a workspace some more.
+#[cfg(unix)]
+const RESERVE: u64 = 1 << 20;
+
+/// It is made where there is this many times as much room.
+#[cfg(unix)]
+const PLENTY: u64 = 8;
+
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     dir: PathBuf,
@@ -115,6 +126,30 @@ impl Layout {
             return Err(Error::new(ErrorKind::NoSpace, message).with_hint("free some disk space"));
         }
         Ok(())
+    }
+
+    /// Sets a little room aside, unless there is little.
+    pub(super) fn set_room_aside(&self) {
+        #[cfg(unix)]
+        {
+            let path = self.dir.join(RESERVE_FILE);
+            let is_whole = |meta: fs::Metadata| meta.len() == RESERVE;
+            if fs::symlink_metadata(&path).is_ok_and(is_whole)
+                || !rustix::fs::statvfs(&self.dir).is_ok_and(|stat| {
+                    stat.f_bavail.saturating_mul(stat.f_frsize) > PLENTY * RESERVE
+                })
+            {
+                return;
+            }
+            // Whole or not there: several may do this at once, and any may be killed.
+            let unfinished = self.dir.join(format!(".{RESERVE_FILE}-{}", std::process::id()));
+            let zeros = vec![0; usize::try_from(RESERVE).unwrap_or_default()];
+            if fs::write(&unfinished, zeros).and_then(|()| fs::rename(&unfinished, &path)).is_err()
+            {
+                // It is a convenience: the pool does without.
+                let _ = fs::remove_file(&unfinished);
+            }
+        }
     }
 
     pub(super) fn is_writable(&self) -> bool {

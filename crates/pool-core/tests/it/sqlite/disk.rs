@@ -127,3 +127,22 @@ fn a_commit_that_fails_takes_the_sidecars_back() {
     other.execute_batch("DROP TRIGGER no").unwrap();
     assert_eq!(run(store.load()).unwrap(), before);
 }
+
+#[cfg(unix)]
+#[test]
+fn room_is_set_aside_given_up_once_and_set_aside_again() {
+    let dir = Dir::new();
+    let size = || fs::metadata(dir.file("reserve")).map(|meta| meta.len()).ok();
+    assert!(!SqliteStore::give_up_reserve(&dir.pool()), "there is no pool");
+    drop(dir.open());
+    assert_eq!(size(), Some(1 << 20));
+    assert!(SqliteStore::give_up_reserve(&dir.pool()));
+    assert_eq!(size(), None);
+    assert!(!SqliteStore::give_up_reserve(&dir.pool()));
+    drop(dir.open());
+    assert_eq!(size(), Some(1 << 20));
+    // As a process leaves it that was killed in between.
+    fs::write(dir.file("reserve"), "").unwrap();
+    dir.open();
+    assert_eq!(size(), Some(1 << 20));
+}
