@@ -65,8 +65,7 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     let admin = prepared.repo().git_dir().to_owned();
     let finish = |e| gix_error(format!("check out {} to {}", plan.base.commit, place.display()), e);
     // gix doesn't fetch what a partial clone left out; git does.
-    let by_gix = prepared.repo().config_snapshot().string("extensions.partialClone").is_none();
-    let complete = if by_gix {
+    let complete = if !is_partial(prepared.repo()) {
         let (_, outcome) = prepared.checkout(gix::progress::Discard, interrupt).map_err(finish)?;
         outcome.collisions.is_empty()
             && outcome.errors.is_empty()
@@ -87,6 +86,18 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     init_submodules(site, plan, &admin)?;
     registration::check(interrupt)?;
     copy::bring_along(site, plan.slot)
+}
+
+/// Whether a remote has promised to give what is missing here.
+fn is_partial(repo: &gix::Repository) -> bool {
+    let config = repo.config_snapshot();
+    let remotes = config.plumbing().sections_by_name("remote").into_iter().flatten();
+    let promising = |name: &gix::bstr::BStr| {
+        config.boolean(&format!("remote.{name}.promisor")).unwrap_or(false)
+    };
+    // Older versions of git write the extension, newer ones mark the remote.
+    config.string("extensions.partialClone").is_some()
+        || remotes.filter_map(|remote| remote.header().subsection_name()).any(promising)
 }
 
 /// The parts of a worktree's own configuration, as they were when it was made.

@@ -6,6 +6,7 @@ mod discovery;
 mod filters;
 mod inspect;
 mod lifecycle;
+mod partial;
 mod random;
 mod rescue;
 mod submodules;
