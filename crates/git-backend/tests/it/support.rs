@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use git_backend::{GitIsolator, GitSettings, Repository};
 use pool_core::{
-    Base, Branch, BranchWish, CommitId, Isolator, LeaseId, LeaseName, Plan, RescueArchive, SlotId,
-    Wish,
+    Base, Branch, BranchWish, CommitId, Condition, Discovered, Isolator, LeaseId, LeaseName, Plan,
+    RescueArchive, SlotId, Wish,
 };
 use tempfile::TempDir;
 
@@ -208,4 +208,9 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
         state.to_le_bytes()
     });
     words.flatten().take(len).collect()
+}
+
+/// A slot that is in that condition.
+pub(crate) fn found(slot: u32, condition: Condition) -> Discovered {
+    Discovered { slot: SlotId(slot), condition }
 }

@@ -1,0 +1,133 @@
+//! Repositories of every kind: bare, sparse, with other ids, with configuration of a worktree's own.
+
+use pool_core::{Isolator, SlotId};
+
+use crate::support::{
+    Fixture, backdate, commit, detached, git, git_succeeds, mtime, plan, proof, read,
+    registrations, settings, status, write,
+};
+
+#[tokio::test]
+async fn a_bare_repository() {
+    let fixture = Fixture::new();
+    let parent = fixture.repo.parent().unwrap().to_owned();
+    git(&parent, &["clone", "-q", "--bare", "demo", "served.git"]);
+    let fixture = Fixture { repo: parent.join("served.git"), ..fixture };
+    let isolator = fixture.isolator();
+    through_a_whole_life(&fixture, &isolator).await;
+    assert_eq!(isolator.place(SlotId(1)).file_name().unwrap(), "served");
+}
+
+#[tokio::test]
+async fn a_submodule_as_the_repository() {
+    let fixture = Fixture::new();
+    let parent = fixture.repo.parent().unwrap();
+    git(parent, &["clone", "-q", "demo", "library"]);
+    let allow = ["-c", "protocol.file.allow=always"];
+    git(
+        &fixture.repo,
+        &[&allow[..], &["submodule", "--quiet", "add", "../library", "library"]].concat(),
+    );
+    let fixture = Fixture { repo: fixture.repo.join("library"), ..fixture };
+    through_a_whole_life(&fixture, &fixture.isolator()).await;
+}
+
+#[tokio::test]
+async fn a_sha256_repository() {
+    let fixture = Fixture::with(&["--object-format=sha256"]);
+    assert_eq!(fixture.head().len(), 64);
+    through_a_whole_life(&fixture, &fixture.isolator()).await;
+}
+
+#[tokio::test]
+async fn a_reftable_repository_is_refused_or_works() {
+    let fixture = Fixture::new();
+    if !git_succeeds(&fixture.repo, &["refs", "migrate", "--ref-format=reftable"]) {
+        return; // this git has none
+    }
+    let repository = match git_backend::Repository::find(&fixture.repo) {
+        Ok(repository) => repository,
+        Err(_) => return,
+    };
+    let opened = git_backend::GitIsolator::open(&repository, &fixture.pool_dir(), settings());
+    assert!(
+        opened.is_err(),
+        "gix reads no reftables; if it does now, take this through a whole life"
+    );
+}
+
+/// Provision, recycle, dispose, with stock git looking on.
+async fn through_a_whole_life(fixture: &Fixture, isolator: &git_backend::GitIsolator) {
+    let first = plan(isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    assert_eq!(read(place.join("src/main.rs")), "fn main() {}\n");
+    assert_eq!(status(&place), "");
+    write(&place, "src/main.rs", "changed\n");
+    let work = commit(&place, "work");
+    assert_eq!(git(&place, &["rev-parse", "wtpool/first"]), work);
+    let second = detached(isolator, 1, "second").await;
+    let settled = proof(isolator, &first).await;
+    isolator.recycle(&second, settled).await.unwrap();
+    assert_eq!(read(place.join("src/main.rs")), "fn main() {}\n");
+    assert_eq!(status(&place), "");
+    assert_eq!(git(&place, &["branch", "--show-current"]), "");
+    let settled = proof(isolator, &second).await;
+    isolator.dispose(settled).await.unwrap();
+    assert_eq!(registrations(&fixture.repo), 0);
+    assert_eq!(git(&fixture.repo, &["rev-parse", "wtpool/first"]), work);
+}
+
+#[tokio::test]
+async fn a_sparse_checkout_is_inherited_and_what_a_lease_changes_in_it_is_undone() {
+    let fixture = Fixture::new();
+    write(&fixture.repo, "docs/guide.md", "guide\n");
+    commit(&fixture.repo, "docs");
+    git(&fixture.repo, &["sparse-checkout", "set", "src"]);
+    assert!(!fixture.repo.join("docs").exists());
+    let isolator = fixture.isolator();
+    let first = plan(&isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    assert!(place.join("src/main.rs").exists() && !place.join("docs").exists());
+    assert_eq!(status(&place), "");
+    let main = backdate(place.join("src/main.rs"));
+
+    // Recycled with something outside of it: that goes, and nothing else is written.
+    write(&place, "docs/guide.md", "written by the lease\n");
+    let second = plan(&isolator, 1, "second").await;
+    let settled = proof(&isolator, &first).await;
+    isolator.recycle(&second, settled).await.unwrap();
+    assert!(!place.join("docs").exists());
+    assert_eq!(status(&place), "");
+    assert_eq!(mtime(place.join("src/main.rs")), main);
+
+    // The lease looks at everything; the next one is sparse again.
+    git(&place, &["sparse-checkout", "disable"]);
+    assert!(place.join("docs/guide.md").exists());
+    let third = plan(&isolator, 1, "third").await;
+    let settled = proof(&isolator, &second).await;
+    isolator.recycle(&third, settled).await.unwrap();
+    assert!(place.join("src/main.rs").exists());
+    assert!(!place.join("docs").exists());
+    assert_eq!(status(&place), "");
+    assert_eq!(git(&place, &["sparse-checkout", "list"]), "src");
+}
+
+#[tokio::test]
+async fn configuration_of_the_worktree_itself_does_not_reach_the_next_lease() {
+    let fixture = Fixture::new();
+    git(&fixture.repo, &["config", "extensions.worktreeConfig", "true"]);
+    git(&fixture.repo, &["config", "--worktree", "demo.key", "main"]);
+    let isolator = fixture.isolator();
+    let first = plan(&isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    assert_eq!(git(&place, &["config", "demo.key"]), "main");
+    git(&place, &["config", "--worktree", "demo.key", "lease"]);
+    let second = plan(&isolator, 1, "second").await;
+    let settled = proof(&isolator, &first).await;
+    isolator.recycle(&second, settled).await.unwrap();
+    assert_eq!(git(&place, &["config", "demo.key"]), "main");
+    assert_eq!(git(&fixture.repo, &["config", "demo.key"]), "main");
+}
