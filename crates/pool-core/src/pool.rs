@@ -314,7 +314,8 @@ impl Pool {
     }
 
     /// Gives a lease back: saves what would be lost, then lets the workspace linger, cleans it for
-    /// the next, or removes it. Giving back twice does nothing and reports the same.
+    /// the next, or removes it. Giving back twice does nothing and reports the same; save that a
+    /// workspace that lingers is from then on kept as long as `how.linger` says, if it says anything.
     ///
     /// # Errors
     ///

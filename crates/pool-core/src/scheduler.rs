@@ -355,6 +355,37 @@ impl PoolState {
         Ok(())
     }
 
+    /// Keeps the slot of a lease that lingers for `linger` from now, instead of what was agreed. With
+    /// zero the lingering is over, and the slot that is returned is `worker`'s, to be cleaned or
+    /// removed. Does nothing when the lease does not linger.
+    ///
+    /// # Errors
+    ///
+    /// See [`reopen`](Self::reopen).
+    pub fn change_linger(
+        &mut self,
+        token: &Token,
+        linger: std::time::Duration,
+        worker: &ClaimKey,
+        now: &Moment,
+    ) -> Result<Option<SlotId>> {
+        let found = self.slots.values_mut().find_map(|slot| match &mut slot.state {
+            SlotState::Lingering { lease, end, until } if lease.token() == *token => {
+                Some((slot.id, end, until))
+            }
+            _ => None,
+        });
+        let Some((slot, end, until)) = found else { return Ok(None) };
+        if linger.is_zero() {
+            let end = end.clone();
+            self.reopen(slot, &end, worker, now)?;
+            return Ok(Some(slot));
+        }
+        end.linger = linger;
+        *until = Deadline::after(now, linger);
+        Ok(None)
+    }
+
     /// Takes over the work on a slot from a worker that is gone.
     ///
     /// # Errors

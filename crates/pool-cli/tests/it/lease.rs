@@ -51,6 +51,21 @@ fn a_lease_as_a_document() {
 }
 
 #[test]
+fn lingering_yields_to_a_second_release() {
+    let bench = Bench::new();
+    let path = bench.acquire(&["--name", "amber"]);
+    write(path.join("new"), "work");
+    let first = bench.json(&["release", "amber", "--linger", "1h"]);
+    assert_eq!(first["disposition"], "lingering");
+    bench.ok(&["release", "amber"]);
+    assert!(path.exists(), "without a duration nothing changes");
+    let second = bench.json(&["release", "amber", "--linger", "0s"]);
+    assert_eq!((&second["disposition"], path.exists()), (&"removed".into(), false));
+    assert_eq!(second["rescue"], first["rescue"]);
+    assert!(bench.slots().is_empty());
+}
+
+#[test]
 fn stdout_has_the_path_only() {
     let bench = Bench::new();
     let path = bench.acquire(&["-vv"]);

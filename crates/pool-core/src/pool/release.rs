@@ -9,6 +9,17 @@ use crate::isolator::{Base, Plan, Preserved};
 use crate::scheduler::Afterlife;
 use crate::state::{Disposition, End, EndReason, EndedLease, Lease, Slot, SlotState, Token};
 
+/// Who has ended a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    /// This worker has just begun: the slot is its to finish.
+    Here(SlotId),
+    /// Somebody else is at it.
+    ByAnother,
+    /// It was over, and nothing is left to do.
+    Before,
+}
+
 impl Inner {
     /// Ends a lease and deals with its slot.
     pub(super) async fn release(
@@ -17,23 +28,38 @@ impl Inner {
         how: Release,
         reason: EndReason,
     ) -> Result<ReleaseReport> {
-        let (wanted, worker) = (token.clone(), self.worker().clone());
-        let begun = self
-            .update(move |state, now| {
-                if state.is_leaving(&wanted) || state.ended(&wanted).is_some() {
-                    return Ok(None);
-                }
-                let (_, lease) = state.holder(&wanted)?;
-                let linger = how.linger.unwrap_or_else(|| lease.linger.after(how.outcome));
-                let end = end(how.outcome, reason, linger);
-                state.begin_release(&wanted, end, &worker, now).map(Some)
-            })
-            .await??;
-        if let Some(slot) = begun {
+        let mut begun = self.begin(token, how, reason).await?;
+        if begun == Begun::ByAnother && how.linger.is_some() {
+            // What it agreed on about lingering holds until it is done; then ours does.
+            self.ended(token).await?;
+            begun = self.begin(token, how, reason).await?;
+        }
+        if let Begun::Here(slot) = begun {
             self.liveness.forget(&token.lease.claim());
             self.finish(slot).await?;
         }
         self.ended(token).await
+    }
+
+    /// Takes a lease's slot on, to end it; or, where that was done before and the slot lingers, to
+    /// end or change the lingering.
+    async fn begin(&self, token: &Token, how: Release, reason: EndReason) -> Result<Begun> {
+        let (wanted, worker) = (token.clone(), self.worker().clone());
+        self.update(move |state, now| {
+            if state.is_leaving(&wanted) {
+                return Ok(Begun::ByAnother);
+            }
+            if state.ended(&wanted).is_some() {
+                let Some(linger) = how.linger else { return Ok(Begun::Before) };
+                let yields = state.change_linger(&wanted, linger, &worker, now)?;
+                return Ok(yields.map_or(Begun::Before, Begun::Here));
+            }
+            let (_, lease) = state.holder(&wanted)?;
+            let linger = how.linger.unwrap_or_else(|| lease.linger.after(how.outcome));
+            let end = end(how.outcome, reason, linger);
+            state.begin_release(&wanted, end, &worker, now).map(Begun::Here)
+        })
+        .await?
     }
 
     /// What became of a lease that is over, or is just being ended, maybe by somebody else.

@@ -222,6 +222,32 @@ async fn a_lingering_slot_yields_to_a_waiter_with_its_work_saved_once() {
 }
 
 #[tokio::test]
+async fn lingering_is_prolonged_or_ended_by_giving_back_again() {
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let linger = Request { linger: Linger::both(Duration::from_secs(60)), ..request() };
+    let guard = pool.acquire(linger).await.unwrap();
+    let token = guard.token();
+    machine.isolator.write(guard.slot(), "work", "precious");
+    let first = guard.release(Release::default()).await.unwrap();
+    let again = |linger| Release { linger, ..Release::default() };
+    assert_eq!(pool.release(&token, again(None)).await.unwrap(), first);
+
+    let hour = Duration::from_secs(3600);
+    assert_eq!(pool.release(&token, again(Some(hour))).await.unwrap(), first);
+    machine.clock.advance(hour - Duration::from_secs(1));
+    assert_eq!(pool.reconcile().await.unwrap().done, Vec::<String>::new());
+    assert_eq!(machine.isolator.occupied(), [SlotId(1)]);
+
+    let ended = pool.release(&token, again(Some(Duration::ZERO))).await.unwrap();
+    assert_eq!(ended.disposition, Disposition::Removed);
+    assert_eq!(ended.rescue, first.rescue, "saved before, and nothing new since");
+    assert_eq!(machine.isolator.occupied(), []);
+    assert_eq!(pool.release(&token, again(Some(hour))).await.unwrap(), ended, "it is over");
+    machine.settles().await;
+}
+
+#[tokio::test]
 async fn a_dead_holder_is_found_and_its_work_saved() {
     let machine = Machine::new(1);
     let victim = machine.process("victim");
