@@ -63,7 +63,7 @@ impl Site {
             )
             .with_hint("choose a directory beside the repository"));
         }
-        Ok(Self {
+        let site = Self {
             repo: repo.into_sync(),
             common_dir: repository.common_dir().to_owned(),
             main_worktree: repository.main_worktree().map(Path::to_owned),
@@ -71,7 +71,29 @@ impl Site {
             settings,
             name: sanitized(repository.name()),
             fingerprints: Mutex::default(),
-        })
+        };
+        match site.around()? {
+            Some(worktree) => Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!(
+                    "the pool directory {} lies inside the worktree {}, where `git clean -dffx` \
+                     deletes it with all the work in it, and build tools mix up the two",
+                    site.pool_dir.display(),
+                    worktree.display()
+                ),
+            )
+            .with_hint("choose a directory outside of it, such as one beside it")),
+            None => Ok(site),
+        }
+    }
+
+    /// The worktree, main or linked, that the pool's directory lies inside of. That git ignores the
+    /// directory is no protection: it is what is ignored that `git clean -x` deletes.
+    fn around(&self) -> Result<Option<PathBuf>> {
+        let linked = self.registrations()?;
+        let linked = linked.iter().filter_map(|(_, dot_git)| dot_git.parent());
+        let mut all = linked.chain(self.main_worktree.as_deref());
+        Ok(all.find(|worktree| self.pool_dir.starts_with(worktree)).map(Path::to_owned))
     }
 
     /// Where all slots are.

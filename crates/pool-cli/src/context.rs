@@ -112,6 +112,8 @@ impl Place {
     /// Opens the pool.
     pub(crate) fn open(self, global: &Global, access: Access) -> Result<Context> {
         let Self { repository, mut pool_dir, loaded: Loaded { settings, .. } } = self;
+        // Before anything is made where a pool may not be.
+        let isolator = GitIsolator::open(&repository, &pool_dir, settings.git())?;
         if access == Access::Lease {
             fs::create_dir_all(&pool_dir)
                 .map_err(|e| Error::io(format!("create {}", pool_dir.display()), e))?;
@@ -122,7 +124,6 @@ impl Place {
                 .canonicalize()
                 .map_err(|e| Error::io(format!("resolve {}", pool_dir.display()), e))?;
         }
-        let isolator = GitIsolator::open(&repository, &pool_dir, settings.git())?;
         let (store, liveness): (Arc<dyn LeaseStore>, Arc<dyn Liveness>) = if exists {
             let store = SqliteStore::open(&pool_dir)?;
             claim_for(&pool_dir, &repository)?;

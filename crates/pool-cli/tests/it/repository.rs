@@ -84,6 +84,30 @@ fn a_pool_of_another_repository_is_refused() {
 }
 
 #[test]
+fn a_pool_inside_a_worktree_is_refused() {
+    let bench = Bench::new();
+    fs::create_dir_all(bench.repo().join(".git/info")).expect("a directory");
+    fs::write(bench.repo().join(".git/info/exclude"), "/.wtpool/\n").expect("ignore it");
+    let linked = bench.fixture.root().join("linked");
+    let add = ["worktree", "add", "-q", "--detach", linked.to_str().expect("UTF-8")];
+    bench.fixture.git().args(add).ok();
+    std::os::unix::fs::symlink(bench.repo(), bench.fixture.root().join("link")).expect("a link");
+    let link = bench.fixture.root().join("link");
+    for dir in [bench.repo().join(".wtpool"), bench.repo(), linked.join("a/b"), link.join("pool")] {
+        let there = dir.exists();
+        let dir_arg = dir.to_str().expect("UTF-8");
+        let ran = bench.run(&["acquire", "--pool-dir", dir_arg]);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{dir:?}: {ran:?}");
+        assert!(ran.err.contains("git clean") && ran.err.contains("hint: "), "{ran:?}");
+        assert_eq!(dir.exists(), there, "nothing was made");
+    }
+    // Its name only begins the same.
+    let beside = bench.fixture.root().join(format!("{}-pool", bench.repo().display()));
+    let bench = bench.in_pool_dir(&beside);
+    bench.acquire(&[]);
+}
+
+#[test]
 fn inside_a_lease_the_pool_is_the_same_and_the_base_its_own() {
     let bench = Bench::new();
     let other = Bench::new();
