@@ -46,7 +46,9 @@ async fn prune(place: Place, global: &Global, dry_run: bool, all: bool) -> Resul
         .await;
     let files_deleted = progress.position();
     drop(progress);
-    reaper::ensure_if_needed(&context).await;
+    if !dry_run {
+        reaper::ensure_if_needed(&context).await;
+    }
     let done = pruned?.done;
     if context.out.json {
         context.out.document(&Document { dry_run, done, files_deleted })?;

@@ -7,7 +7,7 @@ use pool_core::{
 };
 use serde::Serialize;
 
-use super::acquire::hand_over;
+use super::acquire::{hand_over, readable};
 use crate::acquire::{Keeper, lease, request};
 use crate::cli::{Global, LeaseOptions, RescueVerb};
 use crate::context::{Access, Context};
@@ -128,6 +128,7 @@ async fn restore_into(context: &Context, id: &RescueId, path: PathBuf) -> Result
 }
 
 async fn restore_in_lease(context: &Context, id: &RescueId) -> Result<u8> {
+    readable()?;
     let mut signals = Signals::catch()?;
     let archive = archive(context)?;
     let head = archive.head(id).await?;

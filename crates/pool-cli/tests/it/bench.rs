@@ -12,6 +12,9 @@ use testkit::fixture::{Fixture, Layout};
 /// So long something may take that is to happen by itself. Far more than it needs.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// The program itself.
+pub(crate) const WTPOOL: &str = env!("CARGO_BIN_EXE_wtpool");
+
 /// A repository, and the program for it. When dropped, nothing of it runs any more.
 #[derive(Debug)]
 pub(crate) struct Bench {
@@ -57,7 +60,12 @@ impl Bench {
 
     /// The program with these arguments, in the repository.
     pub(crate) fn wtpool(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wtpool"));
+        self.command(WTPOOL, args)
+    }
+
+    /// Another program, in the same surroundings.
+    pub(crate) fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WTPOOL_") {
                 command.env_remove(name);
@@ -110,6 +118,28 @@ impl Bench {
 
     pub(crate) fn slots(&self) -> Vec<Value> {
         self.json(&["list"])["slots"].as_array().expect("an array").clone()
+    }
+
+    /// The process ids of the pool's reapers. One that a verb started is among them when the verb ends.
+    pub(crate) fn reapers(&self) -> Vec<String> {
+        let pool = self.pool();
+        let is_ours = |process: &Path| {
+            let words = fs::read(process.join("cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+            words.get(1) == Some(&&b"reaper"[..])
+                && words.contains(&pool.as_os_str().as_encoded_bytes())
+        };
+        let processes = fs::read_dir("/proc").expect("processes");
+        let processes = processes.map(|process| process.expect("a process").path());
+        let name = |process: PathBuf| process.file_name()?.to_str().map(str::to_owned);
+        processes.filter(|process| is_ours(process)).filter_map(name).collect()
+    }
+
+    /// Ends the reaper as it never ends itself, and waits until it is gone.
+    pub(crate) fn kill_reaper(&self) {
+        let lock = File::open(self.pool().join("reaper.lock")).expect("there was a reaper");
+        self.reapers().iter().for_each(|pid| kill(pid, rustix::process::Signal::KILL));
+        eventually("the reaper is gone", || is_free(&lock));
     }
 
     pub(crate) fn rescues(&self) -> Vec<Value> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::bench::{Bench, Sleeper, finish, write};
+use crate::bench::{Bench, Sleeper, WTPOOL, finish, write};
 
 #[test]
 fn a_lease_as_a_document() {
@@ -48,6 +48,28 @@ fn a_lease_as_a_document() {
     let again = bench.json(&["release", id]);
     assert_eq!(again["rescue"], released["rescue"], "giving back twice changes nothing");
     assert_eq!(bench.rescues().len(), 1);
+}
+
+#[test]
+fn nobody_is_leased_what_nobody_is_told_of() {
+    let bench = Bench::new();
+    let sh =
+        |script: &str| finish(&mut bench.command("sh", &["-c", &script.replace("wtpool", WTPOOL)]));
+    let linger = "--linger 1h";
+    for script in [
+        "wtpool acquire >&-",
+        "wtpool acquire --json >&-",
+        "wtpool acquire >/dev/full",
+        "exec 3>&1; { wtpool acquire; echo $? >&3; } | true; exit 1",
+    ] {
+        let ran = sh(&script.replace("acquire", &format!("acquire {linger}")));
+        assert_eq!(ran.code, Some(1), "{script}: {ran:?}");
+        assert!(ran.out.is_empty() || ran.out == "1\n", "{script}: {ran:?}");
+        assert!(ran.err.contains("standard output"), "{script}: {ran:?}");
+        assert!(bench.slots().is_empty(), "{script}: {ran:?}");
+    }
+    assert_eq!(sh("wtpool acquire --name known >/dev/null").code, Some(0));
+    assert_eq!(bench.json(&["show", "known"])["state"], "leased");
 }
 
 #[test]
@@ -201,6 +223,19 @@ fn warm_slots_are_used_and_go() {
     assert_eq!(bench.slots().len(), 2, "nothing was done");
     bench.ok(&["prune", "--all"]);
     assert_eq!(bench.slots().len(), 1, "the lease stays");
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let bench = Bench::new();
+    bench.acquire(&[]);
+    bench.kill_reaper();
+    let before = bench.events();
+    bench.ok(&["prune", "--dry-run", "--all"]);
+    assert_eq!(bench.reapers(), Vec::<String>::new());
+    assert_eq!(bench.events(), before);
+    bench.ok(&["prune"]);
+    assert_eq!(bench.reapers().len(), 1);
 }
 
 #[test]

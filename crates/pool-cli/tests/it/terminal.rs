@@ -1,9 +1,8 @@
 //! As a person at a terminal sees it.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::bench::{Bench, finish, skip};
+use crate::bench::{Bench, WTPOOL, finish, skip};
 
 /// What a command line prints on a terminal of its own, lent by `script` of util-linux.
 fn on_a_terminal(bench: &Bench, line: &str) -> Option<String> {
@@ -12,16 +11,9 @@ fn on_a_terminal(bench: &Bench, line: &str) -> Option<String> {
         skip("there is no `script` to lend a terminal");
         return None;
     }
-    let plain = bench.wtpool(&[]);
-    let mut command = Command::new("script");
-    command.args(["--quiet", "--return", "--command", line, "/dev/null"]);
-    for (name, value) in plain.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.env("TERM", "xterm").current_dir(bench.repo()).stdin(Stdio::null());
+    let mut command =
+        bench.command("script", &["--quiet", "--return", "--command", line, "/dev/null"]);
+    command.env("TERM", "xterm");
     let ran = finish(&mut command);
     assert_eq!(ran.code, Some(0), "{line}: {ran:?}");
     Some(ran.out)
@@ -30,7 +22,7 @@ fn on_a_terminal(bench: &Bench, line: &str) -> Option<String> {
 #[test]
 fn verbs_work_on_a_terminal() {
     let bench = Bench::new();
-    let exe = Path::new(env!("CARGO_BIN_EXE_wtpool")).display();
+    let exe = WTPOOL;
     let line = format!(
         "{exe} warm 1 && {exe} run -- test -t 0 && {exe} acquire --name amber && {exe} list && \
          {exe} doctor && {exe} release amber && {exe} prune --all && {exe} -vv list"
@@ -42,7 +34,7 @@ fn verbs_work_on_a_terminal() {
 #[test]
 fn a_shell_inside_a_lease_has_the_terminal() {
     let bench = Bench::new();
-    let exe = Path::new(env!("CARGO_BIN_EXE_wtpool")).display();
+    let exe = WTPOOL;
     // An interactive shell has job control only where it may take the terminal's foreground.
     let line =
         format!("{exe} run -- bash --norc --noprofile -ic 'set -o | grep monitor; echo inside'");
