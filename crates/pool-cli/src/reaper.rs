@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 // Called by their full names: since Rust 1.89 `File` has methods of the same names, which our
 // `rust-version` does not have yet.
 use fs4::{FileExt, TryLockError};
-use pool_core::{Error, Result};
+use pool_core::{Error, Moment, Result};
 
 use crate::cli::Global;
 use crate::context::{Access, Context, Place};
@@ -23,7 +23,7 @@ const LOCK: &str = "reaper.lock";
 const LOG: &str = "reaper.log";
 /// A log that is longer is begun anew.
 const LOG_LIMIT: u64 = 256 * 1024;
-/// How often, at least, it looks whether anything is left.
+/// How often, at least, it looks whether anything is left, or a deadline was reached.
 const TICK: Duration = Duration::from_secs(1);
 /// A lock that is only looked at is free again sooner than this.
 const LOOKED_AT: Duration = Duration::from_millis(200);
@@ -133,11 +133,12 @@ async fn lock(pool_dir: &Path) -> Result<Option<File>> {
 
 /// Watches until nothing is left, or the pool's directory is gone.
 async fn watch(global: &Global, context: &mut Context, pool_dir: &Path) {
-    let mut looked: Option<Instant> = None;
+    let mut looked: Option<Moment> = None;
     let mut records = identity(pool_dir);
     while pool_dir.is_dir() {
         let period = context.settings.reap_interval.0;
-        if looked.is_none_or(|at| at.elapsed() >= period) {
+        if due(context, looked.as_ref(), period).await {
+            looked = Some(context.pool.now());
             renew(global, context, &mut records);
             if let Err(error) = context.pool.reconcile().await {
                 tracing::warn!(target: "wtpool", %error, "could not reconcile; trying again");
@@ -145,7 +146,6 @@ async fn watch(global: &Global, context: &mut Context, pool_dir: &Path) {
             if let Err(error) = context.pool.isolator().sweep(&|_| ()).await {
                 tracing::warn!(target: "wtpool", %error, "not all trash could be deleted");
             }
-            looked = Some(Instant::now());
         }
         match context.pool.needs_watching().await {
             Ok(false) => return,
@@ -156,6 +156,17 @@ async fn watch(global: &Global, context: &mut Context, pool_dir: &Path) {
         }
         tokio::time::sleep(period.min(TICK)).await;
     }
+}
+
+/// Whether it is time to look: after each period, and when a lease or its lingering has just ended,
+/// which a period of any length must not put off.
+async fn due(context: &Context, looked: Option<&Moment>, period: Duration) -> bool {
+    let Some(looked) = looked else { return true };
+    let now = context.pool.now();
+    if now.since(looked).is_none_or(|since| since >= period) {
+        return true;
+    }
+    context.pool.list().await.is_ok_and(|state| state.reached_deadline(looked, &now))
 }
 
 /// Opens the pool again when its settings, or its records, have changed under us.

@@ -37,8 +37,8 @@ pub use pool::{
 pub use scheduler::{Afterlife, Turn};
 pub use settings::Settings;
 pub use state::{
-    Disposition, End, EndReason, EndedLease, Lease, Linger, Outcome, Owner, PoolState, Session,
-    Slot, SlotState, Token, Waiter,
+    CommandEnd, Disposition, End, EndReason, EndedLease, Lease, Linger, Outcome, Owner, PoolState,
+    Session, Slot, SlotState, Token, Waiter,
 };
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;

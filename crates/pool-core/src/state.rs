@@ -194,8 +194,8 @@ pub struct Lease {
     pub linger: Linger,
     /// What its cache gave it.
     pub attachment: Attachment,
-    /// When the command it was taken for ended, and how; survivors may still hold it.
-    pub command_ended: Option<(Moment, Outcome)>,
+    /// How the command it was taken for ended; survivors may still hold it.
+    pub command_ended: Option<CommandEnd>,
     /// Why it is still there though it is over.
     pub kept_because: Option<String>,
 }
@@ -205,6 +205,15 @@ impl Lease {
     pub fn token(&self) -> Token {
         Token { lease: self.id.clone(), generation: self.generation }
     }
+}
+
+/// The command that a lease was taken for is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandEnd {
+    /// How it went.
+    pub outcome: Outcome,
+    /// Until when those who stand elsewhere may hold the lease still.
+    pub grace: Deadline,
 }
 
 /// Proves that its bearer holds a lease. A stale one is always refused.

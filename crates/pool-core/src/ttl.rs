@@ -75,7 +75,10 @@ impl PoolState {
         };
         for slot in self.slots.values_mut() {
             match &mut slot.state {
-                SlotState::Leased { lease } => lease.deadline.iter_mut().for_each(&mut see),
+                SlotState::Leased { lease } => {
+                    lease.deadline.iter_mut().for_each(&mut see);
+                    lease.command_ended.iter_mut().for_each(|end| see(&mut end.grace));
+                }
                 SlotState::Lingering { until, .. } => see(until),
                 _ => {}
             }
@@ -108,7 +111,7 @@ impl PoolState {
             match &slot.state {
                 SlotState::Leased { lease } => {
                     let session_over = lease.session.as_ref().is_some_and(|s| over.contains(&s));
-                    due.extend(self.due_lease(slot.id, lease, session_over, settings, facts, now));
+                    due.extend(self.due_lease(slot.id, lease, session_over, facts, now));
                 }
                 SlotState::Lingering { lease, until, .. } => {
                     let session_over = lease.session.as_ref().is_some_and(|s| over.contains(&s));
@@ -177,7 +180,6 @@ impl PoolState {
         slot: SlotId,
         lease: &Lease,
         session_over: bool,
-        settings: &Settings,
         facts: &Facts,
         now: &Moment,
     ) -> Option<Due> {
@@ -194,7 +196,7 @@ impl PoolState {
         let occupant = facts.occupied.get(&slot);
         let unoccupied = facts.occupancy_known && occupant.is_none();
         let expired = lease.deadline.as_ref().is_some_and(|d| d.is_past(now));
-        let outcome = lease.command_ended.as_ref().map_or(Outcome::Failure, |(_, o)| *o);
+        let outcome = lease.command_ended.as_ref().map_or(Outcome::Failure, |end| end.outcome);
         let reason = match (&lease.command_ended, session_over) {
             (Some(_), _) => EndReason::Released,
             (None, true) => EndReason::SessionEnded,
@@ -209,9 +211,8 @@ impl PoolState {
                 None => end(outcome, reason),
             },
             Vital::Alive => {
-                let (since, _) = lease.command_ended.as_ref()?;
                 // The command is over, and something that it started holds the lock still.
-                let graced = now.since(since).is_none_or(|t| t >= settings.grace);
+                let graced = lease.command_ended.as_ref()?.grace.is_past(now);
                 match occupant {
                     Some(who) => keep(format!("its command is over, but {who} is still in it")),
                     None if graced && unoccupied => end(outcome, reason),
@@ -287,6 +288,22 @@ impl PoolState {
             self.leave_queue(ticket, "its session ended", settings, now);
         }
         true
+    }
+
+    /// Whether a deadline was reached after `earlier` and until `now`: something may have fallen due,
+    /// and whoever looks only now and then looks at once.
+    pub fn reached_deadline(&self, earlier: &Moment, now: &Moment) -> bool {
+        let slots = self.slots.values().flat_map(|slot| match &slot.state {
+            SlotState::Leased { lease } => {
+                let grace = lease.command_ended.as_ref().map(|end| &end.grace);
+                [lease.deadline.as_ref(), grace]
+            }
+            SlotState::Lingering { until, .. } => [Some(until), None],
+            _ => [None, None],
+        });
+        let waiters = self.waiters.values().map(|waiter| waiter.until.as_ref());
+        let mut all = slots.chain(waiters).flatten();
+        all.any(|deadline| deadline.is_past(now) && !deadline.is_past(earlier))
     }
 
     /// Whether there is anything left that ends by itself.

@@ -94,8 +94,10 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
                 output::say(&output::json(&document)?);
             }
             context.out.remark(format!(
-                "wtpool: {} stays leased: {why}; the lease ends with it, or with `wtpool release {id}`",
-                path.display()
+                "wtpool: {} stays leased: {why}; the lease ends with it (after {} if it stands \
+                 elsewhere), or with `wtpool release {id}`",
+                path.display(),
+                context.settings.grace
             ));
         }
     }

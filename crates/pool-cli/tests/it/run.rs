@@ -133,6 +133,25 @@ fn a_surviving_grandchild_keeps_the_lease() {
 }
 
 #[test]
+fn what_is_over_at_some_time_ends_then_however_seldom_the_reaper_looks() {
+    let bench = Bench::new().var("WTPOOL_REAP_INTERVAL", "1h");
+    // Watched from here on by a reaper that knows of no other grace.
+    bench.acquire(&["--name", "other"]);
+    let pid_file = bench.fixture.root().join("pid");
+    let script = format!(
+        "cd / && {{ sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > {}; }}",
+        pid_file.display()
+    );
+    let mut command = bench.wtpool(&["run", "--name", "held", "--", "sh", "-c", &script]);
+    let ran = finish(command.env("WTPOOL_GRACE", "3s"));
+    assert!(ran.err.contains("still runs"), "{ran:?}");
+    eventually("the daemon's grace is over", || bench.slots().len() == 1);
+    kill(&fs::read_to_string(&pid_file).expect("a pid"), Signal::KILL);
+    bench.ok(&["release", "other", "--linger", "1s"]);
+    bench.eventually_empty();
+}
+
+#[test]
 fn a_killed_holder_loses_nothing() {
     let bench = Bench::new();
     let ready = bench.fixture.root().join("ready");

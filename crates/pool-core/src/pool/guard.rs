@@ -8,8 +8,9 @@ use super::{Inner, Orphan, Release, ReleaseReport};
 use crate::error::Result;
 use crate::id::SlotId;
 use crate::liveness::{Claim, Vital};
-use crate::state::{EndReason, Lease, Linger, Outcome, Token};
+use crate::state::{CommandEnd, EndReason, Lease, Linger, Outcome, Token};
 use crate::task::join;
+use crate::time::Deadline;
 use crate::ttl::SURVIVED;
 
 /// A leased workspace. Dropping it gives the slot back, in the background.
@@ -96,10 +97,12 @@ impl LeaseGuard {
         }
         let (inner, token) = (self.inner.clone(), self.lease.token());
         // Recorded before the claim is given up, for the same reason.
+        let grace = inner.settings.grace;
         let recorded: Result<()> = inner
             .update(move |state, now| {
                 let (_, lease) = state.holder(&token)?;
-                lease.command_ended = Some((now.clone(), how.outcome));
+                let grace = Deadline::after(now, grace);
+                lease.command_ended = Some(CommandEnd { outcome: how.outcome, grace });
                 if let Some(linger) = how.linger {
                     lease.linger = Linger::both(linger);
                 }

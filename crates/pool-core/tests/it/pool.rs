@@ -350,6 +350,22 @@ async fn survivors_of_a_command_hold_its_lease() {
 }
 
 #[tokio::test]
+async fn survivors_have_the_grace_that_their_command_was_run_with() {
+    let mut machine = Machine::new(1);
+    let watcher = machine.process("watcher");
+    machine.settings.grace = Duration::from_secs(2);
+    let pool = machine.process("host");
+    let guard = pool.acquire(request()).await.unwrap();
+    machine.liveness.spawn("daemon");
+    machine.liveness.inherit(guard.claim().unwrap().key(), "daemon");
+    guard.finish(Release::default(), Duration::ZERO).await.unwrap();
+    machine.clock.advance(Duration::from_secs(2));
+    watcher.reconcile().await.unwrap();
+    assert_eq!(machine.isolator.occupied(), []);
+    machine.settles().await;
+}
+
+#[tokio::test]
 async fn nobody_gives_back_the_lease_of_a_live_holder() {
     let machine = Machine::new(1);
     let pool = machine.process("host");

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pool_core::{
-    Afterlife, Attachment, Base, BootId, ClaimKey, CommitId, Deadline, Due, End, EndReason,
-    EventKind, Facts, Generation, Lease, LeaseId, LeaseName, Linger, Moment, Outcome, Owner, Plan,
-    PoolState, Session, SessionId, Settings, SlotId, SlotState, Ticket, Token, Turn, Vital, Waiter,
+    Afterlife, Attachment, Base, BootId, ClaimKey, CommandEnd, CommitId, Deadline, Due, End,
+    EndReason, EventKind, Facts, Generation, Lease, LeaseId, LeaseName, Linger, Moment, Outcome,
+    Owner, Plan, PoolState, Session, SessionId, Settings, SlotId, SlotState, Ticket, Token, Turn,
+    Vital, Waiter,
 };
 use proptest::prelude::*;
 
@@ -272,14 +273,38 @@ fn a_dead_holder_ends_it_unless_somebody_stands_there() {
 #[test]
 fn survivors_hold_a_lease_for_the_grace_period_or_while_they_stand_there() {
     let (mut state, token) = leased(Owner::Holder, None);
-    state.holder(&token).expect("live").1.command_ended = Some((at(10), Outcome::Success));
-    let settings = Settings { grace: Duration::from_secs(30), ..Settings::default() };
+    let grace = Deadline::after(&at(10), Duration::from_secs(30));
+    let ended = CommandEnd { outcome: Outcome::Success, grace };
+    state.holder(&token).expect("live").1.command_ended = Some(ended);
+    // What counts is what was agreed when the command ended, not what whoever looks has set.
+    let settings = Settings { grace: Duration::from_secs(1), ..Settings::default() };
     let mut facts = seen(&state, Vital::Alive);
     assert!(matches!(&state.due(&settings, &facts, &at(39))[..], [Due::KeepLease(..)]));
     let ends = Due::EndLease(token, Outcome::Success, EndReason::Released);
     assert_eq!(state.due(&settings, &facts, &at(40)), [ends]);
     facts.occupied.insert(SlotId(1), "process 7 (sh)".into());
     assert!(matches!(&state.due(&settings, &facts, &at(4000))[..], [Due::KeepLease(..)]));
+    assert!(state.reached_deadline(&at(39), &at(40)));
+    assert!(!state.reached_deadline(&at(38), &at(39)) && !state.reached_deadline(&at(40), &at(41)));
+}
+
+#[test]
+fn whoever_looks_now_and_then_is_told_of_every_deadline() {
+    let settings = Settings { max_leases: 1, ..Settings::default() };
+    let (mut state, token) = leased(Owner::Detached, Some(60));
+    let reached = |state: &PoolState, second| state.reached_deadline(&at(second - 1), &at(second));
+    assert!(reached(&state, 60) && !reached(&state, 59) && !reached(&state, 61));
+    let waits = Waiter {
+        until: Some(Deadline::after(&at(0), Duration::from_secs(30))),
+        ..waiter("n2", &at(0))
+    };
+    let ticket = state.enqueue(waits, &settings, &at(0)).expect("a new name");
+    assert!(reached(&state, 30));
+    state.leave_queue(ticket, "test", &settings, &at(1));
+    assert!(!reached(&state, 30));
+    state.begin_release(&token, over(20), &worker(), &at(70)).expect("live");
+    state.saved(SlotId(1), &worker(), &over(20), &settings, &at(70)).expect("ours");
+    assert!(reached(&state, 90) && !reached(&state, 60));
 }
 
 #[test]

@@ -93,7 +93,10 @@ fn lease(n: u64) -> Lease {
             env: BTreeMap::from([("CARGO_TARGET_DIR".into(), "/x y".into())]),
             ..Default::default()
         },
-        command_ended: (n.is_multiple_of(5)).then(|| (moment(9), Outcome::Failure)),
+        command_ended: (n.is_multiple_of(5)).then(|| pool_core::CommandEnd {
+            outcome: Outcome::Failure,
+            grace: Deadline::after(&moment(9), Duration::from_secs(60)),
+        }),
         kept_because: None,
     }
 }
