@@ -143,17 +143,23 @@ impl LeaseDocument {
     }
 }
 
+/// What tells everything inside a lease which lease it is.
+pub(crate) const LEASE_VARIABLES: [&str; 5] =
+    ["WTPOOL_LEASE", "WTPOOL_NAME", "WTPOOL_PATH", "WTPOOL_BRANCH", "WTPOOL_BASE"];
+
 /// The environment that everything inside a lease should have.
 pub(crate) fn environment(pool_dir: &Path, path: &Path, lease: &Lease) -> BTreeMap<String, String> {
-    let own = [
-        ("WTPOOL_LEASE", lease.id.to_string()),
-        ("WTPOOL_NAME", lease.name.to_string()),
-        ("WTPOOL_PATH", path.to_string_lossy().into_owned()),
-        ("WTPOOL_BRANCH", branch(lease).unwrap_or_default().to_owned()),
-        ("WTPOOL_BASE", lease.base.commit.to_string()),
-        ("WTPOOL_POOL_DIR", pool_dir.to_string_lossy().into_owned()),
+    let lossy = |path: &Path| path.to_string_lossy().into_owned();
+    let values = [
+        lease.id.to_string(),
+        lease.name.to_string(),
+        lossy(path),
+        branch(lease).unwrap_or_default().to_owned(),
+        lease.base.commit.to_string(),
     ];
-    let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let pool = ("WTPOOL_POOL_DIR", lossy(pool_dir));
+    let own = LEASE_VARIABLES.into_iter().zip(values).chain([pool]);
+    let own = own.map(|(key, value)| (key.to_owned(), value));
     lease.attachment.env.clone().into_iter().chain(own).collect()
 }
 

@@ -18,6 +18,7 @@ use pool_core::{Error, Moment, Result};
 
 use crate::cli::Global;
 use crate::context::{Access, Context, Place};
+use crate::output::LEASE_VARIABLES;
 
 const LOCK: &str = "reaper.lock";
 const LOG: &str = "reaper.log";
@@ -75,7 +76,7 @@ fn start_unless_alive(pool_dir: &Path) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log(pool_dir).map_or_else(|_| Stdio::null(), Stdio::from));
-    for name in ["WTPOOL_LEASE", "WTPOOL_NAME", "WTPOOL_PATH", "WTPOOL_BRANCH", "WTPOOL_BASE"] {
+    for name in LEASE_VARIABLES {
         command.env_remove(name);
     }
     let mut child = command.spawn().map_err(|e| Error::io("start the reaper", e))?;

@@ -15,6 +15,7 @@ use pool_core::{Error, ErrorKind, Linger, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::error::invalid;
+use crate::output::LEASE_VARIABLES;
 
 /// The repository's file, at the root of its main worktree.
 pub(crate) const REPOSITORY_FILE: &str = ".wtpool.toml";
@@ -243,6 +244,30 @@ pub(crate) fn variable(key: &str) -> String {
     format!("WTPOOL_{}", key.to_uppercase().replace('.', "__"))
 }
 
+/// The variables that look like settings and are none, each with the one that was probably meant.
+pub(crate) fn unknown_variables() -> Vec<(String, Option<String>)> {
+    let known: Vec<String> = Settings::default().entries().keys().map(|k| variable(k)).collect();
+    let given = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let mut unknown: Vec<_> = given
+        .filter(|name| name.starts_with("WTPOOL_"))
+        .filter(|name| !known.contains(name) && !LEASE_VARIABLES.contains(&name.as_str()))
+        .map(|name| {
+            let meant = nearest(&name, &known).cloned();
+            (name, meant)
+        })
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+/// The one that is spelt nearly the same: a slip or two for each word.
+fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
+    let distance = |other: &str| strsim::damerau_levenshtein(&name.to_uppercase(), other);
+    let found = known.iter().min_by_key(|other| distance(other))?;
+    let own = found.len() - "WTPOOL_".len();
+    (distance(found) <= own.div_ceil(3)).then_some(found)
+}
+
 /// Reads all layers. `main_worktree` is where the repository's file is looked for.
 ///
 /// # Errors
@@ -364,6 +389,23 @@ mod tests {
         assert_eq!(linger.0.failure, Duration::from_secs(240));
         assert_eq!(String::from(linger), "0s/4m");
         assert_eq!("5m".parse(), Ok(LingerSetting(Linger::both(Duration::from_secs(300)))));
+    }
+
+    #[test]
+    fn a_slip_is_told_from_something_else() {
+        let known: Vec<String> =
+            Settings::default().entries().keys().map(|key| variable(key)).collect();
+        for (slip, meant) in [
+            ("WTPOOL_MAX_LEASE", Some("WTPOOL_MAX_LEASES")),
+            ("WTPOOL_MAXLEASES", Some("WTPOOL_MAX_LEASES")),
+            ("WTPOOL_max_leases", Some("WTPOOL_MAX_LEASES")),
+            ("WTPOOL_CACHE_STRATEGY", Some("WTPOOL_CACHE__STRATEGY")),
+            ("WTPOOL_WIAT", Some("WTPOOL_WAIT")),
+            ("WTPOOL_BIN", None),
+            ("WTPOOL_", None),
+        ] {
+            assert_eq!(nearest(slip, &known).map(String::as_str), meant, "{slip}");
+        }
     }
 
     #[test]

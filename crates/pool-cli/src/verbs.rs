@@ -18,10 +18,14 @@ use clap::CommandFactory;
 
 use crate::cli::{Cli, Verb};
 use crate::error::Result;
-use crate::reaper;
+use crate::output::Output;
+use crate::{reaper, settings};
 
 /// Does what the command line says, and returns the exit status.
 pub(crate) async fn perform(Cli { global, verb }: Cli) -> Result<u8> {
+    if !matches!(verb, Verb::Completions { .. } | Verb::Doctor | Verb::Reaper) {
+        warn_of_slips(&Output::new(global.json, global.quiet));
+    }
     match verb {
         Verb::Run { lease, command } => run::perform(&global, &lease, &command).await,
         Verb::Acquire(lease) => acquire::perform(&global, &lease).await,
@@ -45,5 +49,14 @@ pub(crate) async fn perform(Cli { global, verb }: Cli) -> Result<u8> {
             Ok(0)
         }
         Verb::Reaper => Ok(reaper::live(&global).await.map(|()| 0)?),
+    }
+}
+
+/// A setting whose name is misspelt has no effect, which is not seen until it is too late. Programs
+/// that read documents find it in `doctor`.
+fn warn_of_slips(out: &Output) {
+    for (name, meant) in settings::unknown_variables() {
+        let meant = meant.map_or(String::new(), |meant| format!("; is it {meant} that was meant?"));
+        out.remark(format!("warning: {name} is set, and there is no such setting{meant}"));
     }
 }

@@ -13,7 +13,7 @@ use crate::cli::Global;
 use crate::context::{Access, Context, Place};
 use crate::error::Result;
 use crate::output::{Output, counted, size};
-use crate::reaper;
+use crate::{reaper, settings};
 
 /// Older ones do not know `worktree add --orphan`, nor all that worktree configuration needs.
 const OLDEST_GIT: (u32, u32) = (2, 36);
@@ -78,6 +78,7 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
     let mut found = Findings::default();
     git(&mut found);
     processes(&mut found);
+    variables(&mut found);
     match Place::find(global, None, Access::Visit) {
         Err(error) => found.error("repository", &error),
         Ok(place) => {
@@ -134,6 +135,16 @@ fn processes(found: &mut Findings) {
             format!("cannot read /proc: {e}"),
             "mount it: without it nobody knows who stands in a worktree, and none is cleaned up",
         ),
+    }
+}
+
+fn variables(found: &mut Findings) {
+    for (name, meant) in settings::unknown_variables() {
+        let advice = match meant {
+            Some(meant) => format!("if {meant} was meant, set that"),
+            None => "`wtpool config` lists the settings there are".to_owned(),
+        };
+        found.note("settings", format!("{name} is set, and there is no such setting"), advice);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::bench::{Bench, write};
+use crate::bench::{Bench, WTPOOL, write};
 
 fn user_file(bench: &Bench, text: &str) -> std::path::PathBuf {
     let dir = bench.home.path().join("config/wtpool");
@@ -53,6 +53,25 @@ fn unknown_keys_name_themselves_and_their_file() {
         let ran = crate::bench::finish(bench.wtpool(&["acquire"]).env(name, value));
         assert_eq!(ran.code, Some(2), "{name}={value}: {ran:?}");
     }
+}
+
+#[test]
+fn a_misspelt_variable_is_told_of() {
+    let bench = Bench::new();
+    let run = |args: &[&str]| {
+        let mut command = bench.wtpool(args);
+        crate::bench::finish(command.env("WTPOOL_MAX_LEASE", "5").env("WTPOOL_MY_OWN_THING", "x"))
+    };
+    let ran = run(&["run", "--", "sh", "-c", "wtpool list".replace("wtpool", WTPOOL).as_str()]);
+    let told: Vec<&str> = ran.err.lines().filter(|line| line.starts_with("warning: ")).collect();
+    let [slip, other, ..] = told[..] else { panic!("{ran:?}") };
+    assert!(slip.contains("WTPOOL_MAX_LEASE ") && slip.contains("WTPOOL_MAX_LEASES"), "{ran:?}");
+    assert!(other.contains("WTPOOL_MY_OWN_THING") && !other.contains("meant"), "{ran:?}");
+    assert_eq!(told.len(), 4, "of each twice, and of none that `run` has set: {ran:?}");
+    assert_eq!(run(&["list", "--quiet"]).err, "");
+    assert_eq!(run(&["show", "x", "--json"]).err.lines().count(), 1, "one document");
+    let doctor = run(&["doctor", "--json"]).out;
+    assert!(doctor.contains("WTPOOL_MAX_LEASE is set"), "{doctor}");
 }
 
 #[test]
