@@ -173,6 +173,7 @@ fn look_at(
             losses: Losses::default(),
             branch,
             last_write: None,
+            fingerprint: None,
             present: false,
         },
         survey: None,
@@ -229,6 +230,7 @@ fn look_at(
         losses: tally.losses(),
         branch,
         last_write: tally.last_write.and_then(|t| jiff::Timestamp::try_from(t).ok()),
+        fingerprint: Some(fingerprint),
         present: survey.root.is_some(),
     };
     Ok(Look { inspection, survey: Some(survey), unreached, fingerprint })

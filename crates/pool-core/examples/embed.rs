@@ -36,7 +36,8 @@ impl Isolator for Directories {
 
     async fn inspect(&self, plan: &Plan) -> Result<Inspection> {
         let (plan, present) = (plan.clone(), self.place(plan.slot).exists());
-        Ok(Inspection { plan, losses: Losses::default(), branch: None, last_write: None, present })
+        let losses = Losses::default();
+        Ok(Inspection { plan, losses, branch: None, last_write: None, fingerprint: None, present })
     }
 
     async fn preserve(&self, inspection: Inspection) -> Result<Preserved> {
@@ -57,8 +58,8 @@ impl Isolator for Directories {
 
     async fn discover(&self) -> Result<Vec<Discovered>> {
         let there = std::fs::read_dir(&self.0).map_err(|e| Error::io("read the slots", e))?;
-        let ids = there.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-        Ok(ids.map(|id| Discovered { slot: SlotId(id), condition: Condition::Sound }).collect())
+        let ids = there.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).map(SlotId);
+        Ok(ids.map(|slot| Discovered { slot, condition: Condition::Sound }).collect())
     }
 
     async fn usage(&self, _slot: SlotId) -> Result<u64> {
@@ -73,7 +74,6 @@ async fn main() -> Result<()> {
     let reservation = pool.reserve(Request::new("the example")).await?;
     println!("{} will work in {}", reservation.lease().name, reservation.path().display());
     let lease = reservation.materialise().await?;
-    let report = lease.release(Release::default()).await?;
-    println!("and {:?} again", report.disposition);
+    println!("and {:?} again", lease.release(Release::default()).await?.disposition);
     Ok(())
 }

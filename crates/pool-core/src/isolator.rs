@@ -155,6 +155,9 @@ pub struct Inspection {
     pub branch: Option<BranchReport>,
     /// When something that matters was last written in it, as far as that is cheap to know.
     pub last_write: Option<Timestamp>,
+    /// A number that is another one after each write that matters, to compare with that of an earlier
+    /// look by this process; `None` where the backend has no such thing.
+    pub fingerprint: Option<u64>,
     /// Whether the workspace is there at all; `false` after somebody deleted it.
     pub present: bool,
 }

@@ -8,6 +8,7 @@ mod id;
 mod isolator;
 mod liveness;
 mod pool;
+mod quiet;
 mod scheduler;
 mod settings;
 mod state;

@@ -1,6 +1,7 @@
 //! The asynchronous shell: it gathers facts, lets the pure parts decide, and carries out what they
 //! decided.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::event::Event;
 use crate::id::{ClaimKey, LeaseId, SessionId, SlotId, Ticket};
 use crate::isolator::{BranchReport, Isolator, Rescue};
 use crate::liveness::{Claim, Liveness, LocalLiveness, Vital};
+use crate::quiet::Looks;
 use crate::settings::Settings;
 use crate::state::{
     Disposition, End, EndReason, EndedLease, Lease, Outcome, Owner, PoolState, Slot, Token,
@@ -56,6 +58,8 @@ struct Inner {
     /// Wakes those who wait in this process.
     changed: Notify,
     events: broadcast::Sender<Event>,
+    /// What was found in slots of leases past their TTL, by lease.
+    looks: Mutex<HashMap<LeaseId, Looks>>,
     /// What was dropped where no task could be started to clean up after it.
     orphans: Mutex<Vec<Orphan>>,
 }
@@ -135,6 +139,7 @@ impl Builder {
             worker,
             changed: Notify::new(),
             events: broadcast::channel(1024).0,
+            looks: Mutex::default(),
             orphans: Mutex::default(),
         };
         Ok(Pool { inner: Arc::new(inner) })

@@ -228,7 +228,9 @@ impl PoolState {
                 None if facts.quiet.get(&slot) == Some(&true) => {
                     end(Outcome::Failure, EndReason::Expired)
                 }
-                None => keep("it is past its TTL, but was written to a short while ago".into()),
+                None => {
+                    keep("it is past its TTL, and not known to be quiet for long enough".into())
+                }
             },
             Vital::Unknown => None,
         }

@@ -1,15 +1,16 @@
 //! Brings records and reality together, and ends what is over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Inner, Pool, Release, end};
 use crate::error::{ErrorKind, Result};
-use crate::id::{ClaimKey, SlotId};
+use crate::id::{ClaimKey, LeaseId, SlotId};
 use crate::isolator::{BranchWish, Condition, Discovered, Wish};
+use crate::quiet::Looks;
 use crate::state::{EndReason, Outcome, Owner, PoolState, Slot, SlotState};
-use crate::time::Moment;
 use crate::ttl::{Due, Facts};
 use crate::{Base, LeaseName};
 
@@ -346,11 +347,7 @@ impl Inner {
             facts.processes.insert(process.clone(), self.liveness.runs(process));
         }
         self.look_for_occupants(state, &mut facts);
-        let now = self.clock.now();
-        for (slot, _) in state.past_ttl(&now) {
-            let quiet = self.is_quiet(state, slot, &now).await;
-            facts.quiet.insert(slot, quiet);
-        }
+        facts.quiet = self.look_for_quiet(state).await;
         for slot in state.slots.values() {
             let quarantined = matches!(slot.state, SlotState::Quarantined { .. });
             if !quarantined || facts.occupied.contains_key(&slot.id) {
@@ -389,16 +386,26 @@ impl Inner {
         }
     }
 
-    /// Whether nothing was written in a slot for the quiet time, by the wall clock: the time stamps
-    /// of files have no other.
-    async fn is_quiet(&self, state: &PoolState, slot: SlotId, now: &Moment) -> bool {
-        let Some(plan) = state.slots.get(&slot).and_then(|s| s.plan.as_ref()) else { return false };
-        match self.isolator.inspect(plan).await {
-            Ok(inspection) => inspection.last_write.is_none_or(|written| {
-                Duration::try_from(now.wall.duration_since(written))
-                    .is_ok_and(|since| since >= self.settings.quiet)
-            }),
-            Err(_) => false,
+    /// Looks at the slots of leases past their TTL, and remembers what was found for the next time.
+    async fn look_for_quiet(&self, state: &PoolState) -> BTreeMap<SlotId, bool> {
+        let mut quiet = BTreeMap::new();
+        let mut seen = HashMap::new();
+        for (slot, lease) in state.past_ttl(&self.clock.now()) {
+            let Some(plan) = state.slots.get(&slot).and_then(|s| s.plan.as_ref()) else { continue };
+            let begun = self.clock.now();
+            let Ok(found) = self.isolator.inspect(plan).await else { continue };
+            let earlier = self.looks().get(&lease.id).cloned();
+            let looks = Looks::add(earlier, found.fingerprint, &self.clock.now());
+            let span = self.settings.quiet;
+            let is = looks.is_quiet(found.last_write, &lease.acquired, &begun, span);
+            quiet.insert(slot, is);
+            seen.insert(lease.id.clone(), looks);
         }
+        *self.looks() = seen;
+        quiet
+    }
+
+    fn looks(&self) -> MutexGuard<'_, HashMap<LeaseId, Looks>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

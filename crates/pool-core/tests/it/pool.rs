@@ -301,6 +301,32 @@ async fn a_free_slot_in_which_somebody_stands_is_not_given_away() {
     machine.settles().await;
 }
 
+/// The wall clock may be set by a day in either direction: a lease whose TTL is over ends when nothing
+/// was written for the quiet time, neither sooner nor a day later.
+#[tokio::test]
+async fn a_wall_clock_that_is_set_ends_no_lease_sooner_or_later() {
+    for hours in [-24, 0, 24] {
+        let machine = Machine::new(1);
+        let pool = machine.process("watcher");
+        let ttl = Some(Duration::from_secs(10));
+        let request = Request { owner: Owner::Detached, ttl, ..request() };
+        let lease = pool.acquire(request).await.unwrap().keep();
+        machine.clock.advance(Duration::from_secs(20));
+        machine.isolator.write(SlotId(1), "work", "precious");
+        let wall = machine.clock.now().wall;
+        machine.clock.set_wall(wall + jiff::SignedDuration::from_hours(hours));
+        for second in 0..60 {
+            pool.reconcile().await.unwrap();
+            assert_eq!(machine.isolator.occupied(), [SlotId(1)], "{hours} h, after {second} s");
+            machine.clock.advance(Duration::from_secs(1));
+        }
+        pool.reconcile().await.unwrap();
+        assert_eq!(machine.isolator.occupied(), [], "{hours} h");
+        assert!(pool.renew(&lease.token(), None).await.is_err());
+        machine.settles().await;
+    }
+}
+
 #[tokio::test]
 async fn what_is_written_into_an_idle_slot_is_saved_before_it_is_leased() {
     let machine = Machine::new(1);

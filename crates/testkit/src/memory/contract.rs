@@ -140,6 +140,7 @@ impl World {
             losses: ws.map_or_else(Losses::default, |ws| self.losses(ws)),
             branch: self.branch_report(plan),
             last_write: ws.and_then(|ws| ws.last_write),
+            fingerprint: ws.map(|ws| ws.version),
             present: ws.is_some_and(|ws| ws.present),
         })
     }
