@@ -25,6 +25,8 @@ use crate::time::{Clock, Moment, SystemClock};
 
 mod acquire;
 mod guard;
+mod queue;
+mod ready;
 mod reconcile;
 mod release;
 mod warm;

@@ -1,21 +1,17 @@
-//! From a request to a lease: resolve, queue, make ready, hand out.
+//! From a request to a lease: waits for a slot, makes it ready, hands it out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Inner, LeaseGuard, Orphan, Pool, Unfinished, end, uncached};
+use super::queue::Queued;
+use super::ready::Trouble;
+use super::{LeaseGuard, Pool};
 use crate::cache::Attachment;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::EventKind;
-use crate::id::{Generation, LeaseId, LeaseName, SessionId, SlotId, Ticket};
-use crate::isolator::{Base, Plan, Preserved, Wish};
+use crate::id::{LeaseName, SessionId, SlotId};
+use crate::isolator::Wish;
 use crate::liveness::ProcessIdentity;
-use crate::scheduler::Turn;
-use crate::state::{
-    EndReason, Lease, Linger, Outcome, Owner, PoolState, Session, Slot, SlotState, Waiter,
-};
+use crate::state::{Lease, Linger, Owner};
 use crate::task::join;
-use crate::time::{Deadline, Moment};
 
 /// What somebody asks of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,39 +64,6 @@ pub struct Reservation {
     announced: Attachment,
 }
 
-/// A request that is in the queue or granted; withdrawn when dropped.
-#[derive(Debug)]
-struct Queued {
-    inner: Arc<Inner>,
-    ticket: Ticket,
-    waiter: Waiter,
-    armed: bool,
-}
-
-impl Queued {
-    fn is_past(&self, now: &Moment) -> bool {
-        self.waiter.until.as_ref().is_some_and(|until| until.is_past(now))
-    }
-
-    /// Takes the request back while the caller waits: a process that is about to end would not live
-    /// to see the background do it.
-    async fn withdraw(&mut self) {
-        if std::mem::take(&mut self.armed)
-            && let Err(error) = self.inner.withdraw(self.ticket, &self.waiter.lease.id).await
-        {
-            tracing::warn!(target: "wtpool", %error, "a request that failed was not cleaned up");
-        }
-    }
-}
-
-impl Drop for Queued {
-    fn drop(&mut self) {
-        if self.armed {
-            self.inner.abandon(Orphan::Request(self.ticket, self.waiter.lease.id.clone()));
-        }
-    }
-}
-
 impl Pool {
     /// Leases a workspace: waits for a slot, makes it ready, and hands it out.
     ///
@@ -127,171 +90,8 @@ impl Pool {
                 "a lease that nobody holds needs a time to live",
             ));
         }
-        let mut queued = self.enqueue(&request).await?;
-        loop {
-            // Registered before looking, so that no change in between is missed.
-            let changed = self.inner.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let state = self.inner.store.load().await?;
-            match state.turn(queued.ticket, &queued.waiter.lease.id) {
-                Turn::Granted(slot) => return self.reserved(queued, slot).await,
-                Turn::Waiting(_) => {}
-                Turn::Unknown if state.is_over(queued.waiter.lease.session.as_ref()) => {
-                    queued.armed = false;
-                    return Err(Error::new(
-                        ErrorKind::Cancelled,
-                        "the session ended while its request waited",
-                    ));
-                }
-                Turn::Unknown if queued.is_past(&self.inner.clock.now()) => {
-                    queued.armed = false;
-                    return Err(self.full(&state, &request));
-                }
-                // The records were lost: to the end of the queue, under the same name and id.
-                Turn::Unknown => {
-                    let (waiter, settings) = (queued.waiter.clone(), self.inner.settings.clone());
-                    queued.ticket = self
-                        .inner
-                        .update(move |state, now| state.enqueue(waiter, &settings, now))
-                        .await??;
-                    continue;
-                }
-            }
-            if queued.is_past(&self.inner.clock.now())
-                && let Some(error) = self.give_up(&mut queued, &request).await?
-            {
-                return Err(error);
-            }
-            let poll = self.inner.settings.poll;
-            let left = queued.waiter.until.as_ref().map(|u| u.remaining(&self.inner.clock.now()));
-            tokio::select! {
-                () = changed => {}
-                () = self.inner.clock.sleep(left.map_or(poll, |left| left.min(poll))) => {}
-            }
-        }
-    }
-
-    async fn enqueue(&self, request: &Request) -> Result<Queued> {
-        const ATTEMPTS: u32 = 50;
-        let inner = &self.inner;
-        for attempt in 0.. {
-            let name = match &request.name {
-                Some(name) => name.clone(),
-                None => generate_name(attempt)?,
-            };
-            let again = |e: &Error| {
-                e.kind() == ErrorKind::NameTaken
-                    && request.name.is_none()
-                    && attempt < ATTEMPTS
-                    && !matches!(request.wish.branch, crate::BranchWish::Named(_))
-            };
-            let base = match inner.isolator.resolve(&request.wish, &name).await {
-                Err(error) if again(&error) => continue,
-                other => other?,
-            };
-            let now = inner.clock.now();
-            let waiter = Waiter {
-                lease: Lease {
-                    id: LeaseId::generate(now.wall),
-                    generation: Generation::default(),
-                    name,
-                    holder: request.holder.clone(),
-                    session: request.session.as_ref().map(|(id, _)| id.clone()),
-                    owner: request.owner.clone(),
-                    base,
-                    acquired: now.clone(),
-                    deadline: None,
-                    linger: request.linger,
-                    attachment: Attachment::default(),
-                    command_ended: None,
-                    kept_because: None,
-                },
-                ttl: request.ttl,
-                worker: inner.worker().clone(),
-                since: now.clone(),
-                until: request.wait.map(|wait| Deadline::after(&now, wait)),
-            };
-            // In the queue only once the change is made; but a future that is dropped meanwhile may
-            // still be followed by the change, so the guard exists before.
-            let mut queued = Queued {
-                inner: inner.clone(),
-                ticket: Ticket(0),
-                waiter: waiter.clone(),
-                armed: true,
-            };
-            let (session, settings) = (request.session.clone(), inner.settings.clone());
-            let entered = inner
-                .update(move |state, now| {
-                    let ticket = state.enqueue(waiter, &settings, now)?;
-                    if let Some((id, process)) = session {
-                        state.open_session(
-                            &id,
-                            Session { process, last_used: now.clone(), over: false },
-                        );
-                    }
-                    Ok(ticket)
-                })
-                .await?;
-            match entered {
-                Ok(ticket) => {
-                    queued.ticket = ticket;
-                    return Ok(queued);
-                }
-                Err(error) => {
-                    queued.armed = false;
-                    if !again(&error) {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        Err(Error::new(ErrorKind::NameTaken, "no unused name was found"))
-    }
-
-    /// Leaves the queue, unless the slot was granted at the last moment.
-    async fn give_up(&self, queued: &mut Queued, request: &Request) -> Result<Option<Error>> {
-        let (ticket, id) = (queued.ticket, queued.waiter.lease.id.clone());
-        let settings = self.inner.settings.clone();
-        let state = self
-            .inner
-            .update(move |state, now| {
-                state.leave_queue(ticket, "its wait ran out", &settings, now);
-                state.clone()
-            })
-            .await?;
-        if matches!(state.turn(ticket, &id), Turn::Granted(_)) {
-            return Ok(None);
-        }
-        queued.armed = false;
-        Ok(Some(self.full(&state, request)))
-    }
-
-    fn full(&self, state: &PoolState, request: &Request) -> Error {
-        let max = self.inner.settings.max_leases;
-        let quarantined = state
-            .slots
-            .values()
-            .filter(|s| matches!(s.state, SlotState::Quarantined { .. }))
-            .count();
-        let waited = request.wait.unwrap_or_default();
-        let mut message = format!("all {max} slots are in use");
-        if quarantined > 0 {
-            message += &format!(" ({quarantined} quarantined)");
-        }
-        if !waited.is_zero() {
-            message += &format!(", and the wait of {waited:?} ran out");
-        }
-        Error::new(ErrorKind::PoolFull, message).with_hint(
-            "wait longer, raise max_leases, or see with `wtpool list` who holds them and why",
-        )
-    }
-
-    async fn reserved(&self, queued: Queued, slot: SlotId) -> Result<Reservation> {
-        let entry = self.inner.slot(slot).await?;
-        let Some(lease) = entry.state.lease().cloned() else {
-            return Err(Error::new(ErrorKind::StaleLease, format!("slot {slot} was taken away")));
-        };
+        let mut queued = Queued::enter(&self.inner, request).await?;
+        let (slot, lease) = queued.granted().await?;
         let announced = self.inner.announce(slot, &lease.base);
         Ok(Reservation { request: queued, slot, lease, announced })
     }
@@ -364,180 +164,19 @@ impl Reservation {
             let lease = inner
                 .update(move |state, now| state.begin_lease(slot, &worker, attachment, now))
                 .await??;
-            self.request.armed = false;
+            self.request.served();
             return Ok(LeaseGuard::new(inner, slot, lease, claim));
         }
     }
 
     /// Back to the head of the queue: this slot is not to be had after all.
     async fn elsewhere(&mut self, reason: &str) -> Result<()> {
-        let inner = self.request.inner.clone();
-        let (slot, ticket, waiter) = (self.slot, self.request.ticket, self.request.waiter.clone());
-        let (worker, settings, reason) =
-            (inner.worker().clone(), inner.settings.clone(), reason.to_owned());
-        inner
-            .update(move |state, now| {
-                state.bounce(slot, &worker, (ticket, waiter), &reason, &settings, now)
-            })
-            .await??;
-        loop {
-            let changed = inner.changed.notified();
-            let state = inner.store.load().await?;
-            match state.turn(ticket, &self.lease.id) {
-                Turn::Granted(slot) => {
-                    self.slot = slot;
-                    if let Some(lease) = state.slots.get(&slot).and_then(|s| s.state.lease()) {
-                        self.lease = lease.clone();
-                    }
-                    return Ok(());
-                }
-                Turn::Unknown => return Err(given_up()),
-                Turn::Waiting(_) => {}
-            }
-            let now = inner.clock.now();
-            if self.request.waiter.until.as_ref().is_some_and(|u| u.is_past(&now)) {
-                let message =
-                    "the slot that was reserved turned out to be in use, and no other is free";
-                return Err(Error::new(ErrorKind::PoolFull, message)
-                    .with_hint("see with `wtpool list` what is quarantined, and why"));
-            }
-            tokio::select! {
-                () = changed => {}
-                () = inner.clock.sleep(inner.settings.poll) => {}
-            }
-        }
+        self.request.bounce(self.slot, reason).await?;
+        (self.slot, self.lease) = self.request.granted().await?;
+        Ok(())
     }
 }
 
 fn given_up() -> Error {
     Error::new(ErrorKind::Cancelled, "the lease was given up while it was being made")
-}
-
-/// Why a slot could not be made ready.
-pub(super) enum Trouble {
-    /// It must be kept as it is; another may do.
-    Unusable(String),
-    /// The request can't be served.
-    Failed(Error),
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl Inner {
-    /// Makes a granted slot's workspace.
-    async fn make_ready(&self, slot: SlotId, lease: &Lease) -> Result<(), Trouble> {
-        let entry = self.slot(slot).await?;
-        let plan = Plan {
-            slot,
-            lease: Some((lease.id.clone(), lease.name.clone())),
-            base: lease.base.clone(),
-        };
-        let previous = match &entry {
-            Slot {
-                plan: Some(previous),
-                state: SlotState::Provisioning { reuse: true, .. },
-                ..
-            } => previous,
-            _ => return self.make_new(&plan).await,
-        };
-        let proof =
-            self.preserved(previous, None).await.map_err(|e| Trouble::Unusable(e.to_string()))?;
-        if let Some(who) = self.occupant(slot) {
-            return Err(Trouble::Unusable(format!("{who} is still in it")));
-        }
-        self.intend(&plan).await?;
-        if let Err(error) = self.isolator.recycle(&plan, proof).await {
-            tracing::warn!(target: "wtpool", %error, slot = slot.0, "cannot reset the slot; making it anew");
-            let unusable = |e: Error| Trouble::Unusable(e.to_string());
-            let proof = self.preserved(&plan, None).await.map_err(unusable)?;
-            self.isolator.dispose(proof).await.map_err(unusable)?;
-            self.isolator.provision(&plan).await?;
-        }
-        Ok(())
-    }
-
-    async fn make_new(&self, plan: &Plan) -> Result<(), Trouble> {
-        self.intend(plan).await?;
-        self.isolator.provision(plan).await.map_err(|error| match error.kind() {
-            // Something of somebody else's stands there.
-            ErrorKind::WouldLoseWork => Trouble::Unusable(error.to_string()),
-            _ => Trouble::Failed(error),
-        })
-    }
-
-    /// Records what is about to be made.
-    pub(super) async fn intend(&self, plan: &Plan) -> Result<()> {
-        let (plan, worker) = (plan.clone(), self.worker().clone());
-        self.update(move |state, _| state.plan_slot(&plan, &worker)).await?
-    }
-
-    /// Looks at a slot, and saves what would be lost in it.
-    pub(super) async fn preserved(&self, plan: &Plan, lease: Option<&Lease>) -> Result<Preserved> {
-        let inspection = self.isolator.inspect(plan).await?;
-        match Preserved::nothing_to_lose(inspection) {
-            Ok(proof) => Ok(proof),
-            Err(inspection) => {
-                let proof = self.isolator.preserve(inspection).await?;
-                // A slot at rest should have had nothing; whoever wrote there will look for it.
-                if let (Some(rescue), None) = (proof.rescue(), lease) {
-                    let (slot, note) = (plan.slot, rescue.reference.clone());
-                    self.update(move |state, now| {
-                        state.log(now, EventKind::Rescued, Some(slot), None, Some(&note));
-                    })
-                    .await?;
-                }
-                Ok(proof)
-            }
-        }
-    }
-
-    async fn attach(&self, slot: SlotId, base: &Base) -> Attachment {
-        let Some(cache) = &self.cache else { return uncached(None) };
-        match cache.attach(&self.site(slot, base)).await {
-            Ok(attachment) => attachment,
-            Err(error) => uncached(Some(format!("the {} cache failed: {error}", cache.name()))),
-        }
-    }
-
-    /// Takes back a request: out of the queue, or out of the slot it was granted.
-    pub(super) async fn withdraw(self: &Arc<Self>, ticket: Ticket, id: &LeaseId) -> Result<()> {
-        let (id, settings, worker) = (id.clone(), self.settings.clone(), self.worker().clone());
-        let granted = self
-            .update(move |state, now| {
-                // By the lease's id: the ticket may never have become known.
-                let own = state.waiters.iter().find(|(_, w)| w.lease.id == id).map(|(t, _)| *t);
-                if let Some(ticket) = own {
-                    state.leave_queue(ticket, "it was given up", &settings, now);
-                }
-                match state.turn(ticket, &id) {
-                    Turn::Granted(slot) => {
-                        let end = end(Outcome::Failure, EndReason::Abandoned, Duration::ZERO);
-                        state.reopen(slot, &end, &worker, now).map(|()| Some(slot))
-                    }
-                    _ => Ok(None),
-                }
-            })
-            .await??;
-        if let Some(slot) = granted {
-            self.finish(slot).await?;
-        }
-        Ok(())
-    }
-
-    /// Runs `work` on a slot; should it be dropped half-way, the work is resumed later.
-    pub(super) fn unfinished(&self, slot: SlotId) -> Unfinished<'_> {
-        Unfinished { inner: self, orphan: Some(Orphan::Work(slot)) }
-    }
-}
-
-/// Two words, and a third when the first attempts met names that were taken.
-fn generate_name(attempt: u32) -> Result<LeaseName> {
-    let words = if attempt < 5 { 2 } else { 3 };
-    let name = petname::petname(words, "-")
-        .ok_or_else(|| Error::new(ErrorKind::Other, "the list of names is empty"))?;
-    LeaseName::new(name)
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pool_core::{
-    BranchWish, Clock, Disposition, ErrorKind, EventKind, Finish, Isolator, LeaseName, LeaseStore,
-    Linger, MemoryStore, Outcome, Owner, Pool, PruneOptions, Release, Request, SessionId, Settings,
-    SlotId, SlotState, Wish,
+    BranchWish, Clock, Disposition, ErrorKind, EventKind, Finish, Isolator, LeaseGuard, LeaseName,
+    LeaseStore, Linger, MemoryStore, Outcome, Owner, Pool, PruneOptions, Release, Request, Result,
+    SessionId, Settings, SlotId, SlotState, Wish,
 };
 use testkit::chaos::{Answer, Chaos, Method};
 use testkit::clock::VirtualClock;
 use testkit::liveness::FakeLiveness;
 use testkit::memory::MemoryIsolator;
+use tokio::task::JoinHandle;
 
 /// A machine on which processes share one pool.
 struct Machine {
@@ -325,6 +326,70 @@ async fn a_wall_clock_that_is_set_ends_no_lease_sooner_or_later() {
         assert!(pool.renew(&lease.token(), None).await.is_err());
         machine.settles().await;
     }
+}
+
+/// A request whose slot turned out to be in use, so that it waits again; and who stands there.
+async fn waits_again(machine: &Machine, request: Request) -> (JoinHandle<Result<LeaseGuard>>, u32) {
+    let pool = machine.process("host");
+    pool.warm(1, None, None, &|| ()).await.unwrap();
+    let pid = machine.liveness.spawn("shell");
+    machine.liveness.occupy(pool.place(SlotId(1)), pid);
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.acquire(request).await }
+    });
+    quiesce().await;
+    let state = pool.list().await.unwrap();
+    assert!(matches!(state.slots[&SlotId(1)].state, SlotState::Quarantined { .. }));
+    assert_eq!(state.waiters.len(), 1);
+    (waiting, pid)
+}
+
+#[tokio::test]
+async fn who_waits_again_for_a_slot_outlives_the_loss_of_the_records() {
+    let machine = Machine::new(1);
+    let session = SessionId::new("s").unwrap();
+    let request = Request {
+        name: Some(LeaseName::new("mine").unwrap()),
+        session: Some((session.clone(), None)),
+        ..request()
+    };
+    let (waiting, pid) = waits_again(&machine, request).await;
+    machine.liveness.vacate(pid);
+    machine.store.change(Box::new(|state| *state = Default::default())).await.unwrap();
+    let watcher = machine.process("watcher");
+    for _ in 0..10 {
+        watcher.reconcile().await.unwrap();
+        machine.clock.advance(Duration::from_secs(1));
+        quiesce().await;
+    }
+    let guard = waiting.await.unwrap().unwrap();
+    assert_eq!(guard.lease().name.as_str(), "mine");
+    let sessions = watcher.list().await.unwrap().sessions;
+    assert!(sessions.contains_key(&session), "its end must be noticed still");
+    guard.release(Release::default()).await.unwrap();
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn who_waits_again_for_a_slot_is_told_how_the_wait_ended() {
+    let machine = Machine::new(1);
+    let asked = Request { wait: Some(Duration::from_secs(5)), ..request() };
+    let (waiting, _) = waits_again(&machine, asked).await;
+    machine.clock.advance(Duration::from_secs(5));
+    // Another is sooner to see that its wait is over.
+    machine.process("watcher").reconcile().await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap_err().kind(), ErrorKind::PoolFull);
+
+    let machine = Machine::new(1);
+    let session = SessionId::new("s").unwrap();
+    let asked = Request { session: Some((session.clone(), None)), ..request() };
+    let (waiting, _) = waits_again(&machine, asked).await;
+    machine.process("watcher").end_session(&session).await.unwrap();
+    machine.clock.advance(machine.settings.poll);
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert!(error.to_string().contains("session ended"), "{error}");
 }
 
 #[tokio::test]
