@@ -587,10 +587,13 @@ impl PoolState {
         self.log(now, EventKind::Quarantined, Some(slot), None, Some(reason));
     }
 
-    /// Whether that lease is just being ended.
-    pub fn is_leaving(&self, token: &Token) -> bool {
-        self.slots.values().any(|slot| {
-            matches!(&slot.state, SlotState::Releasing { lease, .. } if lease.token() == *token)
+    /// The slot of a lease that is just being ended, and who does it.
+    pub fn leaving(&self, token: &Token) -> Option<(SlotId, &ClaimKey)> {
+        self.slots.values().find_map(|slot| match &slot.state {
+            SlotState::Releasing { lease, worker, .. } if lease.token() == *token => {
+                Some((slot.id, worker))
+            }
+            _ => None,
         })
     }
 

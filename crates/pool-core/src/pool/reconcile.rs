@@ -168,7 +168,7 @@ impl Pool {
             }
             Due::EndLease(token, outcome, reason) => {
                 let how = Release { outcome, linger: None };
-                inner.release(&token, how, reason).await.map(drop)
+                inner.end(&token, how, reason).await.map(drop)
             }
             Due::KeepLease(token, why) => {
                 inner

@@ -6,12 +6,13 @@ use super::{Inner, Release, ReleaseReport, end};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SlotId;
 use crate::isolator::{Base, Plan, Preserved};
+use crate::liveness::Vital;
 use crate::scheduler::Afterlife;
 use crate::state::{Disposition, End, EndReason, EndedLease, Lease, Slot, SlotState, Token};
 
 /// Who has ended a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Begun {
+pub(super) enum Begun {
     /// This worker has just begun: the slot is its to finish.
     Here(SlotId),
     /// Somebody else is at it.
@@ -28,17 +29,29 @@ impl Inner {
         how: Release,
         reason: EndReason,
     ) -> Result<ReleaseReport> {
-        let mut begun = self.begin(token, how, reason).await?;
+        let begun = self.end(token, how, reason).await?;
         if begun == Begun::ByAnother && how.linger.is_some() {
             // What it agreed on about lingering holds until it is done; then ours does.
             self.ended(token).await?;
-            begun = self.begin(token, how, reason).await?;
+            self.end(token, how, reason).await?;
         }
+        self.ended(token).await
+    }
+
+    /// The same for those who need not know what becomes of it: does not wait for another who is at
+    /// it already.
+    pub(super) async fn end(
+        &self,
+        token: &Token,
+        how: Release,
+        reason: EndReason,
+    ) -> Result<Begun> {
+        let begun = self.begin(token, how, reason).await?;
         if let Begun::Here(slot) = begun {
             self.liveness.forget(&token.lease.claim());
             self.finish(slot).await?;
         }
-        self.ended(token).await
+        Ok(begun)
     }
 
     /// Takes a lease's slot on, to end it; or, where that was done before and the slot lingers, to
@@ -46,7 +59,7 @@ impl Inner {
     async fn begin(&self, token: &Token, how: Release, reason: EndReason) -> Result<Begun> {
         let (wanted, worker) = (token.clone(), self.worker().clone());
         self.update(move |state, now| {
-            if state.is_leaving(&wanted) {
+            if state.leaving(&wanted).is_some() {
                 return Ok(Begun::ByAnother);
             }
             if state.ended(&wanted).is_some() {
@@ -69,9 +82,19 @@ impl Inner {
             if let Some(ended) = state.ended(token) {
                 return Ok(report_of(ended, state.slots.get(&ended.slot).and_then(kept_because)));
             }
-            if !state.is_leaving(token) {
+            let Some((slot, worker)) = state.leaving(token) else {
                 let message = format!("the lease {} is over, and was forgotten", token.lease);
                 return Err(Error::new(ErrorKind::StaleLease, message));
+            };
+            if self.liveness.holds(worker) == Vital::Gone {
+                // Whoever waits for the dead waits for ever; and those who would take it over may
+                // be waiting here.
+                let (from, own) = (worker.clone(), self.worker().clone());
+                let taken = self.update(move |state, _| state.take_over(slot, &from, &own)).await?;
+                if taken.is_ok() {
+                    self.finish(slot).await?;
+                }
+                continue;
             }
             self.clock.sleep(self.settings.poll).await;
         }

@@ -456,6 +456,61 @@ async fn survivors_have_the_grace_that_their_command_was_run_with() {
     machine.settles().await;
 }
 
+fn detached() -> Request {
+    let ttl = Some(Duration::from_secs(10));
+    Request { owner: Owner::Detached, ttl, ..request() }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_end_of_a_lease_takes_it_over_from_the_dead() {
+    let machine = Machine::new(1);
+    let victim = machine.process("victim");
+    let token = victim.acquire(detached()).await.unwrap().keep().token();
+    machine.isolator.write(SlotId(1), "work", "precious");
+    machine.chaos.next(Method::Preserve, Answer::Never);
+    let ending = tokio::spawn({
+        let token = token.clone();
+        async move { victim.release(&token, Release::default()).await }
+    });
+    quiesce().await;
+    let other = machine.process("other");
+    let waiting = tokio::spawn(async move { other.release(&token, Release::default()).await });
+    quiesce().await;
+    assert!(!waiting.is_finished(), "somebody is at work on it");
+    machine.liveness.kill("victim");
+    machine.chaos.calm();
+    machine.clock.advance(machine.settings.poll);
+    quiesce().await;
+    assert!(waiting.is_finished(), "it waits for the dead");
+    let report = waiting.await.unwrap().unwrap();
+    assert_eq!((report.disposition, report.rescue.unwrap().files), (Disposition::Removed, 1));
+    ending.abort();
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_reconciliation_does_not_wait_for_others_at_work() {
+    let machine = Machine::new(1);
+    let slow = machine.process("slow");
+    let token = slow.acquire(detached()).await.unwrap().keep().token();
+    machine.clock.advance(Duration::from_secs(100));
+    machine.chaos.next(Method::Inspect, Answer::Slow(100));
+    let watcher = machine.process("watcher");
+    let watching = tokio::spawn(async move { watcher.reconcile().await });
+    while machine.chaos.calls(Method::Inspect) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Between its look at the records and what it does about them, somebody else begins.
+    machine.chaos.next(Method::Inspect, Answer::Never);
+    let ending = tokio::spawn(async move { slow.release(&token, Release::default()).await });
+    quiesce().await;
+    assert!(!ending.is_finished() && watching.is_finished());
+    watching.await.unwrap().unwrap();
+    machine.liveness.kill("slow");
+    ending.abort();
+    machine.settles().await;
+}
+
 #[tokio::test]
 async fn nobody_gives_back_the_lease_of_a_live_holder() {
     let machine = Machine::new(1);
