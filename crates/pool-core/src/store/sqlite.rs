@@ -4,6 +4,7 @@
 //! <pool>/pool.db           the index: every change is one transaction (WAL, BEGIN IMMEDIATE)
 //! <pool>/pool.json         sidecar of the pool: numbers given out so far, sessions
 //! <pool>/slots/7/slot.json sidecar of slot 7: what it is, whose, since when
+//! <pool>/pool.turn         held by whoever makes a change; the others wait for it, in order
 //! <pool>/pool.lock         held shared by each change, exclusively while the index is replaced
 //! <pool>/reserve           a megabyte to give up when the disk is full, so that pruning can go on
 //! ```
@@ -200,6 +201,7 @@ impl Inner {
         let mut change = Some(change);
         let mut damaged = None;
         let result = self.with(&mut handle, |connection, seen| {
+            let turn = Lock::turn(&self.layout, self.patience)?;
             // While this is held, nobody replaces the database.
             let shared = Lock::shared(&self.layout, self.patience)?;
             if self.layout.identity()? != *seen {
@@ -223,7 +225,7 @@ impl Inner {
                 }
                 trouble.too_late(&self.layout)
             })?;
-            drop(shared);
+            drop((shared, turn));
             *lock(&self.cache) = Some(Arc::new(after));
             Ok(())
         });

@@ -3,6 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use fs4::{FileExt, TryLockError};
@@ -191,9 +192,44 @@ impl Lock {
         Self::take(layout, patience, true)
     }
 
+    /// One's turn among those who want to change something. It is waited for in the operating system,
+    /// which serves them in order and costs nothing meanwhile: of dozens of processes that each try
+    /// again every few milliseconds, on a machine that has other things to do, some never had any
+    /// luck, and none was quick.
+    pub(super) fn turn(layout: &Layout, patience: Duration) -> Result<Self> {
+        let path = layout.dir.join("pool.turn");
+        let failed = |e| Error::io(format!("lock {}", path.display()), e);
+        let file = Self::open(&path)?;
+        match FileExt::try_lock(&file) {
+            Ok(()) => return Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let (give, take) = mpsc::channel();
+        // In a thread of its own, since such waiting has no other end.
+        let wait = move || {
+            let locked = loop {
+                match FileExt::lock(&file) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    done => break done.map(|()| Self(file)),
+                }
+            };
+            // When nobody waits for it any more, it is dropped, and thus given up.
+            drop(give.send(locked));
+        };
+        std::thread::Builder::new().name("turn".to_owned()).spawn(wait).map_err(failed)?;
+        match take.recv_timeout(patience) {
+            Ok(locked) => locked.map_err(failed),
+            Err(_) => Err(busy(&path)),
+        }
+    }
+
     fn file(layout: &Layout) -> Result<File> {
-        let path = layout.dir.join("pool.lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        Self::open(&layout.dir.join("pool.lock"))
+    }
+
+    fn open(path: &Path) -> Result<File> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
         file.map_err(|e| {
             let error =
                 Error::io(format!("write in the pool directory: open {}", path.display()), e);
@@ -218,16 +254,18 @@ impl Lock {
             match taken {
                 Ok(()) => return Ok(Self(file)),
                 Err(TryLockError::WouldBlock) if since.elapsed() < patience => patience::nap(),
-                Err(TryLockError::WouldBlock) => {
-                    let message = format!("another process holds {}", path.display());
-                    return Err(Error::new(ErrorKind::Busy, message).with_hint("try again later"));
-                }
+                Err(TryLockError::WouldBlock) => return Err(busy(&path)),
                 Err(TryLockError::Error(error)) => {
                     return Err(Error::io(format!("lock {}", path.display()), error));
                 }
             }
         }
     }
+}
+
+fn busy(path: &Path) -> Error {
+    let message = format!("another process holds {}", path.display());
+    Error::new(ErrorKind::Busy, message).with_hint("try again later")
 }
 
 impl Drop for Lock {

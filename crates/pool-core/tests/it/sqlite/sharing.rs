@@ -64,6 +64,33 @@ fn a_reader_does_not_wait_for_a_writer_and_a_writer_gives_up_in_the_end() {
     assert!(run(store.load()).unwrap().slots.is_empty());
 }
 
+#[test]
+fn who_gives_up_its_turn_does_not_hold_up_the_next() {
+    let dir = Dir::new();
+    let (slow, next) = (dir.open(), dir.open());
+    let hasty = SqliteStore::open_with_patience(&dir.pool(), Duration::from_millis(50)).unwrap();
+    let (begun, begins) = std::sync::mpsc::channel();
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    let changing = std::thread::spawn(move || {
+        run(change(&slow, move |state| {
+            begun.send(()).unwrap();
+            ends.recv().unwrap();
+            state.generation = state.generation.next();
+        }));
+    });
+    begins.recv().unwrap();
+    let error = run(hasty.change(Box::new(|_| unreachable!("it had no turn")))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.to_string().contains("pool.turn"), "{error}");
+    end.send(()).unwrap();
+    changing.join().unwrap();
+    // Though the other's turn came in the meantime.
+    for store in [&next, &hasty] {
+        run(change(store, |state| state.generation = state.generation.next()));
+    }
+    assert_eq!(run(next.load()).unwrap().generation.0, 3);
+}
+
 const POOL_OF_CHILD: &str = "POOL_CORE_TEST_POOL";
 
 /// Changes a pool for ever, and says so after each change.
