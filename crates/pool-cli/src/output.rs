@@ -201,8 +201,8 @@ impl ReleaseDocument {
     }
 }
 
-/// What became of a lease, in sentences.
-pub(crate) fn story(report: &ReleaseReport, path: &Path) -> Vec<String> {
+/// What became of a lease, in sentences. It answers to `name`.
+pub(crate) fn story(report: &ReleaseReport, path: &Path, name: &str) -> Vec<String> {
     let mut lines = Vec::new();
     match &report.branch {
         Some(BranchReport { name, kept: true, commits }) => {
@@ -227,7 +227,10 @@ pub(crate) fn story(report: &ReleaseReport, path: &Path) -> Vec<String> {
     }
     match report.disposition {
         Disposition::Lingering => {
-            lines.push(format!("{} is kept for inspection for a while", path.display()));
+            lines.push(format!(
+                "{} is kept for inspection for a while; let it go with: wtpool release {name} --linger 0s",
+                path.display()
+            ));
         }
         Disposition::Quarantined => lines.push(format!(
             "{} is kept: {}",

@@ -13,7 +13,10 @@ pub(crate) struct Progress(ProgressBar);
 impl Progress {
     /// Of unknown length.
     pub(crate) fn spinner(out: &Output, message: impl Into<String>) -> Self {
-        Self::show(out, ProgressBar::new_spinner().with_message(message.into()))
+        let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let bar = ProgressBar::new_spinner().with_style(style);
+        Self::show(out, bar.with_message(message.into()))
     }
 
     /// Of so many steps.

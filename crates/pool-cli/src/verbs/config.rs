@@ -40,6 +40,7 @@ pub(crate) fn perform(global: &Global) -> Result<u8> {
         let value = match (key.as_str(), value) {
             ("pool_dir", Value::Null) => pool_dir.display().to_string(),
             (_, Value::String(text)) => text,
+            (_, Value::Array(items)) if items.is_empty() => "-".to_owned(),
             (_, Value::Array(items)) => {
                 let items = items.iter().map(|i| i.as_str().map_or(i.to_string(), str::to_owned));
                 items.collect::<Vec<_>>().join(", ")

@@ -287,7 +287,7 @@ fn trash(context: &Context, found: &mut Findings) {
         0 => found.ok("trash", "empty"),
         n => found.note(
             "trash",
-            format!("{} wait to be deleted", counted(n as u64, "removed worktree")),
+            format!("{} to be deleted", counted(n as u64, "removed worktree")),
             "`wtpool prune` deletes them now",
         ),
     }
@@ -299,7 +299,7 @@ async fn rescues(context: &Context, found: &mut Findings) {
         Ok(rescues) if rescues.is_empty() => found.ok("rescues", "none"),
         Ok(rescues) => found.note(
             "rescues",
-            format!("{} wait for somebody to look at", counted(rescues.len() as u64, "rescue")),
+            format!("{}, to be looked at by somebody", counted(rescues.len() as u64, "rescue")),
             "`wtpool rescue list`; then `rescue restore ID`, or `rescue drop ID`",
         ),
         Err(error) => found.error("rescues", &error),

@@ -34,7 +34,7 @@ pub(crate) async fn perform(
     if context.out.json {
         context.out.document(&ReleaseDocument::new(&token.lease, &report))?;
     }
-    for line in story(&report, &context.pool.place(report.slot)) {
+    for line in story(&report, &context.pool.place(report.slot), text) {
         context.out.remark(format!("wtpool: {line}"));
     }
     Ok(0)

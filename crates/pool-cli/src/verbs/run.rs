@@ -69,7 +69,7 @@ fn announce(context: &Context, guard: &pool_core::LeaseGuard) -> Result<()> {
 }
 
 async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ended) -> Result<()> {
-    let (path, id) = (guard.path(), guard.lease().id.clone());
+    let (path, id, name) = (guard.path(), guard.lease().id.clone(), guard.lease().name.clone());
     let how = Release { outcome: ended.outcome(), linger: None };
     let progress = Progress::spinner(&context.out, "saving what would be lost");
     let finish = guard.finish(how, PATIENCE).await;
@@ -79,7 +79,7 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
             if context.out.json {
                 output::say(&output::json(&ReleaseDocument::new(&id, &report))?);
             }
-            for line in story(&report, &path) {
+            for line in story(&report, &path, name.as_str()) {
                 context.out.remark(format!("wtpool: {line}"));
             }
         }
@@ -95,7 +95,7 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
             }
             context.out.remark(format!(
                 "wtpool: {} stays leased: {why}; the lease ends with it (after {} if it stands \
-                 elsewhere), or with `wtpool release {id}`",
+                 elsewhere), or with: wtpool release {name}",
                 path.display(),
                 context.settings.grace
             ));
