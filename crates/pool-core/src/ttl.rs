@@ -211,8 +211,13 @@ impl PoolState {
                 None => end(outcome, reason),
             },
             Vital::Alive => {
+                let Some(ended) = &lease.command_ended else {
+                    let why =
+                        || keep("its session is over, but its holder is still at work".into());
+                    return session_over.then(why).flatten();
+                };
                 // The command is over, and something that it started holds the lock still.
-                let graced = lease.command_ended.as_ref()?.grace.is_past(now);
+                let graced = ended.grace.is_past(now);
                 match occupant {
                     Some(who) => keep(format!("its command is over, but {who} is still in it")),
                     None if graced && unoccupied => end(outcome, reason),

@@ -261,6 +261,20 @@ fn a_live_holder_keeps_the_lease_past_any_deadline() {
 }
 
 #[test]
+fn a_live_holder_outlives_its_session_and_it_is_said() {
+    let (mut state, token) = leased(Owner::Holder, None);
+    let id = SessionId::new("s").expect("valid");
+    state.holder(&token).expect("live").1.session = Some(id.clone());
+    state.open_session(&id, Session { process: None, last_used: at(0), over: true });
+    let facts = seen(&state, Vital::Alive);
+    let due = state.due(&Settings::default(), &facts, &at(1));
+    let [Due::KeepLease(kept, why)] = &due[..] else { panic!("{due:?}") };
+    assert!(*kept == token && why.contains("session is over"), "{why}");
+    state.holder(&token).expect("live").1.kept_because = Some(why.clone());
+    assert_eq!(state.due(&Settings::default(), &facts, &at(2)), [], "it is said once");
+}
+
+#[test]
 fn a_dead_holder_ends_it_unless_somebody_stands_there() {
     let (state, token) = leased(Owner::Holder, None);
     let mut facts = seen(&state, Vital::Gone);
