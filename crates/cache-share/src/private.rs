@@ -85,7 +85,7 @@ mod tests {
 
     fn site(path: &Path) -> CacheSite {
         let base = CommitId::new("0123abcd").expect("a commit id");
-        CacheSite { slot: SlotId(1), path: path.to_owned(), base }
+        CacheSite { slot: SlotId(1), path: path.to_owned(), base, in_use: 1 }
     }
 
     #[tokio::test]

@@ -51,34 +51,54 @@ impl Copied {
 /// Brings all set-up files into a slot, and notes what was copied. Files that are there with the
 /// right content keep their modification time.
 pub(crate) fn bring_along(site: &Site, slot: SlotId) -> Result<()> {
-    let place = site.place(slot);
-    let mut copied = Copied::default();
-    let wanted = wanted(site)?;
-    if !wanted.is_empty() {
-        let repo = site.open_slot(slot)?;
-        let index = repo.index_or_empty().map_err(|e| gix_error("read the index", e))?;
-        let mut excludes = repo
-            .excludes(&index, None, gix::worktree::stack::state::ignore::Source::IdMapping)
-            .map_err(|e| gix_error("read the ignore files", e))?;
-        for (path, source) in wanted {
-            let ignored = excludes
-                .at_path(&path, Some(gix::index::entry::Mode::FILE))
-                .map(|found| found.is_excluded())
-                .unwrap_or(false);
-            let tracked = index.entry_by_path(path.as_str().into()).is_some();
-            if tracked || !ignored {
-                tracing::warn!(%path, tracked, "not copied: only ignored files are brought along");
-                continue;
-            }
-            let hash = hash_of(&repo, &source)?;
-            if copy_file(&place, &path, &source, &repo, &hash)? {
-                copied.0.insert(path, hash);
-            }
-        }
-    }
+    let copied = bring_into(site, &site.place(slot), || site.open_slot(slot))?;
     let path = note(site, slot);
     let json = serde_json::to_vec_pretty(&copied).map_err(|e| Error::io("write JSON", e.into()))?;
     fs::write(&path, json).map_err(|e| Error::io(format!("write {}", path.display()), e))
+}
+
+/// Brings all set-up files into a checkout, and says what was copied. `open` opens it, if there is anything
+/// to bring.
+pub(crate) fn bring_into(
+    site: &Site,
+    checkout: &Path,
+    open: impl FnOnce() -> Result<gix::Repository>,
+) -> Result<Copied> {
+    let mut copied = Copied::default();
+    let wanted = wanted(site)?;
+    if wanted.is_empty() {
+        return Ok(copied);
+    }
+    let repo = open()?;
+    let index = repo.index_or_empty().map_err(|e| gix_error("read the index", e))?;
+    let mut excludes = repo
+        .excludes(&index, None, gix::worktree::stack::state::ignore::Source::IdMapping)
+        .map_err(|e| gix_error("read the ignore files", e))?;
+    for (path, source) in wanted {
+        let ignored = excludes
+            .at_path(&path, Some(gix::index::entry::Mode::FILE))
+            .map(|found| found.is_excluded())
+            .unwrap_or(false);
+        let tracked = index.entry_by_path(path.as_str().into()).is_some();
+        if tracked || !ignored {
+            tracing::warn!(%path, tracked, "not copied: only ignored files are brought along");
+            continue;
+        }
+        let hash = hash_of(&repo, &source)?;
+        if copy_file(checkout, &path, &source, &repo, &hash)? {
+            copied.0.insert(path, hash);
+        }
+    }
+    Ok(copied)
+}
+
+/// The set-up files as they are in the main worktree, with their content's hashes.
+pub(crate) fn current(site: &Site) -> Result<Vec<(PathBuf, String)>> {
+    let repo = site.repo();
+    wanted(site)?
+        .into_iter()
+        .map(|(path, source)| Ok((path.into(), hash_of(&repo, &source)?)))
+        .collect()
 }
 
 /// The note beside the worktree.

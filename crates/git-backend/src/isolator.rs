@@ -1,21 +1,22 @@
 //! The `Isolator` on git worktrees: each call runs on a blocking thread, one at a time for a slot,
 //! and notices when its caller goes away.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use pool_core::{
-    Base, Discovered, Error, ErrorKind, Inspection, Isolator, LeaseName, Plan, Preserved,
-    RescueArchive, Result, SlotId, Wish,
+    Base, CommitId, ContentId, Discovered, Error, ErrorKind, Inspection, Isolator, LeaseName, Plan,
+    Preserved, RescueArchive, Result, SlotId, Sources, Wish,
 };
 
 use crate::repository::Repository;
 use crate::settings::GitSettings;
 use crate::site::Site;
-use crate::{branch, dispose, inspect, provision, recycle, rescue, trash, tree};
+use crate::{branch, dispose, inspect, provision, recycle, rescue, sources, trash, tree};
 
 /// Makes, resets and removes linked worktrees of one repository.
 ///
@@ -166,5 +167,22 @@ impl Isolator for GitIsolator {
 
     fn rescues(&self) -> Option<&dyn RescueArchive> {
         Some(&self.archive)
+    }
+}
+
+#[async_trait]
+impl Sources for GitIsolator {
+    async fn files(&self, commit: &CommitId) -> Result<BTreeMap<PathBuf, ContentId>> {
+        let commit = commit.clone();
+        self.blocking(move |site, _| sources::files(site, &commit)).await
+    }
+
+    async fn export(&self, commit: &CommitId, into: &Path) -> Result<()> {
+        let (commit, into) = (commit.clone(), into.to_owned());
+        self.blocking(move |site, _| sources::export(site, &commit, &into)).await
+    }
+
+    async fn stamp(&self, slot: SlotId, times: BTreeMap<PathBuf, SystemTime>) -> Result<()> {
+        self.for_slot(slot, move |site, _| sources::stamp(site, slot, &times)).await
     }
 }

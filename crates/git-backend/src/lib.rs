@@ -15,6 +15,7 @@ mod repository;
 mod rescue;
 mod settings;
 mod site;
+mod sources;
 mod trash;
 mod tree;
 

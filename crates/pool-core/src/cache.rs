@@ -19,6 +19,8 @@ pub struct CacheSite {
     pub path: PathBuf,
     /// What the workspace starts from.
     pub base: CommitId,
+    /// How many slots are in use at this moment, this one included.
+    pub in_use: u32,
 }
 
 /// What a lease gets from its cache: handed to the agent, and stored with the lease.
@@ -35,6 +37,25 @@ pub struct Attachment {
     pub warm: bool,
     /// Why it is not warm, or not what was asked for.
     pub reason: Option<String>,
+    /// Whether [preparing](CacheStrategy::prepare) would make later workspaces warmer.
+    pub unprepared: bool,
+}
+
+/// What [`CacheStrategy::prepare`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Prepared {
+    /// This strategy prepares nothing.
+    Nothing,
+    /// It was there already.
+    Present,
+    /// Another process is at it.
+    Busy,
+    /// It is there now.
+    Built {
+        /// What did not go well, if anything: a part of it is missing, then.
+        trouble: Option<String>,
+    },
 }
 
 /// Shares build artifacts between workspaces. Object-safe: chosen at run time.
@@ -56,6 +77,22 @@ pub trait CacheStrategy: fmt::Debug + Send + Sync {
     ///
     /// Any; the lease is given without this cache.
     async fn attach(&self, site: &CacheSite) -> Result<Attachment>;
+
+    /// Builds what later workspaces that start from `base` may share, if it is not there already.
+    /// May take minutes; `progress` gets a line of text now and then. One process at a time does
+    /// it; for the others it returns at once.
+    ///
+    /// # Errors
+    ///
+    /// Any; workspaces then go on to start with what there is.
+    async fn prepare(
+        &self,
+        base: &CommitId,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<Prepared> {
+        let _ = (base, progress);
+        Ok(Prepared::Nothing)
+    }
 
     /// Takes what is worth sharing from a workspace whose lease has ended, before it is reset.
     ///

@@ -11,6 +11,7 @@ mod pool;
 mod quiet;
 mod scheduler;
 mod settings;
+mod sources;
 mod state;
 mod store;
 mod task;
@@ -18,7 +19,7 @@ mod time;
 mod ttl;
 
 pub use blocking::BlockingPool;
-pub use cache::{Attachment, CacheSite, CacheStrategy};
+pub use cache::{Attachment, CacheSite, CacheStrategy, Prepared};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
 pub use id::{
@@ -37,6 +38,7 @@ pub use pool::{
 };
 pub use scheduler::{Afterlife, Turn};
 pub use settings::Settings;
+pub use sources::{ContentId, Sources};
 pub use state::{
     CommandEnd, Disposition, End, EndReason, EndedLease, Lease, Linger, Outcome, Owner, PoolState,
     Session, Slot, SlotState, Token, Waiter,

@@ -391,14 +391,20 @@ impl Inner {
         })
     }
 
-    fn site(&self, slot: SlotId, base: &crate::Base) -> CacheSite {
-        CacheSite { slot, path: self.isolator.place(slot), base: base.commit.clone() }
+    async fn site(&self, slot: SlotId, base: &crate::Base) -> Result<CacheSite> {
+        let in_use = self.store.load().await?.occupied();
+        Ok(CacheSite {
+            slot,
+            path: self.isolator.place(slot),
+            base: base.commit.clone(),
+            in_use: u32::try_from(in_use).unwrap_or(u32::MAX),
+        })
     }
 
-    fn announce(&self, slot: SlotId, base: &crate::Base) -> Attachment {
+    async fn announce(&self, slot: SlotId, base: &crate::Base) -> Result<Attachment> {
         match &self.cache {
-            Some(cache) => cache.announce(&self.site(slot, base)),
-            None => uncached(None),
+            Some(cache) => Ok(cache.announce(&self.site(slot, base).await?)),
+            None => Ok(uncached(None)),
         }
     }
 

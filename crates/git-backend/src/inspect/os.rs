@@ -52,6 +52,26 @@ pub(crate) fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(path, permissions)
 }
 
+/// Sets when a file was last modified; a symbolic link's own time, not its target's.
+#[cfg(unix)]
+pub(crate) fn set_modified(path: &Path, time: std::time::SystemTime) -> std::io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
+    let since = time.duration_since(std::time::UNIX_EPOCH).map_err(std::io::Error::other)?;
+    let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let modified = Timespec {
+        tv_sec: i64::try_from(since.as_secs()).map_err(std::io::Error::other)?,
+        tv_nsec: since.subsec_nanos().into(),
+    };
+    let times = Timestamps { last_access: omitted, last_modification: modified };
+    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Sets when a file was last modified.
+#[cfg(not(unix))]
+pub(crate) fn set_modified(path: &Path, time: std::time::SystemTime) -> std::io::Result<()> {
+    std::fs::File::options().write(true).open(path)?.set_modified(time)
+}
+
 /// Identifies the filesystem.
 #[cfg(unix)]
 pub(crate) fn device(meta: &Metadata) -> u64 {

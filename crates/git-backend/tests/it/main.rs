@@ -11,6 +11,7 @@ mod lifecycle;
 mod partial;
 mod random;
 mod rescue;
+mod sources;
 mod submodules;
 mod support;
 mod swap;

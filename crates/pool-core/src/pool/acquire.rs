@@ -92,7 +92,7 @@ impl Pool {
         }
         let mut queued = Queued::enter(&self.inner, request).await?;
         let (slot, lease) = queued.granted().await?;
-        let announced = self.inner.announce(slot, &lease.base);
+        let announced = self.inner.announce(slot, &lease.base).await?;
         Ok(Reservation { request: queued, slot, lease, announced })
     }
 }

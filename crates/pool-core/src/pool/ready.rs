@@ -92,7 +92,11 @@ impl Inner {
 
     pub(super) async fn attach(&self, slot: SlotId, base: &Base) -> Attachment {
         let Some(cache) = &self.cache else { return uncached(None) };
-        match cache.attach(&self.site(slot, base)).await {
+        let attached = match self.site(slot, base).await {
+            Ok(site) => cache.attach(&site).await,
+            Err(error) => Err(error),
+        };
+        match attached {
             Ok(attachment) => attachment,
             Err(error) => uncached(Some(format!("the {} cache failed: {error}", cache.name()))),
         }

@@ -144,7 +144,7 @@ impl Inner {
     async fn settle(&self, slot: SlotId, plan: &Plan, lease: &Lease, end: &End) -> Result<()> {
         if let Some(cache) = &self.cache
             && end.reason != EndReason::Abandoned
-            && let Err(error) = cache.harvest(&self.site(slot, &plan.base)).await
+            && let Err(error) = cache.harvest(&self.site(slot, &plan.base).await?).await
         {
             tracing::warn!(target: "wtpool", %error, slot = slot.0, "nothing was harvested");
         }
@@ -192,7 +192,7 @@ impl Inner {
     async fn dispose(&self, slot: SlotId, plan: &Plan, proof: Preserved) -> Result<()> {
         self.unoccupied(slot)?;
         if let Some(cache) = &self.cache
-            && let Err(error) = cache.detach(&self.site(slot, &plan.base)).await
+            && let Err(error) = cache.detach(&self.site(slot, &plan.base).await?).await
         {
             tracing::warn!(target: "wtpool", %error, slot = slot.0, "the cache was not detached");
         }

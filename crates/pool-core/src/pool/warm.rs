@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Inner, Pool};
 use crate::LeaseName;
+use crate::cache::{CacheStrategy, Prepared};
 use crate::error::Result;
 use crate::id::SlotId;
 use crate::isolator::{Base, BranchWish, Plan, Wish};
@@ -68,13 +69,41 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Has the cache build what workspaces that start from `base` may share, if it is not there. May take
+    /// minutes.
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownRevision`](crate::ErrorKind::UnknownRevision), and what the strategy says.
+    pub async fn prepare_cache(
+        &self,
+        base: Option<String>,
+        origin: Option<PathBuf>,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<Prepared> {
+        let Some(cache) = &self.inner.cache else { return Ok(Prepared::Nothing) };
+        let wish = Wish { base, origin, branch: BranchWish::Detached };
+        let base = self.inner.isolator.resolve(&wish, &LeaseName::new("base")?).await?;
+        cache.prepare(&base.commit, progress).await
+    }
+
+    /// The cache strategy, if the pool has one.
+    pub fn cache(&self) -> Option<&dyn CacheStrategy> {
+        self.inner.cache.as_deref()
+    }
+}
+
 impl Inner {
     async fn make_idle(self: &Arc<Self>, slot: SlotId, base: &Base) -> Result<()> {
         let resume = self.unfinished(slot);
         let plan = Plan { slot, lease: None, base: base.clone() };
         let made = async {
             self.intend(&plan).await?;
-            self.isolator.provision(&plan).await
+            self.isolator.provision(&plan).await?;
+            // Now, so that whoever gets the slot need not wait for it.
+            self.attach(slot, &plan.base).await;
+            Ok(())
         };
         if let Err(error) = made.await {
             resume.done();
