@@ -1,5 +1,17 @@
 #![doc = include_str!("../README.md")]
 
+mod base;
+mod cargo;
+mod depinfo;
+mod files;
+mod install;
 mod private;
+pub mod rustc;
+mod seed;
+mod seeded;
+mod setup;
 
+pub use cargo::STEERING;
 pub use private::Private;
+pub use seeded::Seeded;
+pub use setup::{Lean, Setup};

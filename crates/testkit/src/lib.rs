@@ -9,5 +9,6 @@ mod git;
 pub mod liveness;
 pub mod memory;
 pub mod model;
+pub mod truth;
 
 pub use git::{Git, git, scrub};

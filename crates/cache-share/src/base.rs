@@ -1,0 +1,206 @@
+//! The base: a target directory that the pool built from a clean commit, in a tree that nobody else writes
+//! to. Slots start from it. Once it is complete it never changes.
+//!
+//! ```text
+//! <cache>/base/<number>/
+//!   tree/            the checkout, with its target directory
+//!   tree.git/        what git needs to know of it
+//!   .cargo/          config.toml, the wrapper of rustc, and what that is told
+//!   calls.jsonl      each call of rustc, written by the wrapper
+//!   manifest.json    what slots may have of it; written last
+//! ```
+
+mod analysis;
+mod build;
+pub(crate) mod times;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pool_core::{CommitId, ContentId, Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::cargo::Toolchain;
+use crate::files::Recorded;
+
+pub(crate) use build::{Recipe, build};
+
+/// Of this program's own format. Another one: the base is of no use.
+const FORMAT: u32 = 1;
+
+/// All that is known of a complete base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    format: u32,
+    pub(crate) commit: CommitId,
+    pub(crate) toolchain: Toolchain,
+    /// The target directory, relative to the tree.
+    pub(crate) target: PathBuf,
+    /// Where the tree stood for incremental compilations; `None` where that is not permitted.
+    pub(crate) canonical: Option<PathBuf>,
+    /// The files of the commit.
+    pub(crate) files: BTreeMap<PathBuf, ContentId>,
+    pub(crate) units: Vec<Unit>,
+    /// Files of the tree that something read during the build without telling cargo; `None` where that
+    /// can't be observed.
+    pub(crate) read_silently: Option<Vec<PathBuf>>,
+    /// Where it keeps incremental state, relative to the target directory.
+    pub(crate) states: Vec<PathBuf>,
+    /// By about how many bytes a slot grows that edits one crate and builds: incremental state, and the
+    /// largest program.
+    pub(crate) growth: u64,
+    /// Bytes of all of it.
+    pub(crate) size: u64,
+    /// What went wrong while it was built, if anything.
+    pub(crate) trouble: Option<String>,
+}
+
+/// What cargo builds, and checks the freshness of, as one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unit {
+    /// The package's name and cargo's hash of the unit.
+    pub(crate) name: String,
+    /// `None`: of a package that can't change, from a registry or a git commit.
+    pub(crate) local: Option<Local>,
+    /// What is only ever replaced.
+    pub(crate) shared: Vec<Recorded>,
+    /// What is written in place.
+    pub(crate) copied: Vec<Recorded>,
+    /// Directories that must be there, even if nothing is in them.
+    pub(crate) dirs: Vec<PathBuf>,
+}
+
+/// A unit of a package that lies in the tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Local {
+    /// What it was made from, relative to the tree.
+    pub(crate) inputs: Vec<PathBuf>,
+    /// Valid only at the very commit of the base: a build script that told nothing of what it read.
+    pub(crate) this_commit_only: bool,
+    /// Why it is never valid elsewhere.
+    pub(crate) bound: Option<String>,
+}
+
+/// Where one base is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub(crate) dir: PathBuf,
+}
+
+impl Base {
+    pub(crate) fn tree(&self) -> PathBuf {
+        self.dir.join("tree")
+    }
+
+    fn calls(&self) -> PathBuf {
+        self.dir.join("calls.jsonl")
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.dir.join("manifest.json")
+    }
+
+    /// Its number; higher ones are newer.
+    pub(crate) fn number(&self) -> u64 {
+        let name = self.dir.file_name().and_then(|name| name.to_str());
+        name.and_then(|name| name.parse().ok()).unwrap_or(0)
+    }
+
+    /// What is known of it; `None` when it is not complete, or not of this program's format.
+    pub(crate) fn load(&self) -> Option<Manifest> {
+        let text = fs::read(self.manifest()).ok()?;
+        let manifest: Manifest = serde_json::from_slice(&text).ok()?;
+        (manifest.format == FORMAT).then_some(manifest)
+    }
+
+    /// Says that it is not what it was, so that no other slot starts from it.
+    pub(crate) fn condemn(&self, why: &str) {
+        // Should that fail, the next slot finds the same damage.
+        let _ = fs::rename(self.manifest(), self.dir.join("damaged.json"));
+        tracing::warn!(target: "wtpool", base = %self.dir.display(), why, "the base of the build cache is damaged");
+    }
+
+    /// Whether it still has the incremental state of what it was made from.
+    pub(crate) fn has_state(&self) -> bool {
+        !self.states().is_empty() || !self.had_state()
+    }
+
+    /// Removes the incremental state, which nobody uses who builds lean.
+    pub(crate) fn drop_state(&self) {
+        for state in self.states() {
+            // What stays takes disk, and does no harm.
+            let _ = fs::remove_dir_all(state);
+        }
+    }
+
+    fn states(&self) -> Vec<PathBuf> {
+        let Some(manifest) = self.load() else { return Vec::new() };
+        let target = self.tree().join(manifest.target);
+        manifest.states.into_iter().map(|dir| target.join(dir)).filter(|dir| dir.is_dir()).collect()
+    }
+
+    fn had_state(&self) -> bool {
+        self.load().is_some_and(|manifest| !manifest.states.is_empty())
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.dir)
+    }
+}
+
+/// All complete bases, newest first.
+pub(crate) fn all(cache: &Path) -> Vec<Base> {
+    let mut found: Vec<Base> = fs::read_dir(cache.join("base"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| Base { dir: entry.path() })
+        .filter(|base| base.number() > 0)
+        .collect();
+    found.sort_by_key(|base| std::cmp::Reverse(base.number()));
+    found
+}
+
+/// The base that a slot which starts from `commit` best starts from: that of the same commit, else the
+/// newest.
+pub(crate) fn choose(cache: &Path, commit: &CommitId) -> Option<(Base, Manifest)> {
+    let mut newest = None;
+    for base in all(cache) {
+        let Some(manifest) = base.load() else { continue };
+        if manifest.commit == *commit {
+            return Some((base, manifest));
+        }
+        newest = newest.or(Some((base, manifest)));
+    }
+    newest
+}
+
+/// Removes bases that are incomplete, and all but the newest `keep` complete ones, save those in `used`.
+pub(crate) fn tidy(cache: &Path, keep: usize, used: &[u64]) -> Result<()> {
+    let mut kept = 0;
+    for base in all(cache) {
+        let complete = base.manifest().exists();
+        if complete && (kept < keep || used.contains(&base.number())) {
+            kept += 1;
+            continue;
+        }
+        if used.contains(&base.number()) {
+            continue;
+        }
+        base.remove().map_err(|e| Error::io(format!("remove {}", base.dir.display()), e))?;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn inode(meta: &fs::Metadata) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Some(meta.ino())
+}
+
+#[cfg(not(unix))]
+fn inode(_: &fs::Metadata) -> Option<u64> {
+    None
+}

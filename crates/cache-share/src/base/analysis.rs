@@ -1,0 +1,349 @@
+//! What of a base's target directory belongs to which unit, and where else that would be valid.
+//!
+//! Which units there are is what cargo told rustc's wrapper: the hash, the package, where its manifest is,
+//! and where the outputs go. What a unit was made from is what rustc wrote down.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use pool_core::{Error, ErrorKind, Result};
+
+use super::{Base, Local, Unit, inode};
+use crate::cargo::Workspace;
+use crate::depinfo;
+use crate::files::{self, Recorded};
+use crate::rustc::Call;
+
+/// Where the target directory is, relative to the tree.
+///
+/// # Errors
+///
+/// [`ErrorKind::Unsupported`] when it is not in the tree, or when intermediate files go elsewhere.
+pub(super) fn target_of(workspace: &Workspace, tree: &Path) -> Result<PathBuf> {
+    let unsupported = |what: &str| Err(Error::new(ErrorKind::Unsupported, what.to_owned()));
+    if workspace.build != workspace.target {
+        return unsupported("the repository's settings name a `build-dir` of its own");
+    }
+    match workspace.target.strip_prefix(tree) {
+        Ok(target) if target != Path::new("") => Ok(target.to_owned()),
+        _ => unsupported("the repository's settings place `target` outside of it"),
+    }
+}
+
+/// What is to be analysed.
+pub(super) struct Analysis<'a> {
+    pub(super) base: &'a Base,
+    pub(super) tree: &'a Path,
+    pub(super) target: &'a Path,
+    pub(super) workspace: &'a Workspace,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) units: Vec<Unit>,
+    pub(super) growth: u64,
+    /// Where incremental state is, relative to the target directory.
+    pub(super) states: Vec<PathBuf>,
+}
+
+impl Found {
+    /// Whether a unit of the tree says that it was made from that file.
+    pub(super) fn is_input(&self, path: &Path) -> bool {
+        let local = self.units.iter().filter_map(|unit| unit.local.as_ref());
+        local.flat_map(|local| &local.inputs).any(|input| input == path)
+    }
+}
+
+/// The outputs of one profile and target.
+struct Outputs {
+    /// Relative to the target directory.
+    dir: PathBuf,
+    /// By hash: the files below `deps`, `examples` and `build`, relative to the target directory.
+    by_hash: HashMap<String, Vec<PathBuf>>,
+    /// By inode: the files that bear a final name.
+    finals: HashMap<u64, Vec<PathBuf>>,
+}
+
+impl Analysis<'_> {
+    fn root(&self) -> PathBuf {
+        self.tree.join(self.target)
+    }
+
+    /// All units that slots may have.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] when cargo's files are not where they are known to be.
+    pub(super) fn units(&self) -> Result<Found> {
+        let calls = self.calls()?;
+        let mut outputs: BTreeMap<PathBuf, Outputs> = BTreeMap::new();
+        let mut units: BTreeMap<(PathBuf, String), Unit> = BTreeMap::new();
+        let mut missing = 0;
+        for call in &calls {
+            let Some(dir) = self.profile_of(&call.out_dir) else {
+                missing += 1;
+                continue;
+            };
+            if !outputs.contains_key(&dir) {
+                outputs.insert(dir.clone(), self.outputs(&dir)?);
+            }
+            let Some(outputs) = outputs.get(&dir) else { continue };
+            let name = format!("{}-{}", call.package, call.hash);
+            match self.compiled(call, outputs, &name)? {
+                Some(unit) => drop(units.insert((dir.clone(), name), unit)),
+                None => missing += 1,
+            }
+            if let Some(script) = call.script_out.as_deref().and_then(Path::parent)
+                && let Some(name) = script.file_name().and_then(|name| name.to_str())
+                && !units.contains_key(&(dir.clone(), name.to_owned()))
+                && let Some(unit) = self.script_run(call, outputs, script, name)?
+            {
+                units.insert((dir.clone(), name.to_owned()), unit);
+            }
+        }
+        if units.is_empty() && missing > 0 {
+            let message = "this cargo lays its files out in a way that is not known here";
+            return Err(Error::new(ErrorKind::Unsupported, message)
+                .with_hint("use `cache.strategy = \"private\"` until wtpool knows it"));
+        }
+        let states: Vec<PathBuf> = outputs
+            .keys()
+            .map(|dir| dir.join("incremental"))
+            .filter(|dir| self.root().join(dir).is_dir())
+            .collect();
+        let growth = self.growth(units.values(), &states);
+        Ok(Found { units: units.into_values().collect(), growth, states })
+    }
+
+    fn calls(&self) -> Result<Vec<Call>> {
+        match fs::read_to_string(self.base.calls()) {
+            // A line that is not whole was being written when its process died.
+            Ok(text) => {
+                Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(Error::io(format!("read {}", self.base.calls().display()), e)),
+        }
+    }
+
+    /// The directory of the profile that an output directory belongs to, relative to the target directory.
+    fn profile_of(&self, out_dir: &Path) -> Option<PathBuf> {
+        let root = self.root();
+        let mut dirs = out_dir.ancestors().take_while(|dir| **dir != root);
+        let dir = dirs.find(|dir| dir.join(".fingerprint").is_dir())?;
+        dir.strip_prefix(&root).ok().map(Path::to_owned)
+    }
+
+    fn outputs(&self, dir: &Path) -> Result<Outputs> {
+        let root = self.root();
+        let full = root.join(dir);
+        let failed = |e: io::Error| Error::io(format!("read {}", full.display()), e);
+        let mut by_hash: HashMap<String, Vec<PathBuf>> = HashMap::new();
+        for part in ["deps", "examples", "build"] {
+            for path in files::tree(&full.join(part)).map_err(failed)? {
+                if let Some(hash) = hash_in(&path) {
+                    by_hash.entry(hash).or_default().push(dir.join(part).join(&path));
+                }
+            }
+        }
+        let mut finals: HashMap<u64, Vec<PathBuf>> = HashMap::new();
+        for place in [dir.to_owned(), dir.join("examples")] {
+            for entry in fs::read_dir(root.join(&place)).into_iter().flatten().flatten() {
+                let path = place.join(entry.file_name());
+                let Ok(meta) = entry.metadata() else { continue };
+                if meta.is_file()
+                    && hash_in(&path).is_none()
+                    && let Some(inode) = inode(&meta)
+                {
+                    finals.entry(inode).or_default().push(path);
+                }
+            }
+        }
+        Ok(Outputs { dir: dir.to_owned(), by_hash, finals })
+    }
+
+    /// A unit that rustc compiled.
+    fn compiled(&self, call: &Call, outputs: &Outputs, name: &str) -> Result<Option<Unit>> {
+        let root = self.root();
+        let Some(copied) = self.fingerprint(outputs, name)? else { return Ok(None) };
+        let mut shared = Vec::new();
+        for path in outputs.by_hash.get(&call.hash).into_iter().flatten() {
+            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            // Objects in between, and what only says where things are.
+            if ["d", "o"].contains(&extension) || path.components().any(|c| c.as_os_str() == "out")
+            {
+                continue;
+            }
+            let Ok(meta) = fs::metadata(root.join(path)) else { continue };
+            let others = inode(&meta).and_then(|inode| outputs.finals.get(&inode));
+            for path in others.into_iter().flatten().chain([path]) {
+                shared.extend(Recorded::of(&root, path).ok());
+            }
+        }
+        if shared.is_empty() {
+            return Ok(None);
+        }
+        shared.sort_by(|a, b| a.path.cmp(&b.path));
+        shared.dedup();
+        let local = self.is_local(call).then(|| self.origin(call, &shared));
+        Ok(Some(Unit { name: name.to_owned(), local, shared, copied, dirs: Vec::new() }))
+    }
+
+    /// What a build script left when it ran.
+    fn script_run(
+        &self,
+        call: &Call,
+        outputs: &Outputs,
+        script: &Path,
+        name: &str,
+    ) -> Result<Option<Unit>> {
+        let root = self.root();
+        let Some(mut copied) = self.fingerprint(outputs, name)? else { return Ok(None) };
+        let failed = |e: io::Error| Error::io(format!("read {}", script.display()), e);
+        let Ok(dir) = script.strip_prefix(&root) else { return Ok(None) };
+        for path in files::tree(script).map_err(failed)? {
+            copied.push(Recorded::of(&root, &dir.join(path)).map_err(failed)?);
+        }
+        let local = self.is_local(call).then(|| {
+            let said = fs::read(script.join("output")).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            let told = said.lines().any(|line| {
+                let line = line.trim_start_matches("cargo::").trim_start_matches("cargo:");
+                line.starts_with("rerun-if-")
+            });
+            // Cargo replaces the output directory in what the script said.
+            let out = script.join("out");
+            let said = said.replace(&*out.to_string_lossy(), "");
+            let tree = self.tree.to_string_lossy();
+            let mut bound =
+                said.contains(&*tree).then(|| "its build script says where it ran".to_owned());
+            for path in files::tree(&out).unwrap_or_default() {
+                if self.names_the_base(&out.join(path)) {
+                    bound = Some("its build script wrote down where it ran".to_owned());
+                }
+            }
+            Local { inputs: Vec::new(), this_commit_only: !told, bound }
+        });
+        let dirs = vec![dir.join("out")];
+        Ok(Some(Unit { name: name.to_owned(), local, shared: Vec::new(), copied, dirs }))
+    }
+
+    fn fingerprint(&self, outputs: &Outputs, name: &str) -> Result<Option<Vec<Recorded>>> {
+        let root = self.root();
+        let dir = outputs.dir.join(".fingerprint").join(name);
+        if !root.join(&dir).is_dir() {
+            return Ok(None);
+        }
+        let failed = |e: io::Error| Error::io(format!("read {}", root.join(&dir).display()), e);
+        let paths = files::tree(&root.join(&dir)).map_err(failed)?;
+        paths
+            .into_iter()
+            .map(|path| Recorded::of(&root, &dir.join(path)).map_err(failed))
+            .collect::<Result<Vec<_>>>()
+            .map(Some)
+    }
+
+    fn is_local(&self, call: &Call) -> bool {
+        call.manifest_dir.starts_with(self.tree)
+    }
+
+    /// What a unit of the tree was made from, and whether it would be the same elsewhere.
+    fn origin(&self, call: &Call, outputs: &[Recorded]) -> Local {
+        let file = call.out_dir.join(format!("{}-{}.d", call.crate_name, call.hash));
+        let Ok(text) = fs::read(&file) else {
+            let bound = Some("it is not known what it was made from".to_owned());
+            return Local { bound, ..Local::default() };
+        };
+        let info = depinfo::parse(&text);
+        let tree = self.tree.to_string_lossy();
+        let mut local = Local::default();
+        for (name, value) in &info.env {
+            if value.as_ref().is_some_and(|value| value.contains(&*tree)) {
+                local.bound = Some(format!("it contains {name}, which is a path"));
+            }
+        }
+        for input in &info.inputs {
+            let path = normal(&self.tree.join(input));
+            if path.starts_with(self.root()) {
+                local.bound = Some(format!("it includes {}", input.display()));
+            } else if let Ok(inside) = path.strip_prefix(self.tree) {
+                if !path.starts_with(&call.manifest_dir) {
+                    local.bound =
+                        Some(format!("it includes {}, outside of its package", input.display()));
+                }
+                local.inputs.push(inside.to_owned());
+            }
+        }
+        if outputs.iter().any(|file| self.names_the_base(&self.root().join(&file.path))) {
+            local.bound.get_or_insert_with(|| "the path of the base is in it".to_owned());
+        }
+        local
+    }
+
+    /// Whether the base's path is somewhere in a file.
+    fn names_the_base(&self, file: &Path) -> bool {
+        let needle = self.tree.as_os_str().as_encoded_bytes();
+        fs::read(file).map_or(true, |bytes| memchr::memmem::find(&bytes, needle).is_some())
+    }
+
+    /// By about how much a slot grows that edits one crate: by that crate's share of the incremental
+    /// state, and by the largest program, which is linked anew.
+    fn growth<'u>(&self, units: impl Iterator<Item = &'u Unit>, states: &[PathBuf]) -> u64 {
+        let dirs: Vec<PathBuf> = states.iter().map(|dir| self.root().join(dir)).collect();
+        let dirs: Vec<&Path> = dirs.iter().map(PathBuf::as_path).collect();
+        let members = u64::try_from(self.workspace.members.len()).unwrap_or(u64::MAX).max(1);
+        let linked = units
+            .filter(|unit| unit.local.is_some())
+            .flat_map(|unit| &unit.shared)
+            .filter(|file| file.path.extension().is_none())
+            .map(|file| file.size);
+        files::allocated(&dirs) / members + linked.max().unwrap_or(0)
+    }
+}
+
+/// The hash in the name of a file or directory of cargo's: sixteen hexadecimal digits at the end of
+/// the stem.
+fn hash_in(path: &Path) -> Option<String> {
+    path.components().find_map(|part| {
+        let name = part.as_os_str().to_str()?;
+        let stem = name.split('.').next()?;
+        let hash = stem.rsplit_once('-')?.1;
+        (hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit())).then(|| hash.to_owned())
+    })
+}
+
+/// Without `.` and `..`; nothing is asked of the disk.
+fn normal(path: &Path) -> PathBuf {
+    let mut found = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(found.pop()),
+            Component::CurDir => {}
+            other => found.push(other),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_found_where_cargo_puts_them() {
+        let hash = |path: &str| hash_in(Path::new(path));
+        assert_eq!(hash("librg-0123456789abcdef.rlib").as_deref(), Some("0123456789abcdef"));
+        assert_eq!(hash("rg-0123456789abcdef").as_deref(), Some("0123456789abcdef"));
+        assert_eq!(hash("a-0123456789abcdef/out/x").as_deref(), Some("0123456789abcdef"));
+        assert_eq!(hash("rg"), None);
+        assert_eq!(hash("libgrep-matcher.rlib"), None);
+    }
+
+    #[test]
+    fn paths_are_made_normal() {
+        assert_eq!(normal(Path::new("/w/a/src/../../outside.txt")), Path::new("/w/outside.txt"));
+    }
+}

@@ -1,0 +1,222 @@
+//! Building a base.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use fs4::TryLockError;
+use pool_core::{CommitId, ContentId, Error, Prepared, Result, Sources};
+
+use super::{Base, FORMAT, Manifest, all, analysis, choose, tidy, times};
+use crate::cargo::{self, Toolchain, Workspace};
+use crate::files;
+use crate::install::{self, CargoConfig};
+use crate::rustc::{Config, may_unshare};
+
+/// How a base is built.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipe {
+    /// The strategy's directory.
+    pub(crate) cache: PathBuf,
+    /// The wrapper of rustc, if there is one.
+    pub(crate) wrapper: Option<PathBuf>,
+    /// A command in place of the usual ones.
+    pub(crate) command: Option<String>,
+    /// Spare debug information of dependencies, and have it compressed in programs.
+    pub(crate) spare: bool,
+    /// How many jobs cargo may run at once.
+    pub(crate) jobs: Option<u32>,
+    /// Bases that slots still refer to.
+    pub(crate) used: Vec<u64>,
+}
+
+/// The lock of whoever builds; `None` when somebody else has it.
+fn lock(cache: &Path) -> Result<Option<File>> {
+    let path = cache.join("base.lock");
+    let failed = |e| Error::io(format!("lock {}", path.display()), e);
+    fs::create_dir_all(cache).map_err(failed)?;
+    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    match fs4::FileExt::try_lock(&file) {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(failed(e)),
+    }
+}
+
+/// Builds a base of `commit`, unless there is one, or somebody else is at it. Whoever was killed at it
+/// leaves a directory without a manifest, which is removed here.
+pub(crate) async fn build(
+    sources: &dyn Sources,
+    recipe: Recipe,
+    commit: &CommitId,
+    progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+) -> Result<Prepared> {
+    let Some(lock) = lock(&recipe.cache)? else { return Ok(Prepared::Busy) };
+    tidy(&recipe.cache, usize::MAX, &recipe.used)?;
+    let present = choose(&recipe.cache, commit);
+    if present.is_some_and(|(base, manifest)| manifest.commit == *commit && base.has_state()) {
+        return Ok(Prepared::Present);
+    }
+    let number = all(&recipe.cache).first().map_or(1, |newest| newest.number() + 1);
+    let base = Base { dir: recipe.cache.join("base").join(number.to_string()) };
+    fs::create_dir_all(&base.dir)
+        .map_err(|e| Error::io(format!("create {}", base.dir.display()), e))?;
+    progress("checking out");
+    sources.export(commit, &base.tree()).await?;
+    let files = sources.files(commit).await?;
+    progress("building");
+    let commit = commit.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        let manifest = make(&base, &recipe, commit, files)?;
+        let trouble = manifest.trouble.clone();
+        let text = serde_json::to_vec(&manifest).map_err(|e| Error::io("write JSON", e.into()))?;
+        files::write(&base.manifest(), &text)
+            .map_err(|e| Error::io(format!("write {}", base.manifest().display()), e))?;
+        tidy(&recipe.cache, 1, &recipe.used)?;
+        drop(lock);
+        Ok(Prepared::Built { trouble })
+    });
+    work.await.unwrap_or_else(|e| {
+        let message = "the building of a base ended unexpectedly";
+        Err(Error::new(pool_core::ErrorKind::Other, message).with_source(e))
+    })
+}
+
+fn make(
+    base: &Base,
+    recipe: &Recipe,
+    commit: CommitId,
+    files: BTreeMap<PathBuf, ContentId>,
+) -> Result<Manifest> {
+    let tree = base.tree();
+    let workspace = Workspace::read(&tree)?;
+    let target = analysis::target_of(&workspace, &tree)?;
+    let toolchain = Toolchain::find(&tree)?;
+    let canonical = install::canonical(&recipe.cache)?;
+    let mut rustc = Config {
+        root: tree.clone(),
+        target: tree.join(&target),
+        record: Some(base.calls()),
+        spare: recipe.spare,
+        ..Config::default()
+    };
+    let wrapper = recipe.wrapper.as_deref();
+    let put = |rustc: &Config| install::put(&base.dir, wrapper, rustc, &CargoConfig::default());
+    let installed = put(&rustc)?;
+    if let Some(program) = &installed
+        && may_unshare(program, &tree, &canonical)
+    {
+        rustc.canonical = Some(canonical);
+        put(&rustc)?;
+    }
+    for path in files.keys() {
+        // What is not there can't be an input.
+        let _ = files::set_modified(&tree.join(path), times::of_sources());
+    }
+    let observed = Observed::begin(base, files.keys());
+    let begun = SystemTime::now();
+    let trouble = run(base, recipe)?;
+    times::send_back(&tree.join(&target), begun)?;
+    let read_silently = observed.map(|observed| observed.read(&tree, files.keys()));
+    let found = analysis::Analysis { base, tree: &tree, target: &target, workspace: &workspace };
+    let found = match installed {
+        Some(_) => found.units()?,
+        None => Default::default(),
+    };
+    let read_silently =
+        read_silently.map(|read| read.into_iter().filter(|path| !found.is_input(path)).collect());
+    Ok(Manifest {
+        format: FORMAT,
+        commit,
+        toolchain,
+        target,
+        canonical: rustc.canonical,
+        files,
+        units: found.units,
+        read_silently,
+        growth: found.growth,
+        states: found.states,
+        size: files::allocated(&[&base.dir]),
+        trouble,
+    })
+}
+
+/// Runs what builds. What it says goes to a log; its failure is no error: what was built is of use
+/// nevertheless.
+fn run(base: &Base, recipe: &Recipe) -> Result<Option<String>> {
+    let path = base.dir.join("build.log");
+    let writing = |e: io::Error| Error::io(format!("write {}", path.display()), e);
+    let log = File::create(&path).map_err(writing)?;
+    let (shown, mut command) = match &recipe.command {
+        Some(line) => {
+            let (shell, flag) = if cfg!(windows) { ("cmd", "/C") } else { ("sh", "-c") };
+            let mut command = cargo::command(&base.tree(), OsStr::new(shell));
+            command.args([flag, line]);
+            (&**line, command)
+        }
+        None => {
+            let mut command = cargo::command(&base.tree(), OsStr::new("cargo"));
+            command.args(["build", "--workspace", "--keep-going"]);
+            ("cargo build --workspace", command)
+        }
+    };
+    if let Some(jobs) = recipe.jobs {
+        command.env("CARGO_BUILD_JOBS", jobs.to_string());
+    }
+    let (out, err) = (log.try_clone().map_err(writing)?, log);
+    let status = command.stdout(out).stderr(err).status();
+    let status = status.map_err(|e| Error::io(format!("run {shown}"), e))?;
+    Ok((!status.success()).then(|| format!("`{shown}` failed in the base, see {}", path.display())))
+}
+
+/// Which files are read while a base is built: by their access times, where the filesystem keeps them.
+struct Observed {
+    since: SystemTime,
+}
+
+impl Observed {
+    /// Sets the access times of all files far back, so that the next reading shows (with *relatime*,
+    /// only the first one after a change does). `None` where none would show.
+    fn begin<'a>(base: &Base, files: impl Iterator<Item = &'a PathBuf>) -> Option<Self> {
+        let long_ago = SystemTime::UNIX_EPOCH;
+        let forget = |path: &Path| {
+            let times = fs::FileTimes::new().set_accessed(long_ago);
+            File::open(path).and_then(|file| file.set_times(times))
+        };
+        let probe = base.dir.join("probe");
+        fs::write(&probe, "x").ok()?;
+        forget(&probe).ok()?;
+        let shows = fs::read(&probe)
+            .and_then(|_| fs::metadata(&probe)?.accessed())
+            .is_ok_and(|accessed| accessed > long_ago);
+        let _ = fs::remove_file(&probe);
+        if !shows {
+            return None;
+        }
+        for path in files {
+            let path = base.tree().join(path);
+            if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+                forget(&path).ok()?;
+            }
+        }
+        Some(Self { since: long_ago })
+    }
+
+    fn read<'a>(&self, tree: &Path, files: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
+        let was_read = |path: &&PathBuf| {
+            let meta = fs::symlink_metadata(tree.join(path));
+            meta.is_ok_and(|meta| meta.is_file() && meta.accessed().is_ok_and(|at| at > self.since))
+        };
+        // Cargo's own, of which it keeps track in its own way; and git's.
+        let known = |path: &&PathBuf| {
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            let own = ["Cargo.toml", "Cargo.lock", "rust-toolchain", "rust-toolchain.toml"];
+            let git = [".gitignore", ".gitattributes", ".gitmodules"];
+            own.contains(&name) || git.contains(&name) || path.starts_with(".cargo")
+        };
+        files.filter(was_read).filter(|path| !known(path)).cloned().collect()
+    }
+}

@@ -1,0 +1,162 @@
+//! Giving a slot what the base has: shared where the filesystem can share, else copied.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+/// A file as it was when it was recorded. Another size or time: it is another file by now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Recorded {
+    /// Relative to the target directory.
+    pub(crate) path: PathBuf,
+    pub(crate) size: u64,
+    pub(crate) modified: SystemTime,
+}
+
+impl Recorded {
+    /// Records the file at `path` below `root`.
+    pub(crate) fn of(root: &Path, path: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(root.join(path))?;
+        if !meta.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a file"));
+        }
+        Ok(Self { path: path.to_owned(), size: meta.len(), modified: meta.modified()? })
+    }
+
+    /// Whether the file below `root` is the one that was recorded.
+    pub(crate) fn is_intact(&self, root: &Path) -> bool {
+        Self::of(root, &self.path).is_ok_and(|found| found == *self)
+    }
+}
+
+/// Makes `to` the same file as `from`: a clone that shares its blocks where the filesystem can do
+/// that, else a second name of it. For what is only ever replaced, never written in place.
+pub(crate) fn share(from: &Path, to: &Path, modified: SystemTime) -> io::Result<()> {
+    if reflink(from, to, modified)? {
+        return Ok(());
+    }
+    fs::hard_link(from, to)
+}
+
+/// Makes `to` a file of its own with the content of `from`.
+pub(crate) fn copy(from: &Path, to: &Path, modified: SystemTime) -> io::Result<()> {
+    if reflink(from, to, modified)? {
+        return Ok(());
+    }
+    fs::copy(from, to)?;
+    set_modified(to, modified)
+}
+
+/// Whether it could be done; `false` where the filesystem can't.
+fn reflink(from: &Path, to: &Path, modified: SystemTime) -> io::Result<bool> {
+    match reflink_copy::reflink(from, to) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => return Err(e),
+        Err(_) => return Ok(false),
+    }
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    set_modified(to, modified)?;
+    Ok(true)
+}
+
+/// Sets when a file was last modified.
+pub(crate) fn set_modified(path: &Path, modified: SystemTime) -> io::Result<()> {
+    // To be the owner is enough, where a file need not be open for writing.
+    let file =
+        if cfg!(unix) { File::open(path)? } else { File::options().append(true).open(path)? };
+    file.set_modified(modified)
+}
+
+/// Copies a directory with the files in it, times included. Links are left out.
+pub(crate) fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    for path in tree(from)? {
+        let source = from.join(&path);
+        let target = to.join(&path);
+        fs::create_dir_all(target.parent().unwrap_or(to))?;
+        copy(&source, &target, fs::symlink_metadata(&source)?.modified()?)?;
+    }
+    fs::create_dir_all(to)
+}
+
+/// The files below a directory, relative to it, in order. No link is followed. Empty when there is no
+/// such directory.
+pub(crate) fn tree(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(dir).sort_by_file_name() {
+        match entry {
+            Ok(entry) if entry.file_type().is_file() => {
+                found.extend(entry.path().strip_prefix(dir).ok().map(Path::to_owned));
+            }
+            Ok(_) => {}
+            Err(e) if e.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes allocated below `dirs`, each file counted once, however many names it has. What reflinks
+/// share is counted for each of them.
+pub(crate) fn allocated(dirs: &[&Path]) -> u64 {
+    let mut seen = std::collections::HashSet::new();
+    let entries = dirs.iter().flat_map(walkdir::WalkDir::new).flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|meta| blocks(&meta, &mut seen)).sum()
+}
+
+#[cfg(unix)]
+fn blocks(meta: &fs::Metadata, seen: &mut std::collections::HashSet<(u64, u64)>) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    if seen.insert((meta.dev(), meta.ino())) { meta.blocks() * 512 } else { 0 }
+}
+
+#[cfg(not(unix))]
+fn blocks(meta: &fs::Metadata, _: &mut std::collections::HashSet<(u64, u64)>) -> u64 {
+    meta.len()
+}
+
+/// Writes a file whole or not at all; one that is the same already stays as it is.
+pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    if fs::read(path).is_ok_and(|found| found == content) {
+        return Ok(());
+    }
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir)?;
+    let unfinished = tempfile::NamedTempFile::new_in(dir)?;
+    fs::write(unfinished.path(), content)?;
+    unfinished.persist(path).map(drop).map_err(|e| e.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_a_file_of_its_own_with_the_same_time() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        fs::write(&from, "content").expect("written");
+        let modified = SystemTime::UNIX_EPOCH + std::time::Duration::new(1_600_000_000, 7);
+        set_modified(&from, modified).expect("set");
+        copy(&from, &to, modified).expect("copied");
+        fs::write(&to, "changed").expect("it can be written");
+        assert_eq!(fs::read_to_string(&from).expect("read"), "content");
+        let recorded = Recorded::of(dir.path(), Path::new("from")).expect("recorded");
+        assert_eq!((recorded.size, recorded.modified), (7, modified));
+        assert!(recorded.is_intact(dir.path()));
+        fs::remove_file(&from).expect("removed");
+        assert!(!recorded.is_intact(dir.path()));
+    }
+
+    #[test]
+    fn what_has_two_names_counts_once() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::write(dir.path().join("one"), vec![1; 100_000]).expect("written");
+        let once = allocated(&[dir.path()]);
+        fs::hard_link(dir.path().join("one"), dir.path().join("two")).expect("linked");
+        assert_eq!(allocated(&[dir.path(), dir.path()]), once);
+        assert!(once >= 100_000);
+    }
+}

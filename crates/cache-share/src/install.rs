@@ -1,0 +1,159 @@
+//! What reaches every cargo inside a slot: a `.cargo/config.toml` in the directory above the worktree, which
+//! cargo merges with the repository's own (and the latter wins). Nothing is written into the worktree.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pool_core::{Error, Result};
+use serde::Serialize;
+
+use crate::files;
+use crate::rustc::{CONFIG, Config, PROGRAM};
+
+/// The part of cargo's configuration that strategies use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct CargoConfig {
+    pub(crate) build: Build,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) profile: BTreeMap<String, Profile>,
+}
+
+/// `[build]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Build {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rustc_wrapper: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) build_dir: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) jobs: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) incremental: Option<bool>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rustdocflags: Vec<String>,
+}
+
+/// `[profile.<name>]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Profile {
+    pub(crate) package: BTreeMap<String, Package>,
+}
+
+/// `[profile.<name>.package.<package>]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Package {
+    pub(crate) codegen_units: u32,
+}
+
+/// Where a worktree stands for incremental compilations, whichever it is.
+///
+/// # Errors
+///
+/// When the directory can't be made.
+pub(crate) fn canonical(cache: &Path) -> Result<PathBuf> {
+    let path = cache.join("worktree");
+    fs::create_dir_all(&path).map_err(|e| Error::io(format!("create {}", path.display()), e))?;
+    Ok(path)
+}
+
+/// Writes the configuration for what is built below `dir`, and puts the wrapper of rustc beside it. Returns
+/// the wrapper.
+///
+/// # Errors
+///
+/// When something can't be written. What was there before holds as far as it was not replaced.
+pub(crate) fn put(
+    dir: &Path,
+    wrapper: Option<&Path>,
+    rustc: &Config,
+    cargo: &CargoConfig,
+) -> Result<Option<PathBuf>> {
+    let place = dir.join(".cargo");
+    let failed = |path: &Path, e: io::Error| Error::io(format!("write {}", path.display()), e);
+    fs::create_dir_all(&place).map_err(|e| failed(&place, e))?;
+    let mut cargo = cargo.clone();
+    let mut installed = None;
+    if let Some(wrapper) = wrapper {
+        let json = serde_json::to_vec(rustc).map_err(|e| failed(&place, e.into()))?;
+        let config = place.join(CONFIG);
+        files::write(&config, &json).map_err(|e| failed(&config, e))?;
+        let program = place.join(PROGRAM).with_extension(std::env::consts::EXE_EXTENSION);
+        put_program(wrapper, &program).map_err(|e| failed(&program, e))?;
+        cargo.build.rustc_wrapper = Some(program.clone());
+        installed = Some(program);
+    }
+    let text = toml::to_string(&cargo).map_err(|e| failed(&place, io::Error::other(e)))?;
+    let path = place.join("config.toml");
+    files::write(&path, text.as_bytes()).map_err(|e| failed(&path, e))?;
+    Ok(installed)
+}
+
+/// Removes what was put there.
+///
+/// # Errors
+///
+/// When it can't be removed.
+pub(crate) fn take_away(dir: &Path) -> Result<()> {
+    let place = dir.join(".cargo");
+    match fs::remove_dir_all(&place) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", place.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A second name of the program, so that it stays when that is installed anew or removed; a copy
+/// where it is on another filesystem.
+fn put_program(program: &Path, to: &Path) -> io::Result<()> {
+    let program = fs::canonicalize(program)?;
+    if is_same(&program, to) {
+        return Ok(());
+    }
+    let dir = to.parent().unwrap_or(to);
+    let unfinished = tempfile::Builder::new().prefix(".wrapper-").tempdir_in(dir)?;
+    let new = unfinished.path().join(PROGRAM);
+    if fs::hard_link(&program, &new).is_err() {
+        fs::copy(&program, &new)?;
+    }
+    fs::rename(&new, to)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let (Ok(one), Ok(other)) = (fs::metadata(one), fs::metadata(other)) else { return false };
+    // A copy has a later time than what it was copied from.
+    one.len() == other.len() && one.modified().ok() <= other.modified().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_is_toml_that_cargo_reads() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let program = dir.path().join("program");
+        fs::write(&program, "#!/bin/sh\n").expect("written");
+        let mut cargo = CargoConfig::default();
+        let package = ("a".to_owned(), Package { codegen_units: 7 });
+        let profile = Profile { package: BTreeMap::from([package]) };
+        cargo.profile.insert("dev".to_owned(), profile);
+        let rustc = Config { root: "/w".into(), ..Config::default() };
+        let installed = put(dir.path(), Some(&program), &rustc, &cargo).expect("written");
+        let installed = installed.expect("there is a wrapper");
+        assert!(installed.is_file());
+        let text = fs::read_to_string(dir.path().join(".cargo/config.toml")).expect("read");
+        let read: toml::Table = text.parse().expect("TOML");
+        assert_eq!(read["build"]["rustc-wrapper"].as_str(), installed.to_str());
+        assert_eq!(read["profile"]["dev"]["package"]["a"]["codegen-units"].as_integer(), Some(7));
+        // A second time changes nothing, and taking it away leaves nothing.
+        put(dir.path(), Some(&program), &rustc, &cargo).expect("written");
+        take_away(dir.path()).expect("removed");
+        take_away(dir.path()).expect("nothing to remove");
+        assert!(!dir.path().join(".cargo").exists());
+    }
+}

@@ -1,0 +1,247 @@
+//! Rustc's arguments, as cargo gives them. Pure.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+/// What matters of one call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Invocation {
+    pub(super) crate_name: String,
+    /// Cargo's hash of the unit.
+    pub(super) hash: Option<String>,
+    pub(super) out_dir: PathBuf,
+    /// Where incremental state is kept, if any is.
+    pub(super) incremental: Option<PathBuf>,
+    /// Whether a linker makes the output.
+    pub(super) links: bool,
+    /// The target's triple, if it is not the host.
+    pub(super) target: Option<String>,
+}
+
+impl Invocation {
+    /// What a compilation of a crate asks for; `None` for questions such as `-vV`, and for what is not
+    /// understood.
+    pub(super) fn read(arguments: &[OsString]) -> Option<Self> {
+        let mut found = Self::default();
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            let argument = argument.to_str().unwrap_or_default();
+            if argument.starts_with('@') {
+                // A file with further arguments.
+                return None;
+            }
+            let (name, value) = match argument.split_once('=') {
+                _ if argument == "-C" => ("-C", rest.next()?.to_str()?.to_owned()),
+                _ if argument.starts_with("-C") => ("-C", argument[2..].to_owned()),
+                Some((name, value)) if name.starts_with("--") => (name, value.to_owned()),
+                _ if ["--crate-name", "--out-dir", "--crate-type", "--target"]
+                    .contains(&argument) =>
+                {
+                    (argument, rest.next()?.to_str()?.to_owned())
+                }
+                _ => (argument, String::new()),
+            };
+            match name {
+                "--crate-name" => found.crate_name = value,
+                "--out-dir" => found.out_dir = value.into(),
+                "--target" => found.target = Some(value),
+                "--test" => found.links = true,
+                "--crate-type" => {
+                    let linked = ["bin", "dylib", "cdylib", "proc-macro"];
+                    found.links |= value.split(',').any(|kind| linked.contains(&kind));
+                }
+                "-C" => match value.split_once('=') {
+                    Some(("extra-filename", hash)) => {
+                        found.hash = Some(hash.trim_start_matches('-').to_owned());
+                    }
+                    Some(("incremental", dir)) => found.incremental = Some(dir.into()),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        let is_crate = !found.crate_name.is_empty() && found.out_dir.is_absolute();
+        is_crate.then_some(found)
+    }
+
+    /// Where rustc writes what it read.
+    pub(super) fn dep_info(&self) -> Option<PathBuf> {
+        let hash = self.hash.as_ref()?;
+        Some(self.out_dir.join(format!("{}-{hash}.d", self.crate_name)))
+    }
+}
+
+/// No incremental state and no debug information, neither in what is compiled nor in what is linked.
+pub(super) fn make_lean(arguments: &mut Vec<OsString>, invocation: &Invocation) {
+    without(arguments, &["incremental", "debuginfo", "split-debuginfo"]);
+    if invocation.links && !has(arguments, "strip") {
+        arguments.extend(["-C".into(), "strip=debuginfo".into()]);
+    }
+}
+
+/// No more debug information than line tables.
+pub(super) fn spare_debug_information(arguments: &mut Vec<OsString>) {
+    for argument in arguments.iter_mut() {
+        let text = argument.to_str().unwrap_or_default();
+        let (flag, setting) = match text.strip_prefix("-C") {
+            Some(setting) => ("-C", setting),
+            None => ("", text),
+        };
+        if ["debuginfo=2", "debuginfo=1", "debuginfo=full", "debuginfo=limited"].contains(&setting)
+        {
+            *argument = format!("{flag}debuginfo=line-tables-only").into();
+        }
+    }
+}
+
+/// Has the linker compress debug sections, where the usual linkers can be told so by way of `cc`.
+pub(super) fn compress_debug_sections(arguments: &mut Vec<OsString>, invocation: &Invocation) {
+    let known = invocation
+        .target
+        .as_deref()
+        .map_or(cfg!(target_os = "linux"), |triple| triple.contains("linux"));
+    let own = has(arguments, "linker") || has(arguments, "linker-flavor");
+    if invocation.links && known && !own {
+        arguments.extend(["-C".into(), "link-arg=-Wl,--compress-debug-sections=zlib".into()]);
+    }
+}
+
+/// Whether a code generation option is set.
+fn has(arguments: &[OsString], name: &str) -> bool {
+    arguments.iter().any(|argument| sets(argument, name))
+}
+
+fn sets(argument: &OsStr, name: &str) -> bool {
+    let text = argument.to_str().unwrap_or_default();
+    let setting = text.strip_prefix("-C").unwrap_or(text);
+    setting.strip_prefix(name).is_some_and(|rest| rest.starts_with('='))
+}
+
+/// Takes code generation options away.
+fn without(arguments: &mut Vec<OsString>, names: &[&str]) {
+    let mut kept = Vec::with_capacity(arguments.len() + 2);
+    for argument in arguments.drain(..) {
+        if names.iter().any(|name| sets(&argument, name)) {
+            // Written as two arguments, or as one.
+            if kept.last().is_some_and(|last| last == "-C")
+                && !argument.to_str().unwrap_or_default().starts_with("-C")
+            {
+                kept.pop();
+            }
+            continue;
+        }
+        kept.push(argument);
+    }
+    *arguments = kept;
+}
+
+/// An argument with the paths below `from` replaced by those below `to`.
+pub(super) fn moved(argument: &OsStr, from: &Path, to: &Path) -> OsString {
+    // Cargo writes paths in full, and what is not Unicode as it is; then nothing is known of it.
+    let (Some(text), Some(from), Some(to)) = (argument.to_str(), from.to_str(), to.to_str()) else {
+        return argument.to_owned();
+    };
+    let mut moved = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(from) {
+        let (before, after) = (&rest[..at], &rest[at + from.len()..]);
+        let begins = before.chars().next_back().is_none_or(|c| c == '=' || c == ':' || c == ',');
+        let ends = after.chars().next().is_none_or(|c| ['/', '=', ':', ','].contains(&c));
+        moved.push_str(before);
+        moved.push_str(if begins && ends { to } else { from });
+        rest = after;
+    }
+    moved.push_str(rest);
+    moved.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    fn text(arguments: &[OsString]) -> String {
+        arguments.join(OsStr::new(" ")).into_string().expect("Unicode")
+    }
+
+    const BIN: &str = "--crate-name rg --edition=2024 crates/core/main.rs --error-format=json \
+        --crate-type bin --emit=dep-info,link -C embed-bitcode=no -C debuginfo=2 \
+        -C metadata=5f -C extra-filename=-0a1b --out-dir /w/target/debug/deps \
+        -C incremental=/w/target/debug/incremental -L dependency=/w/target/debug/deps \
+        --extern grep=/w/target/debug/deps/libgrep-77.rlib";
+
+    #[test]
+    fn a_compilation_is_read() {
+        let read = Invocation::read(&arguments(BIN)).expect("a compilation");
+        assert_eq!(read.crate_name, "rg");
+        assert_eq!(read.hash.as_deref(), Some("0a1b"));
+        assert_eq!(read.out_dir, Path::new("/w/target/debug/deps"));
+        assert_eq!(read.incremental.as_deref(), Some(Path::new("/w/target/debug/incremental")));
+        assert!(read.links);
+        assert_eq!(read.dep_info().as_deref(), Some(Path::new("/w/target/debug/deps/rg-0a1b.d")));
+        let lib =
+            arguments("--crate-name a --crate-type=lib --out-dir=/w/t -Cextra-filename=-2 x.rs");
+        let read = Invocation::read(&lib).expect("a compilation");
+        assert_eq!((read.links, read.hash.as_deref()), (false, Some("2")));
+    }
+
+    #[test]
+    fn what_is_no_compilation_is_left_alone() {
+        for line in ["-vV", "- --crate-name ___ --print=file-names", "@/tmp/arguments", ""] {
+            assert_eq!(Invocation::read(&arguments(line)), None, "{line}");
+        }
+    }
+
+    fn changed(line: &str, change: impl Fn(&mut Vec<OsString>, &Invocation)) -> String {
+        let mut changed = arguments(line);
+        let invocation = Invocation::read(&changed).expect("a compilation");
+        change(&mut changed, &invocation);
+        text(&changed)
+    }
+
+    #[test]
+    fn lean_drops_the_state_and_debug_information() {
+        let lean = changed(BIN, make_lean);
+        assert!(!lean.contains("incremental") && !lean.contains("debuginfo=2"), "{lean}");
+        assert!(lean.ends_with("-C strip=debuginfo"), "{lean}");
+        assert_eq!(lean.matches("-C ").count(), BIN.matches("-C ").count() - 1, "{lean}");
+        let lib =
+            "--crate-name a --crate-type lib --out-dir /w/t -Cdebuginfo=2 -Cincremental=/w/i a.rs";
+        assert_eq!(changed(lib, make_lean), "--crate-name a --crate-type lib --out-dir /w/t a.rs");
+    }
+
+    #[test]
+    fn debug_information_is_spared_and_never_added() {
+        let spared = changed(BIN, |arguments, _| spare_debug_information(arguments));
+        assert!(spared.contains("-C debuginfo=line-tables-only"), "{spared}");
+        let none = "--crate-name a --crate-type bin --out-dir /w/t -C debuginfo=0 a.rs";
+        assert_eq!(changed(none, |arguments, _| spare_debug_information(arguments)), none);
+    }
+
+    #[test]
+    fn strange_linkers_are_told_nothing() {
+        let line = "--crate-name a --crate-type bin --out-dir /w/t -C linker=/bin/ld a.rs";
+        assert_eq!(changed(line, compress_debug_sections), line);
+        let compressed = changed(BIN, compress_debug_sections);
+        assert_eq!(compressed.contains("compress-debug"), cfg!(target_os = "linux"));
+    }
+
+    #[test]
+    fn paths_move_and_nothing_else_does() {
+        let moved = |text: &str| {
+            moved(OsStr::new(text), Path::new("/w"), Path::new("/at"))
+                .into_string()
+                .expect("Unicode")
+        };
+        assert_eq!(moved("/w/target"), "/at/target");
+        assert_eq!(moved("/w"), "/at");
+        assert_eq!(moved("dependency=/w/target"), "dependency=/at/target");
+        assert_eq!(moved("noprelude:grep=/w/t/libgrep.rlib"), "noprelude:grep=/at/t/libgrep.rlib");
+        assert_eq!(moved("/wide/target"), "/wide/target");
+        assert_eq!(moved("src/w/main.rs"), "src/w/main.rs");
+        assert_eq!(moved("feature=\"/w\""), "feature=\"/w\"");
+    }
+}

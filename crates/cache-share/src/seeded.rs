@@ -1,0 +1,286 @@
+//! A private target at the slot's stable path, which starts from what the pool built before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pool_core::{
+    Attachment, CacheSite, CacheStrategy, CommitId, Error, ErrorKind, Prepared, Result,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::base::{self, Base, Manifest};
+use crate::cargo::Toolchain;
+use crate::files;
+use crate::install::{self, Build, CargoConfig};
+use crate::rustc::Config;
+use crate::seed;
+use crate::setup::{Lean, Setup, not_cargo, slot_dir};
+
+/// Each workspace builds into its own `target`; that of a new slot begins with what a *base* has, which the
+/// pool built from a clean commit ([`prepare`](CacheStrategy::prepare)).
+///
+/// What is only ever replaced is shared with the base: by reflinks where the filesystem has them, else by hard
+/// links. What cargo or a build script writes in place is copied. A unit of the workspace itself is given
+/// only where it would come out the same: every file it was made from is the same, and no path of
+/// the base is in it. Everything else cargo builds, as it would anywhere.
+///
+/// A slot that is used again keeps its target, which is valid there: the path is the same.
+///
+/// # Limitations
+///
+/// - Only the workspace at the root of the repository, with its `target` inside.
+/// - On other systems than Linux, or where namespaces are not permitted, the first edit of a crate in a new
+///   slot is compiled without incremental state.
+/// - A build script that depends on more of git's state than the commit (a branch's name) and does not say
+///   so keeps what it found in the base, as it does in any checkout after `git switch`.
+#[derive(Clone, Debug)]
+pub struct Seeded {
+    setup: Arc<Setup>,
+}
+
+/// What is noted beside a slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    /// The base that it started from.
+    base: Option<u64>,
+}
+
+/// The name of that note.
+const NOTE: &str = "cache.json";
+
+impl Seeded {
+    /// What this strategy is called in settings.
+    pub const NAME: &str = "seeded";
+
+    /// The strategy for one pool. Touches nothing.
+    pub fn new(setup: Setup) -> Self {
+        Self { setup: Arc::new(setup) }
+    }
+
+    /// The bases that slots still refer to.
+    fn used(&self) -> Vec<u64> {
+        let slots = fs::read_dir(self.setup.pool_dir.join("slots")).into_iter().flatten().flatten();
+        slots.filter_map(|slot| read_note(&slot.path()).base).collect()
+    }
+
+    /// Has all slots build lean from now on, or not.
+    fn set_pressure(&self, in_use: u32, manifest: Option<&Manifest>) {
+        let flag = self.lean_flag();
+        let lean =
+            manifest.is_some_and(|base| self.setup.lean.applies(in_use, base.growth, base.size));
+        if lean {
+            base::all(&self.setup.cache()).iter().for_each(Base::drop_state);
+        }
+        // A flag that can't be set means more disk, not a wrong build.
+        let _ = match lean {
+            true => files::write(&flag, b""),
+            false => fs::remove_file(&flag),
+        };
+    }
+
+    fn lean_flag(&self) -> PathBuf {
+        self.setup.cache().join("lean")
+    }
+
+    /// What cargo and the wrapper of rustc are told in a slot.
+    fn install(
+        &self,
+        site: &CacheSite,
+        base: Option<&(Base, Manifest)>,
+    ) -> Result<Option<PathBuf>> {
+        let setup = &self.setup;
+        let target = base.map_or_else(|| "target".into(), |(_, manifest)| manifest.target.clone());
+        let rustc = Config {
+            root: site.path.clone(),
+            canonical: Some(install::canonical(&setup.cache())?),
+            donor: base.map(|(base, manifest)| base.tree().join(&manifest.target)),
+            target: site.path.join(target),
+            lean: setup.lean == Lean::Always,
+            lean_while: (setup.lean == Lean::Auto).then(|| self.lean_flag()),
+            chain: setup.chain.clone(),
+            claims: setup.claims.clone(),
+            ..Config::default()
+        };
+        let cargo = CargoConfig {
+            build: Build { jobs: setup.jobs, ..Build::default() },
+            ..CargoConfig::default()
+        };
+        install::put(slot_dir(&site.path), setup.wrapper.as_deref(), &rustc, &cargo)
+    }
+
+    fn attachment(&self, warm: bool, reason: Option<String>) -> Attachment {
+        Attachment { strategy: Self::NAME.to_owned(), warm, reason, ..Attachment::default() }
+    }
+
+    async fn seed(&self, site: &CacheSite, base: Base, manifest: Manifest) -> Result<Attachment> {
+        let path = site.path.clone();
+        let found = blocking(move || Toolchain::find(&path)).await?;
+        if let Some(why) = manifest.toolchain.difference(&found) {
+            let reason = format!("the base is of no use here: {why}");
+            return Ok(Attachment { unprepared: true, ..self.attachment(false, Some(reason)) });
+        }
+        let contents = self.setup.sources.files(&site.base).await?;
+        let same_commit = manifest.commit == site.base;
+        let path = site.path.clone();
+        let (seeded, left, times) = blocking(move || {
+            let decision = seed::decide(&manifest, same_commit, &contents);
+            // Before anything refers to it.
+            write_note(slot_dir(&path), &Note { base: Some(base.number()) })?;
+            let seeded = seed::apply(&base, &manifest, &decision, slot_dir(&path), &path)?;
+            if let Some(damage) = &seeded.damage {
+                base.condemn(damage);
+            }
+            Ok((seeded, summary(&decision.left), decision.times))
+        })
+        .await?;
+        self.setup.sources.stamp(site.slot, times).await?;
+        let unprepared = seeded.damage.is_some();
+        let reason = match (seeded.damage, left) {
+            (Some(damage), _) => Some(format!("a part of the base is damaged: {damage}")),
+            (None, left) => left,
+        };
+        Ok(Attachment { unprepared, ..self.attachment(seeded.units > 0, reason) })
+    }
+}
+
+/// Which crates are built anew, and why the first of them is.
+fn summary(left: &[(&base::Unit, String)]) -> Option<String> {
+    let (first, why) = left.first()?;
+    let name = first.name.rsplit_once('-').map_or(&*first.name, |(name, _)| name);
+    Some(match left.len() {
+        1 => format!("{name} is built anew: {why}"),
+        count => format!("{name} is built anew ({why}), and so are {} other units", count - 1),
+    })
+}
+
+fn read_note(slot_dir: &Path) -> Note {
+    let text = fs::read(slot_dir.join(NOTE)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+fn write_note(slot_dir: &Path, note: &Note) -> Result<()> {
+    let path = slot_dir.join(NOTE);
+    serde_json::to_vec(note)
+        .map_err(std::io::Error::from)
+        .and_then(|text| files::write(&path, &text))
+        .map_err(|e| Error::io(format!("write {}", path.display()), e))
+}
+
+/// Whether nothing was built there yet.
+fn is_empty(target: &Path) -> bool {
+    match fs::read_dir(target) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+        Err(Error::new(ErrorKind::Other, "the work on a cache ended unexpectedly").with_source(e))
+    })
+}
+
+#[async_trait]
+impl CacheStrategy for Seeded {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn announce(&self, _: &CacheSite) -> Attachment {
+        self.attachment(false, Some("it is not known before the worktree stands".to_owned()))
+    }
+
+    async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
+        if let Some(none) = not_cargo(site) {
+            return Ok(none);
+        }
+        let (cache, commit) = (self.setup.cache(), site.base.clone());
+        let base = blocking(move || Ok(base::choose(&cache, &commit))).await?;
+        self.set_pressure(site.in_use, base.as_ref().map(|(_, manifest)| manifest));
+        self.install(site, base.as_ref())?;
+        let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
+        if !is_empty(&target) {
+            return Ok(self.attachment(true, None));
+        }
+        let stateless = base.as_ref().is_some_and(|(base, _)| !base.has_state());
+        let unprepared = stateless && !self.lean_flag().exists();
+        match base {
+            Some((base, manifest)) => {
+                let seeded = self.seed(site, base, manifest).await?;
+                Ok(Attachment { unprepared: seeded.unprepared || unprepared, ..seeded })
+            }
+            None => {
+                let reason = "nothing was built for this pool yet; `wtpool warm` does it ahead";
+                let none = self.attachment(false, Some(reason.to_owned()));
+                Ok(Attachment { unprepared: true, ..none })
+            }
+        }
+    }
+
+    async fn prepare(
+        &self,
+        commit: &CommitId,
+        progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
+    ) -> Result<Prepared> {
+        let has_manifest =
+            self.setup.sources.files(commit).await?.contains_key(Path::new("Cargo.toml"));
+        if !has_manifest {
+            return Ok(Prepared::Nothing);
+        }
+        let recipe = base::Recipe {
+            cache: self.setup.cache(),
+            wrapper: self.setup.wrapper.clone(),
+            command: self.setup.warm_command.clone(),
+            spare: self.setup.lean != Lean::Never,
+            jobs: self.setup.jobs,
+            used: self.used(),
+        };
+        base::build(&*self.setup.sources, recipe, commit, progress).await
+    }
+
+    async fn harvest(&self, site: &CacheSite) -> Result<()> {
+        let (cache, commit) = (self.setup.cache(), site.base.clone());
+        let base = blocking(move || Ok(base::choose(&cache, &commit))).await?;
+        self.set_pressure(site.in_use.saturating_sub(1), base.as_ref().map(|(_, m)| m));
+        Ok(())
+    }
+
+    async fn detach(&self, site: &CacheSite) -> Result<()> {
+        let dir = slot_dir(&site.path).to_owned();
+        blocking(move || {
+            install::take_away(&dir)?;
+            match fs::remove_file(dir.join(NOTE)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io(format!("remove {}", dir.join(NOTE).display()), e))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Removes bases, the oldest first; never one that a slot refers to.
+    async fn trim(&self, budget: u64) -> Result<u64> {
+        let (cache, used) = (self.setup.cache(), self.used());
+        blocking(move || {
+            let before = files::allocated(&[&cache]);
+            for keep in (0..base::all(&cache).len()).rev() {
+                if files::allocated(&[&cache]) <= budget {
+                    break;
+                }
+                base::tidy(&cache, keep, &used)?;
+            }
+            Ok(before.saturating_sub(files::allocated(&[&cache])))
+        })
+        .await
+    }
+
+    async fn usage(&self) -> Result<u64> {
+        let cache = self.setup.cache();
+        blocking(move || Ok(files::allocated(&[&cache]))).await
+    }
+}

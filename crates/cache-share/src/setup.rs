@@ -1,0 +1,98 @@
+//! What a host tells a strategy.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pool_core::{Attachment, CacheSite, Sources};
+use serde::{Deserialize, Serialize};
+
+/// Everything a strategy is told. The library looks for nothing by itself.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The pool's directory: strategies keep what they have in `cache` below it.
+    pub pool_dir: PathBuf,
+    /// The files behind the workspaces.
+    pub sources: Arc<dyn Sources>,
+    /// The program that is to stand between cargo and rustc: one that calls
+    /// [`rustc::wrap`](crate::rustc::wrap) when it is started as [`rustc::PROGRAM`](crate::rustc::PROGRAM).
+    /// Without it, nothing that was built for the workspace itself can be shared, and nothing is
+    /// lean.
+    pub wrapper: Option<PathBuf>,
+    /// A wrapper of the user's own, which would otherwise be displaced.
+    pub chain: Option<PathBuf>,
+    /// Where the pool's claims are: no server that a build starts may inherit one.
+    pub claims: Option<PathBuf>,
+    /// When to spare the disk.
+    pub lean: Lean,
+    /// What builds a base; by default, `cargo build` and `cargo test --no-run` of the workspace.
+    pub warm_command: Option<String>,
+    /// How many jobs each cargo may run at once; by default cargo decides.
+    pub jobs: Option<u32>,
+}
+
+impl Setup {
+    /// The usual, for that pool.
+    pub fn new(pool_dir: impl Into<PathBuf>, sources: Arc<dyn Sources>) -> Self {
+        Self {
+            pool_dir: pool_dir.into(),
+            sources,
+            wrapper: None,
+            chain: None,
+            claims: None,
+            lean: Lean::default(),
+            warm_command: None,
+            jobs: None,
+        }
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.pool_dir.join("cache")
+    }
+}
+
+/// When to build with less debug information and without incremental state, which take most of the disk that
+/// a worktree's builds need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lean {
+    /// When so many slots are in use that they would outgrow what they start from.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Lean {
+    /// Whether so many slots should build lean, each of which would grow by `growth` otherwise, while all
+    /// together should take no more than `budget` beyond what they share. Pure.
+    ///
+    /// ```
+    /// use cache_share::Lean;
+    /// assert!(!Lean::Auto.applies(4, 40, 350));
+    /// assert!(Lean::Auto.applies(30, 40, 350));
+    /// assert!(Lean::Always.applies(1, 0, 350) && !Lean::Never.applies(30, 40, 0));
+    /// ```
+    pub fn applies(self, in_use: u32, growth: u64, budget: u64) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => u64::from(in_use).saturating_mul(growth) > budget,
+        }
+    }
+}
+
+/// The directory of a slot, in which its worktree lies.
+pub(crate) fn slot_dir(worktree: &Path) -> &Path {
+    worktree.parent().unwrap_or(worktree)
+}
+
+/// What a workspace gets that builds nothing that cargo knows.
+pub(crate) fn not_cargo(site: &CacheSite) -> Option<Attachment> {
+    (!site.path.join("Cargo.toml").is_file()).then(|| Attachment {
+        strategy: crate::Private::NAME.to_owned(),
+        reason: Some("there is no Cargo.toml at its root".to_owned()),
+        ..Attachment::default()
+    })
+}

@@ -1,0 +1,210 @@
+//! The truth table of `testkit`, for each strategy, and for two that are wrong.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use cache_share::{Lean, Private, Seeded, Setup};
+use git_backend::{GitIsolator, GitSettings, Repository};
+use pool_core::{CacheStrategy, CommitId, LeaseGuard, Pool, Request, Wish};
+use testkit::truth::control::{NaiveSeed, NaiveShared};
+use testkit::truth::{self, Pooled, Report, Subject, Verdict};
+
+/// The table that users read.
+fn table() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/TRUTH.md"))
+}
+
+fn isolator(repo: &Path, pool_dir: &Path) -> Arc<GitIsolator> {
+    let repository = Repository::find(repo).expect("there is a repository");
+    let copy = vec![".env".to_owned()];
+    let settings = GitSettings { user_config: false, copy, ..GitSettings::default() };
+    Arc::new(GitIsolator::open(&repository, pool_dir, settings).expect("it can be opened"))
+}
+
+fn pool(repo: &Path, pool_dir: &Path, cache: Arc<dyn CacheStrategy>) -> Pool {
+    over(isolator(repo, pool_dir), cache)
+}
+
+fn over(isolator: Arc<GitIsolator>, cache: Arc<dyn CacheStrategy>) -> Pool {
+    Pool::builder(isolator).cache(cache).open().expect("the settings are valid")
+}
+
+/// Plays these hazards, or all if it is none; of them, only those that `WTPOOL_TRUTH` names, separated by
+/// commas, if it is set.
+fn examine(strategy: &str, open: &truth::Opener, only: &[&str]) -> Report {
+    let Ok(wanted) = std::env::var("WTPOOL_TRUTH") else {
+        return truth::examine(strategy, open, only);
+    };
+    let known = |name: &&str| truth::all().iter().any(|hazard| hazard.name() == *name);
+    let mut wanted: Vec<&str> = wanted.split(',').collect();
+    assert!(wanted.iter().all(known), "WTPOOL_TRUTH names a hazard that there is not");
+    wanted.retain(|name| only.is_empty() || only.contains(name));
+    if wanted.is_empty() {
+        return Report { strategy: strategy.to_owned(), rows: Vec::new() };
+    }
+    truth::examine(strategy, open, &wanted)
+}
+
+#[test]
+fn private_is_right() {
+    let open: &truth::Opener = &|repo, pool_dir| {
+        Box::new(Pooled::new(Private::NAME, pool(repo, pool_dir, Arc::new(Private::new()))))
+    };
+    let report = examine(Private::NAME, open, &[]);
+    report.assert_never_wrong();
+    truth::assert_in_step(table(), &report);
+}
+
+/// A pool that starts from a base of everything that can be built.
+#[derive(Debug)]
+struct Based(Pool);
+
+impl Based {
+    fn new(repo: &Path, pool_dir: &Path, lean: Lean) -> Self {
+        let isolator = isolator(repo, pool_dir);
+        let all = "cargo build --workspace --all-targets; cargo check --workspace --all-targets; \
+                   cargo clippy --workspace; cargo build --workspace --release; cargo doc --no-deps";
+        let setup = Setup {
+            wrapper: Some(env!("CARGO_BIN_EXE_wtpool-rustc").into()),
+            warm_command: Some(all.to_owned()),
+            lean,
+            ..Setup::new(pool_dir, isolator.clone())
+        };
+        Self(over(isolator, Arc::new(Seeded::new(setup))))
+    }
+}
+
+#[async_trait]
+impl Subject for Based {
+    fn pool(&self) -> &Pool {
+        &self.0
+    }
+
+    fn strategy(&self) -> &str {
+        Seeded::NAME
+    }
+
+    async fn warm(&self, commit: &CommitId) -> Result<(), String> {
+        let base = Some(commit.as_str().to_owned());
+        self.0.prepare_cache(base, None, &|_| ()).await.map(drop).map_err(|e| e.to_string())
+    }
+}
+
+#[test]
+fn seeded_is_right() {
+    let open: &truth::Opener = &|repo, pool_dir| Box::new(Based::new(repo, pool_dir, Lean::Never));
+    let report = examine(Seeded::NAME, open, &[]);
+    report.assert_never_wrong();
+    truth::assert_in_step(table(), &report);
+}
+
+/// The hazards that were played and in which nothing wrong was shown.
+fn missed(report: &Report) -> Vec<&'static str> {
+    let misled = report.misled();
+    let played = report.rows.iter().map(|row| row.hazard);
+    played.filter(|hazard| !misled.contains(hazard)).collect()
+}
+
+/// What everybody writes first. A hazard that it survives is no hazard, unless another control fails in it.
+#[test]
+fn a_shared_target_is_seen_to_be_wrong() {
+    let open: &truth::Opener = &|repo, pool_dir| {
+        let cache = NaiveShared::new(pool_dir.join("shared-target"));
+        Box::new(Pooled::new(NaiveShared::NAME, pool(repo, pool_dir, Arc::new(cache))))
+    };
+    let report = examine(NaiveShared::NAME, open, &[]);
+    // These are below.
+    let others = ["dot-env", "own-wrapper", "back-again"];
+    let missed: Vec<_> = missed(&report).into_iter().filter(|h| !others.contains(h)).collect();
+    assert_eq!(missed, Vec::<&str>::new(), "{report}");
+}
+
+/// Telling the members apart is better, and still wrong in what is no member, and in what is not compiled.
+#[cfg(unix)]
+#[test]
+fn a_wrapper_per_slot_is_seen_to_be_wrong() {
+    use testkit::truth::control::NaiveWrapper;
+
+    let open: &truth::Opener = &|repo, pool_dir| {
+        let cache = NaiveWrapper::new(pool_dir.join("cache"));
+        Box::new(Pooled::new(NaiveWrapper::NAME, pool(repo, pool_dir, Arc::new(cache))))
+    };
+    let hazards = [
+        "excluded-path-dependency",
+        "excluded-build-script",
+        "clippy",
+        "two-workspaces",
+        "target-tmpdir",
+        "own-wrapper",
+    ];
+    let report = examine(NaiveWrapper::NAME, open, &hazards);
+    assert_eq!(missed(&report), Vec::<&str>::new(), "{report}");
+}
+
+/// Cloning a target with all that is in it, by links, is wrong in ways of its own.
+#[test]
+fn a_linked_target_is_seen_to_be_wrong() {
+    let hazards = [
+        "old-dates",
+        "attributes",
+        "bin-exe",
+        "dot-env",
+        "git-head",
+        "absolute-rerun-if",
+        "in-place",
+        "macro-untracked",
+        "back-again",
+    ];
+    let open: &truth::Opener = &|repo, pool_dir| Box::new(Linked::new(repo, pool_dir));
+    let report = examine(NaiveSeed::NAME, open, &hazards);
+    assert_eq!(missed(&report), Vec::<&str>::new(), "{report}");
+    let in_place = report.rows.iter().find(|row| row.hazard == "in-place");
+    if let Some(Verdict::Wrong { touched, .. }) = in_place.map(|row| &row.verdict) {
+        assert!(!touched.is_empty(), "what is written through a link was not noticed: {report}");
+    }
+}
+
+/// A pool with [`NaiveSeed`], whose donor is a lease that was built.
+#[derive(Debug)]
+struct Linked {
+    pool: Pool,
+    cache: Arc<NaiveSeed>,
+    donor: Mutex<Option<LeaseGuard>>,
+}
+
+impl Linked {
+    fn new(repo: &Path, pool_dir: &Path) -> Self {
+        let cache = Arc::new(NaiveSeed::new());
+        Self { pool: pool(repo, pool_dir, cache.clone()), cache, donor: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Subject for Linked {
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn strategy(&self) -> &str {
+        NaiveSeed::NAME
+    }
+
+    async fn warm(&self, commit: &CommitId) -> Result<(), String> {
+        let wish = Wish { base: Some(commit.as_str().to_owned()), ..Wish::default() };
+        let lease = self.pool.acquire(Request { wish, ..Request::new("donor") }).await;
+        let lease = lease.map_err(|e| e.to_string())?;
+        // A base is built from what is committed.
+        drop(std::fs::remove_file(lease.path().join(".env")));
+        for args in ["build --all-targets", "clippy", "doc --no-deps"] {
+            let mut cargo = truth::cargo(&lease.path(), &lease.lease().attachment.env);
+            let built = cargo.args(args.split(' ')).output().map_err(|e| e.to_string())?;
+            if !built.status.success() {
+                return Err(String::from_utf8_lossy(&built.stderr).into_owned());
+            }
+        }
+        self.cache.set_donor(lease.path());
+        *self.donor.lock().expect("nothing panics here") = Some(lease);
+        Ok(())
+    }
+}

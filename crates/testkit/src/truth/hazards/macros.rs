@@ -1,0 +1,73 @@
+//! Procedural macros.
+
+use super::manifest;
+use crate::truth::Hazard;
+
+pub(super) fn all() -> Vec<Hazard> {
+    vec![tracked(), untracked(), own_code()]
+}
+
+/// A program that prints what a macro of the member `shape` makes of its file `word.txt`.
+fn with_macro(name: &'static str, about: &'static str, lib: &str) -> Hazard {
+    Hazard::new(name, about)
+        .file("Cargo.toml", "[workspace]\nresolver = \"2\"\nmembers = [\"app\", \"shape\"]\n")
+        .file(
+            "app/Cargo.toml",
+            manifest("app", "[dependencies]\nshape = { path = \"../shape\" }\n"),
+        )
+        .file("app/src/main.rs", "fn main() {\n    println!(\"{}\", shape::word!());\n}\n")
+        .file("app/word.txt", "base")
+        .file("shape/Cargo.toml", manifest("shape", "[lib]\nproc-macro = true\n"))
+        .file("shape/src/lib.rs", lib)
+}
+
+/// The code of a macro whose body says what it expands to.
+fn code(body: &str) -> String {
+    format!(
+        "use proc_macro::TokenStream;\n\n#[proc_macro]\npub fn word(_: TokenStream) -> TokenStream {{\n    \
+         let path = format!(\"{{}}/word.txt\", std::env::var(\"CARGO_MANIFEST_DIR\").unwrap());\n    \
+         {body}.parse().unwrap()\n}}\n"
+    )
+}
+
+/// As askama does it: the file is read by the macro, and made known to rustc.
+fn tracked() -> Hazard {
+    let body = "let word = std::fs::read_to_string(&path).unwrap();\n    \
+        format!(\"{{ const _: &str = include_str!({path:?}); {word:?} }}\")";
+    with_macro(
+        "macro-tracked",
+        "a macro that reads a file and makes it known to rustc",
+        &code(body),
+    )
+    .commit([("app/word.txt", "other")])
+    .lease('A', 0)
+    .lease('B', 1)
+    .by_turns()
+    .edit('A', "app/word.txt", "edited")
+    .cargo("A", "run")
+    .cargo("B", "run")
+}
+
+/// As sqlx does it: nobody but the macro knows of the file.
+fn untracked() -> Hazard {
+    let body = "format!(\"{:?}\", std::fs::read_to_string(path).unwrap())";
+    with_macro("macro-untracked", "a macro that reads a file nobody else knows of", &code(body))
+        .commit([("app/word.txt", "one")])
+        .commit([("app/word.txt", "two")])
+        .lease('A', 1)
+        .lease('B', 2)
+        .by_turns()
+}
+
+fn own_code() -> Hazard {
+    let says = |text: &str| code(&format!("let _ = path;\n    \"\\\"{text}\\\"\""));
+    with_macro("macro-code", "a macro whose own code differs", &says("base"))
+        .commit([("shape/src/lib.rs", &says("one"))])
+        .commit([("shape/src/lib.rs", &says("two"))])
+        .lease('A', 1)
+        .lease('B', 2)
+        .by_turns()
+        .edit('B', "shape/src/lib.rs", says("two, edited"))
+        .cargo("B", "run")
+        .cargo("A", "run")
+}
