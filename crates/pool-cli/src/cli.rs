@@ -126,9 +126,31 @@ pub(crate) enum Verb {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// What build artifacts take, and less of it
+    #[command(subcommand)]
+    Cache(CacheVerb),
+    /// Build the base of the build cache; started by other verbs
+    #[command(hide = true)]
+    BuildBase {
+        /// The commit to build it from
+        #[arg(long, value_name = "REV")]
+        base: String,
+    },
     /// Watch over a pool until nothing is left in it; started by other verbs
     #[command(hide = true)]
     Reaper,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheVerb {
+    /// What the cache and the slots take
+    Usage,
+    /// Remove what can be built again
+    Trim {
+        /// How much may stay, such as `2GB`; by default nothing that is not in use
+        #[arg(long, value_name = "BYTES")]
+        to: Option<bytesize::ByteSize>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cache_share::Private;
+use cache_share::{Private, Seeded, Setup};
 use git_backend::{GitIsolator, Repository};
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, LeaseStore, Liveness, LocalLiveness, Lookup,
@@ -113,7 +113,7 @@ impl Place {
     pub(crate) fn open(self, global: &Global, access: Access) -> Result<Context> {
         let Self { repository, mut pool_dir, loaded: Loaded { settings, .. } } = self;
         // Before anything is made where a pool may not be.
-        let isolator = GitIsolator::open(&repository, &pool_dir, settings.git())?;
+        let isolator = Arc::new(GitIsolator::open(&repository, &pool_dir, settings.git())?);
         if access == Access::Lease {
             fs::create_dir_all(&pool_dir)
                 .map_err(|e| Error::io(format!("create {}", pool_dir.display()), e))?;
@@ -131,8 +131,16 @@ impl Place {
         } else {
             (Arc::new(MemoryStore::new()), Arc::new(LocalLiveness::default()))
         };
-        let pool = Pool::builder(Arc::new(isolator))
-            .cache(strategy(&settings.cache.strategy)?)
+        let setup = Setup {
+            wrapper: std::env::current_exe().ok(),
+            claims: Some(pool_dir.join("locks")),
+            lean: settings.cache.lean,
+            warm_command: settings.cache.warm_command.clone(),
+            jobs: settings.build_jobs,
+            ..Setup::new(&pool_dir, isolator.clone())
+        };
+        let pool = Pool::builder(isolator)
+            .cache(strategy(&settings.cache.strategy, setup)?)
             .store(store)
             .liveness(liveness)
             .settings(settings.pool())
@@ -165,11 +173,15 @@ impl Context {
 }
 
 /// The cache strategy of that name.
-fn strategy(name: &str) -> Result<Arc<dyn CacheStrategy>> {
+fn strategy(name: &str, setup: Setup) -> Result<Arc<dyn CacheStrategy>> {
     match name {
         Private::NAME => Ok(Arc::new(Private::new())),
-        other => Err(invalid(format!("there is no cache strategy {other:?}"))
-            .with_hint(format!("this version has: {}", Private::NAME))),
+        Seeded::NAME => Ok(Arc::new(Seeded::new(setup))),
+        other => Err(invalid(format!("there is no cache strategy {other:?}")).with_hint(format!(
+            "there are: {}, {}",
+            Seeded::NAME,
+            Private::NAME
+        ))),
     }
 }
 

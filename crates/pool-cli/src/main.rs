@@ -1,6 +1,7 @@
 //! `wtpool`: leases git worktrees to coding agents, and takes them back without losing anything.
 
 mod acquire;
+mod background;
 mod cli;
 mod context;
 mod error;
@@ -15,6 +16,10 @@ mod verbs;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before anything else: it is started for each compilation, and must have one thread only.
+    if cache_share::rustc::is_wrapper() {
+        return cache_share::rustc::wrap();
+    }
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(code) => return code,

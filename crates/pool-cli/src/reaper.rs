@@ -8,7 +8,6 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 // Called by their full names: since Rust 1.89 `File` has methods of the same names, which our
@@ -16,14 +15,12 @@ use std::time::{Duration, Instant};
 use fs4::{FileExt, TryLockError};
 use pool_core::{Error, Moment, Result};
 
+use crate::background;
 use crate::cli::Global;
 use crate::context::{Access, Context, Place};
-use crate::output::LEASE_VARIABLES;
 
 const LOCK: &str = "reaper.lock";
 const LOG: &str = "reaper.log";
-/// A log that is longer is begun anew.
-const LOG_LIMIT: u64 = 256 * 1024;
 /// How often, at least, it looks whether anything is left, or a deadline was reached.
 const TICK: Duration = Duration::from_secs(1);
 /// A lock that is only looked at is free again sooner than this.
@@ -66,39 +63,12 @@ fn start_unless_alive(pool_dir: &Path) -> Result<()> {
     if is_alive(pool_dir)? {
         return Ok(());
     }
-    let program = std::env::current_exe().map_err(|e| Error::io("find this program", e))?;
-    let mut command = Command::new(program);
-    command
-        .args(["reaper", "--pool-dir"])
-        .arg(pool_dir)
-        // Never a slot: whoever stands in one keeps it.
-        .current_dir(pool_dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log(pool_dir).map_or_else(|_| Stdio::null(), Stdio::from));
-    for name in LEASE_VARIABLES {
-        command.env_remove(name);
-    }
-    let mut child = command.spawn().map_err(|e| Error::io("start the reaper", e))?;
-    // So that it leaves no zombie behind should it end before this process does.
-    std::thread::spawn(move || drop(child.wait()));
-    Ok(())
-}
-
-fn log(pool_dir: &Path) -> std::io::Result<File> {
-    let path = pool_dir.join(LOG);
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
-    if file.metadata()?.len() > LOG_LIMIT {
-        file.set_len(0)?;
-    }
-    Ok(file)
+    background::start(pool_dir, &["reaper"], LOG)
 }
 
 /// The life of a reaper.
 pub(crate) async fn live(global: &Global) -> Result<()> {
-    // A session of its own: no terminal's hangup or Ctrl-C reaches it. It fails for a process that
-    // leads one already, which is as good.
-    let _ = rustix::process::setsid();
+    background::detach();
     let mut context = Context::open(global, None, Access::Visit)?;
     let pool_dir = context.pool_dir.clone();
     if !context.exists {

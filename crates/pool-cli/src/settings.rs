@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use cache_share::Lean;
 use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 use etcetera::BaseStrategy;
 use git_backend::{GitSettings, SubmoduleMode};
@@ -124,6 +125,8 @@ pub(crate) struct Settings {
     pub(crate) branch_prefix: String,
     /// Whether the user's git configuration holds for the pool's own operations.
     pub(crate) user_config: bool,
+    /// How many jobs each cargo in a slot may run at once; by default cargo decides.
+    pub(crate) build_jobs: Option<u32>,
     /// About build artifacts.
     pub(crate) cache: CacheSettings,
 }
@@ -134,11 +137,22 @@ pub(crate) struct Settings {
 pub(crate) struct CacheSettings {
     /// How they are shared.
     pub(crate) strategy: String,
+    /// When to spare the disk.
+    pub(crate) lean: Lean,
+    /// What builds a base, instead of cargo's usual commands. Not in the repository's file.
+    pub(crate) warm_command: Option<String>,
+    /// Whether a base is built in the background when there is none.
+    pub(crate) auto: bool,
 }
 
 impl Default for CacheSettings {
     fn default() -> Self {
-        Self { strategy: cache_share::Private::NAME.to_owned() }
+        Self {
+            strategy: cache_share::Seeded::NAME.to_owned(),
+            lean: Lean::default(),
+            warm_command: None,
+            auto: true,
+        }
     }
 }
 
@@ -164,6 +178,7 @@ impl Default for Settings {
             submodules: git.submodules,
             branch_prefix: git.branch_prefix,
             user_config: git.user_config,
+            build_jobs: None,
             cache: CacheSettings::default(),
         }
     }
@@ -293,6 +308,11 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
                 let message = format!("unknown key {key} in {}", path.display());
                 return Err(invalid(message).with_hint("`wtpool config` lists the keys there are"));
             }
+            if key == "cache.warm_command" && path.ends_with(REPOSITORY_FILE) {
+                let message = format!("{} names a command to run", path.display());
+                return Err(invalid(message)
+                    .with_hint("cache.warm_command belongs into your own configuration file"));
+            }
             origins.insert(key, path.display().to_string());
         }
         builder = builder.add_source(file);
@@ -411,7 +431,7 @@ mod tests {
     #[test]
     fn every_key_has_an_entry_and_a_variable() {
         let entries = Settings::default().entries();
-        assert_eq!(entries["cache.strategy"], "private");
+        assert_eq!(entries["cache.strategy"], "seeded");
         assert_eq!(entries["max_leases"], 40);
         assert_eq!(variable("cache.strategy"), "WTPOOL_CACHE__STRATEGY");
     }

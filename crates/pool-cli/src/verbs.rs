@@ -1,6 +1,7 @@
 //! One module per verb.
 
 mod acquire;
+pub(crate) mod cache;
 mod config;
 mod doctor;
 mod end_session;
@@ -48,6 +49,8 @@ pub(crate) async fn perform(Cli { global, verb }: Cli) -> Result<u8> {
             clap_complete::generate(shell, &mut Cli::command(), "wtpool", &mut std::io::stdout());
             Ok(0)
         }
+        Verb::Cache(verb) => cache::perform(&global, verb).await,
+        Verb::BuildBase { base } => cache::build_base(&global, base).await,
         Verb::Reaper => Ok(reaper::live(&global).await.map(|()| 0)?),
     }
 }

@@ -25,6 +25,7 @@ pub(crate) async fn perform(
 ) -> Result<u8> {
     let context = Context::open(global, cache, Access::Lease)?;
     let count = count.unwrap_or(context.settings.keep_warm);
+    super::cache::prepare(&context, base.clone()).await?;
     let origin = context.repository.worktree().map(Path::to_owned);
     let progress = Progress::steps(&context.out, u64::from(count), "warming");
     let warmed = context

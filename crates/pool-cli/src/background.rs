@@ -1,0 +1,54 @@
+//! This program once more, for work that outlasts the one that begins it.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use pool_core::{Error, Result};
+
+use crate::output::LEASE_VARIABLES;
+
+/// A log that is longer is begun anew.
+const LOG_LIMIT: u64 = 256 * 1024;
+
+/// Starts this program with those arguments, for that pool. What it says goes to a log in the pool's directory.
+pub(crate) fn start(pool_dir: &Path, args: &[&str], log_name: &str) -> Result<()> {
+    let program = std::env::current_exe().map_err(|e| Error::io("find this program", e))?;
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .arg("--pool-dir")
+        .arg(pool_dir)
+        // Never a slot: whoever stands in one keeps it.
+        .current_dir(pool_dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log(pool_dir, log_name).map_or_else(|_| Stdio::null(), Stdio::from));
+    for name in LEASE_VARIABLES {
+        command.env_remove(name);
+    }
+    let mut child = command.spawn().map_err(|e| Error::io("start wtpool in the background", e))?;
+    // So that it leaves no zombie behind should it end before this process does.
+    std::thread::spawn(move || drop(child.wait()));
+    Ok(())
+}
+
+fn log(pool_dir: &Path, name: &str) -> std::io::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(pool_dir.join(name))?;
+    if file.metadata()?.len() > LOG_LIMIT {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// A session of its own: no terminal's hangup or Ctrl-C reaches this process. It fails for one that leads a
+/// session already, which is as good.
+pub(crate) fn detach() {
+    let _ = rustix::process::setsid();
+}
+
+/// Lets everybody else go first.
+pub(crate) fn yield_to_others() {
+    // A matter of courtesy: it goes on without, if it must.
+    let _ = rustix::process::nice(10);
+}
