@@ -80,7 +80,7 @@ pub(super) fn make_lean(arguments: &mut Vec<OsString>, invocation: &Invocation) 
 }
 
 /// No more debug information than line tables.
-pub(super) fn spare_debug_information(arguments: &mut Vec<OsString>) {
+pub(super) fn spare_debug_information(arguments: &mut [OsString]) {
     for argument in arguments.iter_mut() {
         let text = argument.to_str().unwrap_or_default();
         let (flag, setting) = match text.strip_prefix("-C") {
