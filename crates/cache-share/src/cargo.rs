@@ -1,6 +1,6 @@
 //! What cargo and rustc say of themselves, and of a workspace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -110,6 +110,35 @@ impl Workspace {
             .collect();
         Ok(Self { target, build, members })
     }
+}
+
+/// The packages in a worktree that are not members of its workspace, but that it depends on.
+///
+/// # Errors
+///
+/// When cargo can't tell without changing anything: the lock file is missing or out of date, or a
+/// dependency is not downloaded yet.
+pub(crate) fn local_packages(dir: &Path) -> Result<BTreeSet<String>> {
+    let mut command = cargo_metadata::MetadataCommand::new();
+    for name in STEERING {
+        command.env_remove(name);
+    }
+    command.current_dir(dir).other_options(["--offline".to_owned(), "--locked".to_owned()]);
+    let metadata = command.exec().map_err(|e| {
+        let message = format!("cargo can't tell what {} depends on: {e}", dir.display());
+        Error::new(ErrorKind::Unsupported, message)
+    })?;
+    // By where they are, and not by where they come from: a vendored package may be edited, too.
+    let changeable = |package: &&cargo_metadata::Package| {
+        (package.source.is_none() || package.manifest_path.starts_with(&metadata.workspace_root))
+            && !metadata.workspace_members.contains(&package.id)
+    };
+    Ok(metadata
+        .packages
+        .iter()
+        .filter(changeable)
+        .map(|package| package.name.to_string())
+        .collect())
 }
 
 /// A command of cargo's in a directory, steered by nothing but the configuration there.

@@ -7,13 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pool_core::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::rustc::{CONFIG, Config, PROGRAM};
 
 /// The part of cargo's configuration that strategies use.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct CargoConfig {
     pub(crate) build: Build,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -21,8 +22,8 @@ pub(crate) struct CargoConfig {
 }
 
 /// `[build]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
 pub(crate) struct Build {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rustc_wrapper: Option<PathBuf>,
@@ -37,13 +38,20 @@ pub(crate) struct Build {
 }
 
 /// `[profile.<name>]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) struct Profile {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) inherits: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) codegen_units: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) build_override: Option<Package>,
     pub(crate) package: BTreeMap<String, Package>,
 }
 
 /// `[profile.<name>.package.<package>]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Package {
     pub(crate) codegen_units: u32,
@@ -140,7 +148,7 @@ mod tests {
         fs::write(&program, "#!/bin/sh\n").expect("written");
         let mut cargo = CargoConfig::default();
         let package = ("a".to_owned(), Package { codegen_units: 7 });
-        let profile = Profile { package: BTreeMap::from([package]) };
+        let profile = Profile { package: BTreeMap::from([package]), ..Profile::default() };
         cargo.profile.insert("dev".to_owned(), profile);
         let rustc = Config { root: "/w".into(), ..Config::default() };
         let installed = put(dir.path(), Some(&program), &rustc, &cargo).expect("written");

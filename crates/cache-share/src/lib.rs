@@ -4,14 +4,17 @@ mod base;
 mod cargo;
 mod depinfo;
 mod files;
+mod identity;
 mod install;
 mod private;
 pub mod rustc;
 mod seed;
 mod seeded;
 mod setup;
+mod shared_target;
 
 pub use cargo::STEERING;
 pub use private::Private;
 pub use seeded::Seeded;
 pub use setup::{Lean, Setup};
+pub use shared_target::SharedTarget;

@@ -28,6 +28,9 @@ use serde::{Deserialize, Serialize};
 
 use args::Invocation;
 
+use crate::identity::Identity;
+use crate::install::{self, CargoConfig};
+
 /// The name under which a program that calls [`wrap`] is to be found: it then is the wrapper.
 pub const PROGRAM: &str = "wtpool-rustc";
 
@@ -58,6 +61,10 @@ pub(crate) struct Config {
     pub(crate) chain: Option<PathBuf>,
     /// The pool's claims: a server that `chain` starts must not inherit one.
     pub(crate) claims: Option<PathBuf>,
+    /// What tells the units of this worktree from others' in a common build directory.
+    pub(crate) identity: Option<Identity>,
+    /// What cargo was told with it.
+    pub(crate) cargo: Option<CargoConfig>,
     /// For a base: what is written down of each call.
     pub(crate) record: Option<PathBuf>,
     /// For a base: compile what is not part of the workspace with line tables only, and have debug
@@ -116,7 +123,7 @@ pub fn wrap() -> ExitCode {
         .ok()
         .and_then(|text| serde_json::from_slice::<Config>(&text).ok())
         .unwrap_or_default();
-    match compile(&config, &compiler, &arguments) {
+    match compile(&own, config, &compiler, &arguments) {
         Ok(code) => code,
         Err(e) => {
             complain(&own, &format!("cannot run {}: {e}", compiler.to_string_lossy()));
@@ -141,16 +148,26 @@ fn complain(own: &Path, what: &str) {
     let _ = writeln!(io::stderr(), "error: {}: {what}", own.display());
 }
 
-fn compile(config: &Config, compiler: &OsStr, arguments: &[OsString]) -> io::Result<ExitCode> {
+fn compile(
+    own: &Path,
+    mut config: Config,
+    compiler: &OsStr,
+    arguments: &[OsString],
+) -> io::Result<ExitCode> {
     let Some(invocation) = Invocation::read(arguments) else {
-        return run(config, compiler, arguments);
+        return run(&config, compiler, arguments);
     };
     if let Some(file) = &config.record {
         // What is not written down is not shared: no reason to fail.
         let _ = record(file, &invocation);
     }
     let local = env_path("CARGO_MANIFEST_DIR").is_some_and(|dir| dir.starts_with(&config.root));
+    if local && !has_identity(own, &mut config, &invocation) {
+        return Ok(ExitCode::from(1));
+    }
+    let config = &config;
     let mut arguments = arguments.to_vec();
+    args::put_back_codegen_units(&mut arguments);
     if config.is_lean() {
         args::make_lean(&mut arguments, &invocation);
         return run(config, compiler, &remapped(config, arguments));
@@ -179,6 +196,26 @@ fn compile(config: &Config, compiler: &OsStr, arguments: &[OsString]) -> io::Res
         // nothing of a path that nobody else sees.
         _ => run(config, compiler, &remapped(config, arguments)),
     }
+}
+
+/// Whether a unit of this worktree can't be taken for another worktree's. If it can, its package is given the
+/// identity from the next build on, and this one must not succeed.
+fn has_identity(own: &Path, config: &mut Config, invocation: &Invocation) -> bool {
+    let Some(identity) = &mut config.identity else { return true };
+    if identity.is_in(invocation.codegen_units) {
+        return true;
+    }
+    let package = std::env::var("CARGO_PKG_NAME").unwrap_or_default();
+    identity.packages.insert(package.clone());
+    let mut cargo = config.cargo.clone().unwrap_or_default();
+    cargo.profile = identity.profiles_at(&config.root);
+    let dir = own.parent().and_then(Path::parent).unwrap_or(own);
+    let what = match install::put(dir, Some(own), config, &cargo) {
+        Ok(_) => format!("the package {package} is new here, and is set up now; build again"),
+        Err(e) => format!("the package {package} is new here, and can't be set up: {e}"),
+    };
+    complain(own, &what);
+    false
 }
 
 fn env_path(name: &str) -> Option<PathBuf> {
@@ -262,6 +299,18 @@ fn mentions(invocation: &Invocation, canonical: &Path) -> bool {
 }
 
 fn command(config: &Config, compiler: &OsStr) -> Command {
+    let mut command = chained(config, compiler);
+    if config.identity.is_some() && std::env::var_os("CARGO_TARGET_TMPDIR").is_some() {
+        // Else tests of all worktrees would write to the same files.
+        let private = config.target.join("tmp");
+        if fs::create_dir_all(&private).is_ok() {
+            command.env("CARGO_TARGET_TMPDIR", private);
+        }
+    }
+    command
+}
+
+fn chained(config: &Config, compiler: &OsStr) -> Command {
     match &config.chain {
         Some(chain) => {
             if let Some(claims) = &config.claims {

@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cache_share::{Private, Seeded, Setup};
+use cache_share::{Private, Seeded, Setup, SharedTarget};
 use git_backend::{GitIsolator, Repository};
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, LeaseStore, Liveness, LocalLiveness, Lookup,
@@ -177,11 +177,12 @@ fn strategy(name: &str, setup: Setup) -> Result<Arc<dyn CacheStrategy>> {
     match name {
         Private::NAME => Ok(Arc::new(Private::new())),
         Seeded::NAME => Ok(Arc::new(Seeded::new(setup))),
-        other => Err(invalid(format!("there is no cache strategy {other:?}")).with_hint(format!(
-            "there are: {}, {}",
-            Seeded::NAME,
-            Private::NAME
-        ))),
+        SharedTarget::NAME => Ok(Arc::new(SharedTarget::new(setup))),
+        other => {
+            let all = [Seeded::NAME, SharedTarget::NAME, Private::NAME].join(", ");
+            Err(invalid(format!("there is no cache strategy {other:?}"))
+                .with_hint(format!("there are: {all}")))
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Invocation {
     pub(super) incremental: Option<PathBuf>,
     /// Whether a linker makes the output.
     pub(super) links: bool,
+    /// How many units to generate code in.
+    pub(super) codegen_units: Option<u32>,
     /// The target's triple, if it is not the host.
     pub(super) target: Option<String>,
 }
@@ -54,6 +56,7 @@ impl Invocation {
                     Some(("extra-filename", hash)) => {
                         found.hash = Some(hash.trim_start_matches('-').to_owned());
                     }
+                    Some(("codegen-units", units)) => found.codegen_units = units.parse().ok(),
                     Some(("incremental", dir)) => found.incremental = Some(dir.into()),
                     _ => {}
                 },
@@ -76,6 +79,23 @@ pub(super) fn make_lean(arguments: &mut Vec<OsString>, invocation: &Invocation) 
     without(arguments, &["incremental", "debuginfo", "split-debuginfo"]);
     if invocation.links && !has(arguments, "strip") {
         arguments.extend(["-C".into(), "strip=debuginfo".into()]);
+    }
+}
+
+/// What the workspace asked for, where a slot's identity took its place.
+pub(super) fn put_back_codegen_units(arguments: &mut Vec<OsString>) {
+    let mut unwanted = false;
+    for argument in arguments.iter_mut().filter(|argument| sets(argument, "codegen-units")) {
+        let text = argument.to_str().unwrap_or_default();
+        let Some((before, units)) = text.split_once('=') else { continue };
+        match units.parse().ok().and_then(crate::identity::wanted) {
+            Some(Some(wanted)) => *argument = format!("{before}={wanted}").into(),
+            Some(None) => unwanted = true,
+            None => {}
+        }
+    }
+    if unwanted {
+        without(arguments, &["codegen-units"]);
     }
 }
 
@@ -219,6 +239,17 @@ mod tests {
         assert!(spared.contains("-C debuginfo=line-tables-only"), "{spared}");
         let none = "--crate-name a --crate-type bin --out-dir /w/t -C debuginfo=0 a.rs";
         assert_eq!(changed(none, |arguments, _| spare_debug_information(arguments)), none);
+    }
+
+    #[test]
+    fn an_identity_does_not_reach_rustc() {
+        let with =
+            |units: u32| format!("--crate-name a --out-dir /w/t -C codegen-units={units} a.rs");
+        let put_back =
+            |arguments: &mut Vec<OsString>, _: &Invocation| put_back_codegen_units(arguments);
+        assert_eq!(changed(&with(1_003_004), put_back), with(4));
+        assert_eq!(changed(&with(1_003_000), put_back), "--crate-name a --out-dir /w/t a.rs");
+        assert_eq!(changed(&with(16), put_back), with(16));
     }
 
     #[test]

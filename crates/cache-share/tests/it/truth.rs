@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use cache_share::{Lean, Private, Seeded, Setup};
+use cache_share::{Lean, Private, Seeded, Setup, SharedTarget};
 use git_backend::{GitIsolator, GitSettings, Repository};
 use pool_core::{CacheStrategy, CommitId, LeaseGuard, Pool, Request, Wish};
 use testkit::truth::control::{NaiveSeed, NaiveShared};
@@ -95,6 +95,22 @@ impl Subject for Based {
 fn seeded_is_right() {
     let open: &truth::Opener = &|repo, pool_dir| Box::new(Based::new(repo, pool_dir, Lean::Never));
     let report = examine(Seeded::NAME, open, &[]);
+    report.assert_never_wrong();
+    truth::assert_in_step(table(), &report);
+}
+
+#[test]
+fn shared_target_is_right() {
+    let open: &truth::Opener = &|repo, pool_dir| {
+        let isolator = isolator(repo, pool_dir);
+        let setup = Setup {
+            wrapper: Some(env!("CARGO_BIN_EXE_wtpool-rustc").into()),
+            ..Setup::new(pool_dir, isolator.clone())
+        };
+        let pool = over(isolator, Arc::new(SharedTarget::new(setup)));
+        Box::new(Pooled::new(SharedTarget::NAME, pool))
+    };
+    let report = examine(SharedTarget::NAME, open, &[]);
     report.assert_never_wrong();
     truth::assert_in_step(table(), &report);
 }

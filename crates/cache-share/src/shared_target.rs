@@ -1,0 +1,206 @@
+//! One build directory for all worktrees.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pool_core::{Attachment, CacheSite, CacheStrategy, Error, Result};
+
+use crate::cargo;
+use crate::files;
+use crate::identity::Identity;
+use crate::install::{self, Build, CargoConfig};
+use crate::rustc::Config;
+use crate::seeded::blocking;
+use crate::setup::{Lean, Setup, not_cargo, slot_dir};
+
+/// All worktrees build into one `build.build-dir`, so that each dependency is compiled once; what is of
+/// the worktree's own code has an identity of the slot's, and what cargo makes of it in the end (programs,
+/// documentation) lies in the worktree's own `target`.
+///
+/// It is what people ask for as "one `CARGO_TARGET_DIR`", made right. [`Seeded`](crate::Seeded) is faster,
+/// and no two builds of it wait for each other: here, cargo's lock of the build directory lets one
+/// build at a time.
+///
+/// # Limitations
+///
+/// - A repository with several workspaces, or whose own settings name a wrapper of rustc or a `build-dir`, gets a
+///   private target, and is told so.
+/// - A path dependency that an agent adds fails its first build with a word of explanation; the second one
+///   is right.
+/// - Cargo before 1.91 knows no `build-dir`, and builds as it always does.
+#[derive(Clone, Debug)]
+pub struct SharedTarget {
+    setup: Arc<Setup>,
+}
+
+impl SharedTarget {
+    /// What this strategy is called in settings.
+    pub const NAME: &str = "shared-target";
+
+    /// The strategy for one pool. Touches nothing.
+    pub fn new(setup: Setup) -> Self {
+        Self { setup: Arc::new(setup) }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.setup.cache().join("shared")
+    }
+
+    fn install(&self, site: &CacheSite) -> Result<Attachment> {
+        let private = |reason: String| {
+            // What was put there for another lease must not hold for this one.
+            install::take_away(slot_dir(&site.path))?;
+            Ok(Attachment {
+                strategy: crate::Private::NAME.to_owned(),
+                reason: Some(reason),
+                ..Attachment::default()
+            })
+        };
+        let Some(wrapper) = self.setup.wrapper.as_deref() else {
+            return private("a common build directory needs the wrapper of rustc".to_owned());
+        };
+        let packages = match survey(&site.path) {
+            Ok(packages) => packages,
+            Err(why) => return private(why),
+        };
+        let dir = self.dir();
+        fs::create_dir_all(&dir).map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
+        let identity = Identity::new(site.slot, packages);
+        let cargo = CargoConfig {
+            profile: identity.profiles_at(&site.path),
+            build: Build {
+                build_dir: Some(dir.clone()),
+                rustdocflags: identity.rustdocflags(),
+                jobs: self.setup.jobs,
+                ..Build::default()
+            },
+        };
+        let rustc = Config {
+            root: site.path.clone(),
+            target: site.path.join("target"),
+            lean: self.setup.lean == Lean::Always,
+            chain: self.setup.chain.clone(),
+            claims: self.setup.claims.clone(),
+            identity: Some(identity),
+            cargo: Some(cargo.clone()),
+            ..Config::default()
+        };
+        install::put(slot_dir(&site.path), Some(wrapper), &rustc, &cargo)?;
+        let warm = fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some());
+        Ok(Attachment {
+            strategy: Self::NAME.to_owned(),
+            writable_roots: vec![dir],
+            warm,
+            reason: (!warm).then(|| "nothing was built in this pool yet".to_owned()),
+            ..Attachment::default()
+        })
+    }
+}
+
+/// The packages of the worktree that are no members of its workspace; or why they can't be told apart.
+fn survey(worktree: &Path) -> Result<BTreeSet<String>, String> {
+    for name in [".cargo/config.toml", ".cargo/config"] {
+        let text = fs::read_to_string(worktree.join(name)).unwrap_or_default();
+        let table: toml::Table = text.parse().unwrap_or_default();
+        let build = table.get("build").and_then(|value| value.as_table());
+        for key in ["rustc-wrapper", "rustc-workspace-wrapper", "build-dir", "rustdocflags"] {
+            if build.is_some_and(|build| build.contains_key(key)) {
+                return Err(format!("the repository's {name} sets build.{key}"));
+            }
+        }
+        if table.contains_key("profile") {
+            return Err(format!("the repository's {name} sets profiles"));
+        }
+    }
+    let workspaces = manifests(worktree).into_iter().filter(|path| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("workspace"))
+    });
+    if let Some(second) = workspaces.into_iter().find(|path| path.parent() != Some(worktree)) {
+        return Err(format!("there is a second workspace, {}", second.display()));
+    }
+    cargo::local_packages(worktree).map_err(|e| e.to_string())
+}
+
+/// All manifests of the worktree.
+fn manifests(worktree: &Path) -> Vec<PathBuf> {
+    let built = |entry: &walkdir::DirEntry| {
+        let name = entry.file_name();
+        entry.depth() > 0 && (name == "target" || name == ".git" || name == "node_modules")
+    };
+    let entries = walkdir::WalkDir::new(worktree).into_iter();
+    let entries = entries.filter_entry(|entry| !built(entry)).flatten();
+    let manifests = entries.filter(|entry| entry.file_name() == "Cargo.toml");
+    manifests.map(walkdir::DirEntry::into_path).collect()
+}
+
+#[async_trait]
+impl CacheStrategy for SharedTarget {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn announce(&self, _: &CacheSite) -> Attachment {
+        Attachment {
+            strategy: Self::NAME.to_owned(),
+            writable_roots: vec![self.dir()],
+            reason: Some("it is not known before the worktree stands".to_owned()),
+            ..Attachment::default()
+        }
+    }
+
+    async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
+        if let Some(none) = not_cargo(site) {
+            return Ok(none);
+        }
+        let (this, site) = (self.clone(), site.clone());
+        blocking(move || this.install(&site)).await
+    }
+
+    async fn detach(&self, site: &CacheSite) -> Result<()> {
+        let dir = slot_dir(&site.path).to_owned();
+        blocking(move || install::take_away(&dir)).await
+    }
+
+    /// Empties the build directory, unless it takes no more than `budget` or a build is running.
+    async fn trim(&self, budget: u64) -> Result<u64> {
+        let dir = self.dir();
+        blocking(move || {
+            let size = files::allocated(&[&dir]);
+            if size <= budget {
+                return Ok(0);
+            }
+            let failed = |e| Error::io(format!("empty {}", dir.display()), e);
+            // Held until all is gone: cargo waits for them.
+            let mut held = Vec::new();
+            for path in files::tree(&dir).map_err(failed)? {
+                if path.file_name().is_some_and(|name| name == ".cargo-lock") {
+                    let lock =
+                        File::options().append(true).open(dir.join(&path)).map_err(failed)?;
+                    if fs4::FileExt::try_lock(&lock).is_err() {
+                        return Ok(0);
+                    }
+                    held.push(lock);
+                }
+            }
+            for entry in fs::read_dir(&dir).map_err(failed)?.flatten() {
+                let path = entry.path();
+                let removed = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    true => fs::remove_dir_all(&path),
+                    false => fs::remove_file(&path),
+                };
+                removed.map_err(failed)?;
+            }
+            Ok(size)
+        })
+        .await
+    }
+
+    async fn usage(&self) -> Result<u64> {
+        let dir = self.dir();
+        blocking(move || Ok(files::allocated(&[&dir]))).await
+    }
+}
