@@ -99,8 +99,8 @@ pub(crate) fn tree(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Bytes allocated below `dirs`, each file counted once, however many names it has. What reflinks
-/// share is counted for each of them.
-pub(crate) fn allocated(dirs: &[&Path]) -> u64 {
+/// share is counted for each of them. What can't be looked at is not counted.
+pub fn allocated(dirs: &[&Path]) -> u64 {
     let mut seen = std::collections::HashSet::new();
     let entries = dirs.iter().flat_map(walkdir::WalkDir::new).flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|meta| blocks(&meta, &mut seen)).sum()

@@ -14,6 +14,7 @@ mod setup;
 mod shared_target;
 
 pub use cargo::STEERING;
+pub use files::allocated;
 pub use private::Private;
 pub use seeded::Seeded;
 pub use setup::{Lean, Setup};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pool_core::{
-    BranchWish, Error, ErrorKind, Event, EventKind, LeaseGuard, LeaseId, Liveness, Owner, Pool,
+    BranchWish, ErrorKind, Event, EventKind, LeaseGuard, LeaseId, Liveness, Owner, Pool,
     ProcessIdentity, Request, SessionId, Wish,
 };
 use tokio::sync::broadcast;
@@ -16,6 +16,7 @@ use crate::output::counted;
 use crate::progress::Progress;
 use crate::reaper;
 use crate::signals::Signals;
+use crate::space;
 
 /// Whose life the lease shares when the options name nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ pub(crate) async fn lease(
     request: Request,
     signals: &mut Signals,
 ) -> Result<LeaseGuard> {
-    enough_space(context).await?;
+    space::make_room(context).await?;
     let retry = request.wait.is_some_and(|wait| wait.is_zero()).then(|| request.clone());
     match attempt(context, request, signals).await {
         // Perhaps it is only full of leases whose end nobody has noticed yet.
@@ -187,33 +188,4 @@ async fn withdrawn(pool: &Pool, id: Option<&LeaseId>) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// Refuses to fill up a disk: idle slots are given up first.
-async fn enough_space(context: &Context) -> pool_core::Result<()> {
-    let floor = context.settings.min_free_disk.0;
-    if floor == 0 || free_space(&context.pool_dir)? >= floor {
-        return Ok(());
-    }
-    let everything = pool_core::PruneOptions { all: true, ..Default::default() };
-    context.pool.prune(everything, &|_| ()).await?;
-    let free = free_space(&context.pool_dir)?;
-    if free >= floor {
-        return Ok(());
-    }
-    let message = format!(
-        "only {} are free at {}, and min_free_disk is {}",
-        crate::output::size(free),
-        context.pool_dir.display(),
-        crate::output::size(floor)
-    );
-    Err(Error::new(ErrorKind::NoSpace, message)
-        .with_hint("free some space, end leases that are not needed, or lower min_free_disk"))
-}
-
-/// What an ordinary user may still write to the filesystem there, in bytes.
-pub(crate) fn free_space(dir: &Path) -> pool_core::Result<u64> {
-    let stat = rustix::fs::statvfs(dir)
-        .map_err(|e| Error::io(format!("ask for the free space at {}", dir.display()), e.into()))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

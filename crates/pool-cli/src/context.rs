@@ -133,6 +133,7 @@ impl Place {
         };
         let setup = Setup {
             wrapper: std::env::current_exe().ok(),
+            chain: crate::cargo_home::rustc_wrapper(),
             claims: Some(pool_dir.join("locks")),
             lean: settings.cache.lean,
             warm_command: settings.cache.warm_command.clone(),

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod background;
+mod cargo_home;
 mod cli;
 mod context;
 mod error;
@@ -11,6 +12,7 @@ mod reaper;
 mod run;
 mod settings;
 mod signals;
+mod space;
 mod verbs;
 
 use std::process::ExitCode;

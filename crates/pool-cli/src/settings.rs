@@ -115,6 +115,8 @@ pub(crate) struct Settings {
     pub(crate) pool_dir: Option<PathBuf>,
     /// No lease is given while less than this is free.
     pub(crate) min_free_disk: ByteSize,
+    /// How much the pool may take, all in all; `0`: as much as there is.
+    pub(crate) max_disk: ByteSize,
     /// Ignored set-up files to bring along.
     pub(crate) copy: Vec<String>,
     /// Ignored paths that need no rescue.
@@ -173,6 +175,7 @@ impl Default for Settings {
             reap_interval: Span(Duration::from_secs(5)),
             pool_dir: None,
             min_free_disk: ByteSize(0),
+            max_disk: ByteSize(0),
             copy: git.copy,
             regenerable: git.regenerable,
             submodules: git.submodules,

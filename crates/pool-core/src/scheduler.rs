@@ -463,6 +463,14 @@ impl PoolState {
             || (!session_over && self.keeps_warm() && others.count() < settings.keep_warm as usize)
     }
 
+    /// The idle slots, in the order in which to do without them: the one longest unused comes first.
+    pub fn idle_by_last_use(&self) -> Vec<SlotId> {
+        let mut idle: Vec<&Slot> =
+            self.slots.values().filter(|slot| slot.state == SlotState::Free).collect();
+        idle.sort_by_key(|slot| (slot.last_used.wall, slot.id));
+        idle.into_iter().map(|slot| slot.id).collect()
+    }
+
     /// Whether idle slots are worth keeping: somebody will come back for them.
     pub fn keeps_warm(&self) -> bool {
         self.sessions.values().any(|s| !s.over) || !self.waiters.is_empty()

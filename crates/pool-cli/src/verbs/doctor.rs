@@ -8,11 +8,11 @@ use pool_core::{Condition, Owner, PoolState, SlotState, Vital};
 use serde::Serialize;
 
 use super::list::kept_because;
-use crate::acquire::free_space;
 use crate::cli::Global;
 use crate::context::{Access, Context, Place};
 use crate::error::Result;
 use crate::output::{Output, counted, size};
+use crate::space::free_space;
 use crate::{reaper, settings};
 
 /// Older ones do not know `worktree add --orphan`, nor all that worktree configuration needs.

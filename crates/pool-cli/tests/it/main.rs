@@ -1,6 +1,7 @@
 //! The program, run as its users run it, on repositories made for each test.
 
 mod bench;
+mod cache;
 mod cap;
 mod faults;
 mod lease;

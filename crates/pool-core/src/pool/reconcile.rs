@@ -150,6 +150,18 @@ impl Pool {
         Ok(self.list().await?.needs_watching() || self.isolator().has_trash())
     }
 
+    /// Removes one idle slot, if it still is idle. Says whether it did.
+    ///
+    /// # Errors
+    ///
+    /// When the records fail.
+    pub async fn evict(&self, slot: SlotId) -> Result<bool> {
+        let state = self.list().await?;
+        let mut report = PruneReport::default();
+        self.perform(&state, Due::Retire(slot), &mut report).await?;
+        Ok(!report.done.is_empty())
+    }
+
     async fn perform(&self, state: &PoolState, due: Due, report: &mut PruneReport) -> Result<()> {
         let inner = &self.inner;
         let settings = inner.settings.clone();
