@@ -3,6 +3,7 @@
 mod base;
 mod cargo;
 mod depinfo;
+mod directories;
 mod files;
 mod identity;
 mod install;
@@ -14,6 +15,7 @@ mod setup;
 mod shared_target;
 
 pub use cargo::STEERING;
+pub use directories::Directories;
 pub use files::allocated;
 pub use private::Private;
 pub use seeded::Seeded;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cache_share::{Private, Seeded, Setup, SharedTarget};
+use cache_share::{Directories, Private, Seeded, Setup, SharedTarget};
 use git_backend::{GitIsolator, Repository};
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, LeaseStore, Liveness, LocalLiveness, Lookup,
@@ -141,7 +141,7 @@ impl Place {
             ..Setup::new(&pool_dir, isolator.clone())
         };
         let pool = Pool::builder(isolator)
-            .cache(strategy(&settings.cache.strategy, setup)?)
+            .cache(cache(&repository, &settings, setup)?)
             .store(store)
             .liveness(liveness)
             .settings(settings.pool())
@@ -170,6 +170,20 @@ impl Context {
     /// What the repository is called in documents: its main worktree, or itself if it is bare.
     pub(crate) fn repository_path(&self) -> &Path {
         self.repository.main_worktree().unwrap_or(self.repository.common_dir())
+    }
+}
+
+/// The strategy that the settings ask for.
+fn cache(
+    repository: &Repository,
+    settings: &Settings,
+    setup: Setup,
+) -> Result<Arc<dyn CacheStrategy>> {
+    let inner = strategy(&settings.cache.strategy, setup)?;
+    let directories = &settings.cache.directories;
+    match repository.main_worktree().filter(|_| !directories.is_empty()) {
+        Some(main) => Ok(Arc::new(Directories::new(inner, main, directories.clone())?)),
+        None => Ok(inner),
     }
 }
 

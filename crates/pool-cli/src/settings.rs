@@ -143,6 +143,8 @@ pub(crate) struct CacheSettings {
     pub(crate) lean: Lean,
     /// What builds a base, instead of cargo's usual commands. Not in the repository's file.
     pub(crate) warm_command: Option<String>,
+    /// Directories of the main worktree that each new slot gets copies of, such as `node_modules`.
+    pub(crate) directories: Vec<PathBuf>,
     /// Whether a base is built in the background when there is none.
     pub(crate) auto: bool,
 }
@@ -153,6 +155,7 @@ impl Default for CacheSettings {
             strategy: cache_share::Seeded::NAME.to_owned(),
             lean: Lean::default(),
             warm_command: None,
+            directories: Vec::new(),
             auto: true,
         }
     }
@@ -334,6 +337,7 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
         .list_separator(",")
         .with_list_parse_key("copy")
         .with_list_parse_key("regenerable")
+        .with_list_parse_key("cache.directories")
         .try_parsing(true)
         .source(Some(variables));
     builder = builder.add_source(environment);
