@@ -7,6 +7,7 @@ mod directories;
 mod files;
 mod identity;
 mod install;
+mod note;
 mod private;
 pub mod rustc;
 mod seed;

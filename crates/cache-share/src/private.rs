@@ -5,6 +5,9 @@ use std::path::Path;
 use async_trait::async_trait;
 use pool_core::{Attachment, CacheSite, CacheStrategy, Result};
 
+use crate::note::{self, Note};
+use crate::setup::slot_dir;
+
 /// Each workspace builds into its own `target` directory, where cargo puts it by default.
 ///
 /// Nothing is shared, so nothing can be wrong. A slot that is used again starts warm, since its
@@ -49,11 +52,15 @@ impl CacheStrategy for Private {
     }
 
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
-        Ok(self.announce(site))
+        let attachment = self.announce(site);
+        if attachment.warm {
+            note::begin(slot_dir(&site.path), &site.path.join("target"), &site.base)?;
+        }
+        Ok(attachment)
     }
 
-    async fn detach(&self, _site: &CacheSite) -> Result<()> {
-        Ok(())
+    async fn detach(&self, site: &CacheSite) -> Result<()> {
+        Note::remove(slot_dir(&site.path))
     }
 
     /// Frees nothing, and returns 0: all there is lies in the slots, and this strategy keeps no record

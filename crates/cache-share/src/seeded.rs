@@ -8,12 +8,12 @@ use async_trait::async_trait;
 use pool_core::{
     Attachment, CacheSite, CacheStrategy, CommitId, Error, ErrorKind, Prepared, Result,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::base::{self, Base, Manifest};
 use crate::cargo::Toolchain;
 use crate::files;
 use crate::install::{self, Build, CargoConfig};
+use crate::note::{self, Note};
 use crate::rustc::Config;
 use crate::seed;
 use crate::setup::{Lean, Setup, not_cargo, slot_dir};
@@ -40,16 +40,6 @@ pub struct Seeded {
     setup: Arc<Setup>,
 }
 
-/// What is noted beside a slot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Note {
-    /// The base that it started from.
-    base: Option<u64>,
-}
-
-/// The name of that note.
-const NOTE: &str = "cache.json";
-
 impl Seeded {
     /// What this strategy is called in settings.
     pub const NAME: &str = "seeded";
@@ -62,7 +52,7 @@ impl Seeded {
     /// The bases that slots still refer to.
     fn used(&self) -> Vec<u64> {
         let slots = fs::read_dir(self.setup.pool_dir.join("slots")).into_iter().flatten().flatten();
-        slots.filter_map(|slot| read_note(&slot.path()).base).collect()
+        slots.filter_map(|slot| Note::read(&slot.path()).base).collect()
     }
 
     /// Has all slots build lean from now on, or not.
@@ -123,11 +113,12 @@ impl Seeded {
         }
         let contents = self.setup.sources.files(&site.base).await?;
         let same_commit = manifest.commit == site.base;
-        let path = site.path.clone();
+        let (path, commit) = (site.path.clone(), site.base.clone());
         let (seeded, left, times) = blocking(move || {
             let decision = seed::decide(&manifest, same_commit, &contents);
             // Before anything refers to it.
-            write_note(slot_dir(&path), &Note { base: Some(base.number()) })?;
+            let note = Note { base: Some(base.number()), commit: Some(commit) };
+            note.write(slot_dir(&path))?;
             let seeded = seed::apply(&base, &manifest, &decision, slot_dir(&path), &path)?;
             if let Some(damage) = &seeded.damage {
                 base.condemn(damage);
@@ -153,19 +144,6 @@ fn summary(left: &[(&base::Unit, String)]) -> Option<String> {
         1 => format!("{name} is built anew: {why}"),
         count => format!("{name} is built anew ({why}), and so are {} other units", count - 1),
     })
-}
-
-fn read_note(slot_dir: &Path) -> Note {
-    let text = fs::read(slot_dir.join(NOTE)).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
-}
-
-fn write_note(slot_dir: &Path, note: &Note) -> Result<()> {
-    let path = slot_dir.join(NOTE);
-    serde_json::to_vec(note)
-        .map_err(std::io::Error::from)
-        .and_then(|text| files::write(&path, &text))
-        .map_err(|e| Error::io(format!("write {}", path.display()), e))
 }
 
 /// Whether nothing was built there yet.
@@ -204,6 +182,8 @@ impl CacheStrategy for Seeded {
         self.install(site, base.as_ref())?;
         let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
         if !is_empty(&target) {
+            let (dir, commit) = (slot_dir(&site.path).to_owned(), site.base.clone());
+            blocking(move || note::begin(&dir, &target, &commit)).await?;
             return Ok(self.attachment(true, None));
         }
         let stateless = base.as_ref().is_some_and(|(base, _)| !base.has_state());
@@ -253,12 +233,7 @@ impl CacheStrategy for Seeded {
         let dir = slot_dir(&site.path).to_owned();
         blocking(move || {
             install::take_away(&dir)?;
-            match fs::remove_file(dir.join(NOTE)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::io(format!("remove {}", dir.join(NOTE).display()), e))
-                }
-                _ => Ok(()),
-            }
+            Note::remove(&dir)
         })
         .await
     }

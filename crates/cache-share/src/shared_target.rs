@@ -12,6 +12,7 @@ use crate::cargo;
 use crate::files;
 use crate::identity::Identity;
 use crate::install::{self, Build, CargoConfig};
+use crate::note::{self, Note};
 use crate::rustc::Config;
 use crate::seeded::blocking;
 use crate::setup::{Lean, Setup, not_cargo, slot_dir};
@@ -68,6 +69,7 @@ impl SharedTarget {
         };
         let dir = self.dir();
         fs::create_dir_all(&dir).map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
+        note::begin(slot_dir(&site.path), &dir, &site.base)?;
         let identity = Identity::new(site.slot, packages);
         let cargo = CargoConfig {
             profile: identity.profiles_at(&site.path),
@@ -162,7 +164,7 @@ impl CacheStrategy for SharedTarget {
 
     async fn detach(&self, site: &CacheSite) -> Result<()> {
         let dir = slot_dir(&site.path).to_owned();
-        blocking(move || install::take_away(&dir)).await
+        blocking(move || install::take_away(&dir).and_then(|()| Note::remove(&dir))).await
     }
 
     /// Empties the build directory, unless it takes no more than `budget` or a build is running.

@@ -74,12 +74,16 @@ pub(crate) async fn live(global: &Global) -> Result<()> {
     if !context.exists {
         return Ok(());
     }
+    // A pool that is made anew at the same path has a reaper of its own: this one's lock is not there. It stays
+    // open, so that no other directory can be taken for it.
+    let Ok(ground) = File::open(&pool_dir) else { return Ok(()) };
     loop {
         let Some(lock) = lock(&pool_dir).await? else { return Ok(()) };
-        watch(global, &mut context, &pool_dir).await;
+        watch(global, &mut context, &pool_dir, &ground).await;
         drop(lock);
         // Whoever came in between saw the lock, and counts on us.
-        let left = pool_dir.is_dir() && context.pool.needs_watching().await.unwrap_or(false);
+        let left =
+            is_at(&ground, &pool_dir) && context.pool.needs_watching().await.unwrap_or(false);
         if !left {
             return Ok(());
         }
@@ -102,11 +106,18 @@ async fn lock(pool_dir: &Path) -> Result<Option<File>> {
     }
 }
 
+/// Whether that directory still is the one at `path`.
+fn is_at(dir: &File, path: &Path) -> bool {
+    let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    let (found, own) = (std::fs::metadata(path).map(identity), dir.metadata().map(identity));
+    matches!((found, own), (Ok(found), Ok(own)) if found == own)
+}
+
 /// Watches until nothing is left, or the pool's directory is gone.
-async fn watch(global: &Global, context: &mut Context, pool_dir: &Path) {
+async fn watch(global: &Global, context: &mut Context, pool_dir: &Path, ground: &File) {
     let mut looked: Option<Moment> = None;
     let mut records = identity(pool_dir);
-    while pool_dir.is_dir() {
+    while is_at(ground, pool_dir) {
         let period = context.settings.reap_interval.0;
         if due(context, looked.as_ref(), period).await {
             looked = Some(context.pool.now());

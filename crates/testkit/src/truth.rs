@@ -38,9 +38,6 @@
 //! - A fresh clone is replayed from its last change of source: cargo's own blind spots inside one checkout
 //!   (a file edited under an old date after a build, a vendored crate edited in place) are no
 //!   hazards here, since a private target has them too.
-//! - Nor is a slot that is used again for a commit which differs only outside of a package whose build script
-//!   depends on that without saying so (`git rev-parse HEAD`): its own target is stale then, as that of an
-//!   ordinary checkout is after `git switch`. The hazard `git-head` is about new slots.
 //! - A file that is given an old date after a build was there before (by seeding, too) is `old-dates`, and
 //!   the date is of the year 2000. What is older still is not tried.
 //! - cargo's configuration in its home directory is that of the machine.

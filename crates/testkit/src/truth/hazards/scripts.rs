@@ -10,6 +10,7 @@ pub(super) fn all() -> Vec<Hazard> {
         without_rerun(),
         dot_env(),
         git_head(),
+        git_head_again(),
         absolute_rerun(),
         links(),
         in_place(),
@@ -78,10 +79,31 @@ fn dot_env() -> Hazard {
 
 /// Only a file outside the package differs, so for cargo nothing has changed.
 fn git_head() -> Hazard {
+    heads("git-head", "a build script that runs `git rev-parse HEAD`")
+        .lease('A', 1)
+        .lease('B', 2)
+        .by_turns()
+}
+
+/// The same, in a slot that was built in before.
+fn git_head_again() -> Hazard {
+    heads("git-head-again", "the same, in a slot that is used again for another commit")
+        .lease('A', 1)
+        .lease('B', 2)
+        .cargo("AB", "run")
+        .release('A')
+        .lease_after('A', 'C', 2)
+        .cargo("C", "run")
+        .release('B')
+        .lease_after('B', 'D', 1)
+        .cargo("CD", "run")
+}
+
+fn heads(name: &'static str, what: &'static str) -> Hazard {
     let build = "use std::process::Command;\n\nfn main() {\n    \
         let head = Command::new(\"git\").args([\"rev-parse\", \"HEAD\"]).output().unwrap();\n    \
         println!(\"cargo::rustc-env=BAKED={}\", String::from_utf8(head.stdout).unwrap().trim());\n}\n";
-    Hazard::new("git-head", "a build script that runs `git rev-parse HEAD`")
+    Hazard::new(name, what)
         .file("Cargo.toml", "[workspace]\nresolver = \"2\"\nmembers = [\"app\"]\n")
         .file("notes.txt", "base\n")
         .file("app/Cargo.toml", manifest("app", ""))
@@ -89,9 +111,6 @@ fn git_head() -> Hazard {
         .file("app/src/main.rs", "fn main() {\n    println!(\"{}\", env!(\"BAKED\"));\n}\n")
         .commit([("notes.txt", "one\n")])
         .commit([("notes.txt", "two\n")])
-        .lease('A', 1)
-        .lease('B', 2)
-        .by_turns()
 }
 
 /// What cargo keeps of the script's output has the path of where it ran.

@@ -1,0 +1,173 @@
+//! What is noted beside a slot, and what a slot that is used again must forget.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pool_core::{CommitId, Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+
+/// The note's name.
+const NAME: &str = "cache.json";
+
+/// What is known of a slot from one lease to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Note {
+    /// The base that it started from.
+    pub(crate) base: Option<u64>,
+    /// What the latest lease started from.
+    pub(crate) commit: Option<CommitId>,
+}
+
+impl Note {
+    /// Without one, nothing is known.
+    pub(crate) fn read(slot_dir: &Path) -> Self {
+        let text = fs::read(slot_dir.join(NAME)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Writes it whole.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be written.
+    pub(crate) fn write(&self, slot_dir: &Path) -> Result<()> {
+        let path = slot_dir.join(NAME);
+        serde_json::to_vec(self)
+            .map_err(io::Error::from)
+            .and_then(|text| files::write(&path, &text))
+            .map_err(|e| Error::io(format!("write {}", path.display()), e))
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    ///
+    /// When it is there and can't be removed.
+    pub(crate) fn remove(slot_dir: &Path) -> Result<()> {
+        let path = slot_dir.join(NAME);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove {}", path.display()), e))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Notes that a lease begins at `commit` in a slot that builds into `target`. If the one before began
+/// elsewhere, packages whose build script does not say what it depends on are built again: cargo would do
+/// so only for a changed file of the package, while the script may have asked git for the commit.
+///
+/// # Errors
+///
+/// When the note, or cargo's, can't be changed.
+pub(crate) fn begin(slot_dir: &Path, target: &Path, commit: &CommitId) -> Result<()> {
+    let mut note = Note::read(slot_dir);
+    if note.commit.as_ref() == Some(commit) {
+        return Ok(());
+    }
+    for fingerprint in untold(target) {
+        // What cargo compares; without it, the unit is built.
+        fs::remove_file(&fingerprint)
+            .map_err(|e| Error::io(format!("remove {}", fingerprint.display()), e))?;
+    }
+    note.commit = Some(commit.clone());
+    note.write(slot_dir)
+}
+
+/// The fingerprints of all units of packages whose build script told cargo nothing, and whose files can
+/// change. For the run of such a script, cargo notes the time of the newest file, and which that is
+/// (`LocalFingerprint::Precalculated` in cargo's `fingerprint` module; for others it holds a version).
+/// What the script says is not in the fingerprint, so that running it again alone would leave the
+/// package as it is.
+fn untold(target: &Path) -> Vec<PathBuf> {
+    let below = |dir: &Path| -> Vec<PathBuf> {
+        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let profiles = below(target).into_iter().flat_map(|dir| {
+        let nested = below(&dir);
+        nested.into_iter().chain([dir])
+    });
+    let mut found = Vec::new();
+    for profile in profiles {
+        let units = below(&profile.join(".fingerprint"));
+        // With the file beside it that cargo keeps for people.
+        let described = |unit: &PathBuf| {
+            let files = below(unit).into_iter();
+            files.filter(|path| path.extension().is_some_and(|e| e == "json")).collect::<Vec<_>>()
+        };
+        let silent: Vec<&str> = units
+            .iter()
+            .filter(|unit| described(unit).iter().any(|json| is_untold(json)))
+            .filter_map(|unit| package_of(unit))
+            .collect();
+        let concerned = units
+            .iter()
+            .filter(|unit| package_of(unit).is_some_and(|package| silent.contains(&package)));
+        found.extend(concerned.flat_map(described).map(|json| json.with_extension("")));
+    }
+    found.retain(|path| path.exists());
+    found
+}
+
+fn is_untold(json: &Path) -> bool {
+    let name = json.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if !name.starts_with("run-build-script-") {
+        return false;
+    }
+    let text = fs::read_to_string(json).unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let local = json["local"].as_array().into_iter().flatten();
+    local
+        .filter_map(|one| one["Precalculated"].as_str())
+        .any(|noted| noted.contains("s (") && noted.ends_with(')'))
+}
+
+/// The package's name in that of a unit: all but the hash.
+fn package_of(unit: &Path) -> Option<&str> {
+    unit.file_name()?.to_str()?.rsplit_once('-').map(|(package, _)| package)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_that_say_nothing_run_again_at_another_commit() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let target = dir.path().join("target");
+        let file = |unit: &str, stem: &str, local: &str| {
+            let unit = target.join("debug/.fingerprint").join(unit);
+            fs::create_dir_all(&unit).expect("created");
+            let stem = unit.join(stem);
+            fs::write(&stem, "0123456789abcdef").expect("written");
+            let json = format!("{{\"local\":[{local}]}}");
+            fs::write(stem.with_extension("json"), json).expect("written");
+            stem
+        };
+        let unit =
+            |unit: &str, local: &str| file(unit, "run-build-script-build-script-build", local);
+        let program = file("my-app-9", "bin-my-app", "");
+        let other = file("app-9", "bin-app", "");
+        let untold = unit("my-app-1", "{\"Precalculated\":\"347155200.000000000s (GUIDE.md)\"}");
+        let told =
+            unit("lib-2", "{\"RerunIfChanged\":{\"output\":\"x\",\"paths\":[\"build.rs\"]}}");
+        let fixed = unit("dep-3", "{\"Precalculated\":\"1.0.0\"}");
+        let commit = |id: &str| CommitId::new(id).expect("a commit id");
+        begin(dir.path(), &target, &commit("0123abcd")).expect("begun");
+        assert!(!untold.exists() && told.exists() && fixed.exists());
+        assert!(!program.exists(), "what the script says is not in cargo's fingerprint of it");
+        assert!(other.exists());
+        fs::write(&untold, "run again").expect("written");
+        begin(dir.path(), &target, &commit("0123abcd")).expect("begun");
+        assert!(untold.exists(), "the same commit needs no other run");
+        begin(dir.path(), &target, &commit("4567abcd")).expect("begun");
+        assert!(!untold.exists());
+        Note::remove(dir.path()).expect("removed");
+        assert_eq!(Note::read(dir.path()), Note::default());
+    }
+}
