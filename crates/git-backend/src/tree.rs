@@ -1,6 +1,6 @@
 //! What a slot takes on disk, and cleaning it of what the last lease left.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,16 +12,17 @@ use crate::patterns::Patterns;
 use crate::site::{Site, gix_error};
 use crate::trash::Bin;
 
-/// Bytes allocated to a slot: its directory, and its registration. A file with several names
-/// counts once. Other filesystems mounted inside don't count.
+/// Bytes that removing a slot would free: those of its directory and of its registration. A file with several
+/// names counts once, and not at all if one of them is elsewhere: then it stays. Other filesystems mounted
+/// inside don't count.
 pub(crate) fn usage(site: &Site, slot: SlotId) -> Result<u64> {
-    let mut seen = HashSet::new();
+    let mut linked = Linked::default();
     let mut bytes = 0;
     let roots = [Some(site.slot_dir(slot)), site.admin_dir(slot).ok()];
     for root in roots.into_iter().flatten() {
         for entry in walkdir::WalkDir::new(&root).same_file_system(true) {
             match entry.and_then(|entry| entry.metadata()) {
-                Ok(meta) => bytes += allocated(&meta, &mut seen),
+                Ok(meta) => bytes += linked.allocated(&meta),
                 // The agent is at work in there: files come and go.
                 Err(e) if e.io_error().is_none_or(|e| e.kind() == std::io::ErrorKind::NotFound) => {
                 }
@@ -35,16 +36,29 @@ pub(crate) fn usage(site: &Site, slot: SlotId) -> Result<u64> {
     Ok(bytes)
 }
 
-#[cfg(unix)]
-fn allocated(meta: &fs::Metadata, seen: &mut HashSet<(u64, u64)>) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let first = meta.is_dir() || meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino()));
-    if first { meta.blocks() * 512 } else { 0 }
-}
+/// How many names were seen of each file that has several.
+#[derive(Default)]
+struct Linked(HashMap<(u64, u64), u64>);
 
-#[cfg(not(unix))]
-fn allocated(meta: &fs::Metadata, _: &mut HashSet<(u64, u64)>) -> u64 {
-    meta.len()
+impl Linked {
+    /// What one more name adds to what is allocated: all of the file with its last one.
+    #[cfg(unix)]
+    fn allocated(&mut self, meta: &fs::Metadata) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        if !meta.is_dir() && meta.nlink() > 1 {
+            let seen = self.0.entry((meta.dev(), meta.ino())).or_default();
+            *seen += 1;
+            if *seen < meta.nlink() {
+                return 0;
+            }
+        }
+        meta.blocks() * 512
+    }
+
+    #[cfg(not(unix))]
+    fn allocated(&mut self, meta: &fs::Metadata) -> u64 {
+        meta.len()
+    }
 }
 
 /// Moves everything out of the worktree at `root` that is neither tracked, nor ignored and regenerable, nor in

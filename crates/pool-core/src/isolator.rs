@@ -362,7 +362,7 @@ pub trait Isolator: Any + fmt::Debug + Send + Sync {
     /// When the place can't be read.
     async fn discover(&self) -> Result<Vec<Discovered>>;
 
-    /// Disk space allocated to the slot, in bytes.
+    /// How much disk space removing the slot would free, in bytes.
     ///
     /// # Errors
     ///

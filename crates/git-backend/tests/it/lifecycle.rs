@@ -389,7 +389,7 @@ async fn an_unknown_commit_is_an_error_and_leaves_nothing() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn usage_counts_each_file_once() {
+async fn usage_is_what_removing_would_free() {
     let fixture = Fixture::new();
     let isolator = fixture.isolator();
     let plan = plan(&isolator, 1, "sized").await;
@@ -401,5 +401,8 @@ async fn usage_counts_each_file_once() {
     fs::hard_link(place.join("target/big"), place.join("target/same")).unwrap();
     let after = isolator.usage(SlotId(1)).await.unwrap();
     assert!((1 << 20..2 << 20).contains(&(after - before)), "{before} {after}");
+    // What has a name elsewhere stays when the slot goes.
+    fs::hard_link(place.join("target/big"), fixture.root.path().join("kept")).unwrap();
+    assert!(isolator.usage(SlotId(1)).await.unwrap() < before + 100_000);
     assert_eq!(isolator.usage(SlotId(9)).await.unwrap_or(0), 0);
 }

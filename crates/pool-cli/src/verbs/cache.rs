@@ -58,7 +58,7 @@ async fn usage(context: &Context) -> Result<u8> {
     let size = |bytes: u64| ByteSize(bytes).display().si().to_string();
     context.out.line(format!("cache ({})  {}", document.strategy, size(document.cache_bytes)))?;
     for SlotUsage { slot, bytes } in document.slots {
-        context.out.line(format!("slot {slot}  {}, with what it shares", size(bytes)))?;
+        context.out.line(format!("slot {slot}  {} of its own", size(bytes)))?;
     }
     Ok(0)
 }
