@@ -75,7 +75,7 @@ async fn trim(context: &Context, to: ByteSize) -> Result<u8> {
     Ok(0)
 }
 
-/// What [`start`] starts.
+/// What [`start_if_missing`] starts.
 pub(crate) async fn build_base(global: &Global, base: String) -> Result<u8> {
     background::detach();
     background::yield_to_others();

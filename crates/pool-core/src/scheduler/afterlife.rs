@@ -16,7 +16,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when the slot is no longer `worker`'s.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when the slot is no longer `worker`'s.
     pub fn saved(
         &mut self,
         slot: SlotId,
@@ -90,7 +90,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when the slot is no longer `worker`'s.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when the slot is no longer `worker`'s.
     pub fn rest(
         &mut self,
         slot: SlotId,
@@ -124,7 +124,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when the slot is no longer `worker`'s.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when the slot is no longer `worker`'s.
     pub fn remove(
         &mut self,
         slot: SlotId,
@@ -150,7 +150,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when the slot is no longer `worker`'s.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when the slot is no longer `worker`'s.
     pub fn quarantine(
         &mut self,
         slot: SlotId,
@@ -183,7 +183,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when it is not idle any more.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when it is not idle any more.
     pub fn retire(&mut self, slot: SlotId, worker: &ClaimKey, now: &Moment) -> Result<()> {
         match self.slots.get_mut(&slot) {
             Some(entry) if entry.state == SlotState::Free => {

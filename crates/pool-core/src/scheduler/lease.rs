@@ -15,7 +15,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when the slot is no longer `worker`'s to make.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when the slot is no longer `worker`'s to make.
     pub fn plan_slot(&mut self, plan: &Plan, worker: &ClaimKey) -> Result<()> {
         self.worked_by(plan.slot, worker)?.plan = Some(plan.clone());
         Ok(())
@@ -25,7 +25,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when the slot is no longer `worker`'s to hand out.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when the slot is no longer `worker`'s to hand out.
     pub fn begin_lease(
         &mut self,
         slot: SlotId,
@@ -55,7 +55,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when the slot is no longer `worker`'s.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when the slot is no longer `worker`'s.
     pub fn bounce(
         &mut self,
         slot: SlotId,
@@ -77,7 +77,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when there is none: never was, is over, or the slot has gone to
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when there is none: never was, is over, or the slot has gone to
     /// somebody else since.
     pub fn holder(&mut self, token: &Token) -> Result<(SlotId, &mut Lease)> {
         let found = self.slots.values_mut().find_map(|slot| match &mut slot.state {
@@ -91,7 +91,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`]; see [`holder`](Self::holder).
+    /// [`StaleLease`](crate::ErrorKind::StaleLease); see [`holder`](Self::holder).
     pub fn renew(
         &mut self,
         token: &Token,
@@ -113,7 +113,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`]; see [`holder`](Self::holder).
+    /// [`StaleLease`](crate::ErrorKind::StaleLease); see [`holder`](Self::holder).
     pub fn begin_release(
         &mut self,
         token: &Token,
@@ -138,7 +138,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when the slot's state is another by now.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when the slot's state is another by now.
     pub fn reopen(
         &mut self,
         slot: SlotId,
@@ -200,7 +200,7 @@ impl PoolState {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::StaleLease`] when somebody else was quicker.
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when somebody else was quicker.
     pub fn take_over(&mut self, slot: SlotId, from: &ClaimKey, worker: &ClaimKey) -> Result<()> {
         match &mut self.worked_by(slot, from)?.state {
             SlotState::Provisioning { worker: w, .. }
