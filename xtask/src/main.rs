@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(unix)]
+mod measure;
 mod steps;
 #[cfg(unix)]
 mod stress;
@@ -39,6 +41,10 @@ enum Step {
     /// every commit and file that they made.
     #[cfg(unix)]
     Stress(stress::Options),
+    /// What shared builds save on a real repository, of disk and of time; no part of `ci`.
+    #[cfg(unix)]
+    #[command(subcommand)]
+    Measure(measure::What),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +66,8 @@ fn run(step: Step) -> Result {
         Step::Deny => steps::deny(),
         #[cfg(unix)]
         Step::Stress(options) => stress::run(&options),
+        #[cfg(unix)]
+        Step::Measure(what) => measure::run(&what),
         Step::Ci => {
             steps::fmt()?;
             steps::clippy()?;

@@ -59,11 +59,22 @@ fn passed_in(line: &str) -> u64 {
         .unwrap_or(0)
 }
 
+/// How a program is built.
+#[cfg(unix)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
 /// Builds `wtpool` and returns where it is, as cargo says.
 #[cfg(unix)]
-pub(crate) fn build_wtpool() -> Result<PathBuf> {
+pub(crate) fn build_wtpool(profile: Profile) -> Result<PathBuf> {
     let mut command =
         command(&["build", "-p", "pool-cli", "--message-format", "json-render-diagnostics"]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
     announce(&command);
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {

@@ -156,7 +156,7 @@ impl Tally {
 pub(crate) fn run(options: &Options) -> Result {
     let wtpool = match &options.program {
         Some(program) => program.canonicalize()?,
-        None => steps::build_wtpool()?,
+        None => steps::build_wtpool(steps::Profile::Dev)?,
     };
     let tmp = tempfile::Builder::new().prefix("wtpool-stress-").disable_cleanup(true).tempdir()?;
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
