@@ -16,6 +16,8 @@ pub(super) struct Invocation {
     pub(super) links: bool,
     /// How many units to generate code in.
     pub(super) codegen_units: Option<u32>,
+    /// Whether that is a program, and none that runs tests.
+    pub(super) program: bool,
     /// The target's triple, if it is not the host.
     pub(super) target: Option<String>,
 }
@@ -25,6 +27,7 @@ impl Invocation {
     /// understood.
     pub(super) fn read(arguments: &[OsString]) -> Option<Self> {
         let mut found = Self::default();
+        let (mut bin, mut test) = (false, false);
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let argument = argument.to_str().unwrap_or_default();
@@ -47,9 +50,10 @@ impl Invocation {
                 "--crate-name" => found.crate_name = value,
                 "--out-dir" => found.out_dir = value.into(),
                 "--target" => found.target = Some(value),
-                "--test" => found.links = true,
+                "--test" => test = true,
                 "--crate-type" => {
                     let linked = ["bin", "dylib", "cdylib", "proc-macro"];
+                    bin |= value == "bin";
                     found.links |= value.split(',').any(|kind| linked.contains(&kind));
                 }
                 "-C" => match value.split_once('=') {
@@ -63,6 +67,8 @@ impl Invocation {
                 _ => {}
             }
         }
+        found.links |= test;
+        found.program = bin && !test;
         let is_crate = !found.crate_name.is_empty() && found.out_dir.is_absolute();
         is_crate.then_some(found)
     }
@@ -74,11 +80,13 @@ impl Invocation {
     }
 }
 
-/// No incremental state and no debug information, neither in what is compiled nor in what is linked.
+/// No incremental state and no debug information, neither in what is compiled nor in what is linked. Programs
+/// have no symbols either, a quarter of them; what runs tests keeps those, for its backtraces.
 pub(super) fn make_lean(arguments: &mut Vec<OsString>, invocation: &Invocation) {
     without(arguments, &["incremental", "debuginfo", "split-debuginfo"]);
     if invocation.links && !has(arguments, "strip") {
-        arguments.extend(["-C".into(), "strip=debuginfo".into()]);
+        let strip = if invocation.program { "strip=symbols" } else { "strip=debuginfo" };
+        arguments.extend(["-C".into(), strip.into()]);
     }
 }
 
@@ -226,7 +234,11 @@ mod tests {
     fn lean_drops_the_state_and_debug_information() {
         let lean = changed(BIN, make_lean);
         assert!(!lean.contains("incremental") && !lean.contains("debuginfo=2"), "{lean}");
-        assert!(lean.ends_with("-C strip=debuginfo"), "{lean}");
+        assert!(lean.ends_with("-C strip=symbols"), "{lean}");
+        for kept in ["--crate-type bin --test", "--crate-type proc-macro"] {
+            let lean = changed(&BIN.replace("--crate-type bin", kept), make_lean);
+            assert!(lean.ends_with("-C strip=debuginfo"), "{lean}");
+        }
         assert_eq!(lean.matches("-C ").count(), BIN.matches("-C ").count() - 1, "{lean}");
         let lib =
             "--crate-name a --crate-type lib --out-dir /w/t -Cdebuginfo=2 -Cincremental=/w/i a.rs";
