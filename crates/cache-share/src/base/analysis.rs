@@ -3,7 +3,7 @@
 //! Which units there are is what cargo told rustc's wrapper: the hash, the package, where its manifest is,
 //! and where the outputs go. What a unit was made from is what rustc wrote down.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -79,6 +79,7 @@ impl Analysis<'_> {
     /// [`ErrorKind::Unsupported`] when cargo's files are not where they are known to be.
     pub(super) fn units(&self) -> Result<Found> {
         let calls = self.calls()?;
+        let included = included(&calls);
         let mut outputs: BTreeMap<PathBuf, Outputs> = BTreeMap::new();
         let mut units: BTreeMap<(PathBuf, String), Unit> = BTreeMap::new();
         let mut missing = 0;
@@ -99,7 +100,7 @@ impl Analysis<'_> {
             if let Some(script) = call.script_out.as_deref().and_then(Path::parent)
                 && let Some(name) = script.file_name().and_then(|name| name.to_str())
                 && !units.contains_key(&(dir.clone(), name.to_owned()))
-                && let Some(unit) = self.script_run(call, outputs, script, name)?
+                && let Some(unit) = self.script_run(call, outputs, script, name, &included)?
             {
                 units.insert((dir.clone(), name.to_owned()), unit);
             }
@@ -199,17 +200,25 @@ impl Analysis<'_> {
         outputs: &Outputs,
         script: &Path,
         name: &str,
+        included: &HashSet<PathBuf>,
     ) -> Result<Option<Unit>> {
         let root = self.root();
         let Some(mut copied) = self.fingerprint(outputs, name)? else { return Ok(None) };
         let failed = |e: io::Error| Error::io(format!("read {}", script.display()), e);
         let Ok(dir) = script.strip_prefix(&root) else { return Ok(None) };
+        let said = fs::read(script.join("output")).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let archived = match self.is_local(call) {
+            false => archived(&script.join("out"), &said),
+            true => HashSet::new(),
+        };
         for path in files::tree(script).map_err(failed)? {
-            copied.push(Recorded::of(&root, &dir.join(path)).map_err(failed)?);
+            let full = script.join(&path);
+            if !archived.contains(&full) || included.contains(&full) {
+                copied.push(Recorded::of(&root, &dir.join(path)).map_err(failed)?);
+            }
         }
         let local = self.is_local(call).then(|| {
-            let said = fs::read(script.join("output")).unwrap_or_default();
-            let said = String::from_utf8_lossy(&said);
             let told = said.lines().any(|line| {
                 let line = line.trim_start_matches("cargo::").trim_start_matches("cargo:");
                 line.starts_with("rerun-if-")
@@ -304,6 +313,39 @@ impl Analysis<'_> {
     }
 }
 
+/// What any unit includes of what build scripts wrote.
+fn included(calls: &[Call]) -> HashSet<PathBuf> {
+    let mut found = HashSet::new();
+    for call in calls.iter().filter(|call| call.script_out.is_some()) {
+        let file = call.out_dir.join(format!("{}-{}.d", call.crate_name, call.hash));
+        let inputs = fs::read(file).map(|text| depinfo::parse(&text).inputs).unwrap_or_default();
+        found.extend(inputs.iter().map(|input| normal(&call.manifest_dir.join(input))));
+    }
+    found
+}
+
+/// Objects that a build script only made to put them into an archive beside them. It speaks of the archive, and
+/// nobody reads the objects again: one that runs once more makes them anew.
+fn archived(out: &Path, said: &str) -> HashSet<PathBuf> {
+    let mut found = HashSet::new();
+    let is = |path: &Path, extension: &str| path.extension().is_some_and(|e| e == extension);
+    let files = files::tree(out).unwrap_or_default();
+    let archives: Vec<Vec<u8>> = files
+        .iter()
+        .filter(|path| is(path, "a"))
+        .filter_map(|path| fs::read(out.join(path)).ok())
+        .collect();
+    for path in files.iter().filter(|path| is(path, "o")) {
+        let spoken_of = path.file_name().is_none_or(|name| said.contains(&*name.to_string_lossy()));
+        let Ok(object) = fs::read(out.join(path)) else { continue };
+        let within = |archive: &Vec<u8>| memchr::memmem::find(archive, &object).is_some();
+        if !spoken_of && !object.is_empty() && archives.iter().any(within) {
+            found.insert(out.join(path));
+        }
+    }
+    found
+}
+
 /// The hash in the name of a file or directory of cargo's: sixteen hexadecimal digits at the end of
 /// the stem.
 fn hash_in(path: &Path) -> Option<String> {
@@ -340,6 +382,21 @@ mod tests {
         assert_eq!(hash("a-0123456789abcdef/out/x").as_deref(), Some("0123456789abcdef"));
         assert_eq!(hash("rg"), None);
         assert_eq!(hash("libgrep-matcher.rlib"), None);
+    }
+
+    #[test]
+    fn objects_are_spared_that_are_in_an_archive_and_nowhere_mentioned() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let write = |name: &str, content: &str| {
+            fs::write(dir.path().join(name), content).expect("written");
+        };
+        write("liball.a", "!<arch> first second");
+        write("first.o", "first");
+        write("second.o", "second");
+        write("third.o", "third");
+        write("empty.o", "");
+        let spared = archived(dir.path(), "cargo:rustc-link-arg=/w/out/second.o");
+        assert_eq!(spared, HashSet::from([dir.path().join("first.o")]));
     }
 
     #[test]
