@@ -115,6 +115,20 @@ pub(crate) fn take_away(dir: &Path) -> Result<()> {
     }
 }
 
+/// The wrapper of rustc on the filesystem of the cache, so that all have one file of it, wherever the program
+/// itself is installed.
+///
+/// # Errors
+///
+/// When it can't be written.
+pub(crate) fn near(cache: &Path, program: &Path) -> Result<PathBuf> {
+    let near = cache.join(PROGRAM).with_extension(std::env::consts::EXE_EXTENSION);
+    fs::create_dir_all(cache)
+        .and_then(|()| put_program(program, &near))
+        .map_err(|e| Error::io(format!("write {}", near.display()), e))?;
+    Ok(near)
+}
+
 /// A second name of the program, so that it stays when that is installed anew or removed; a copy
 /// where it is on another filesystem.
 fn put_program(program: &Path, to: &Path) -> io::Result<()> {

@@ -97,7 +97,7 @@ impl Seeded {
             build: Build { jobs: setup.jobs, ..Build::default() },
             ..CargoConfig::default()
         };
-        install::put(slot_dir(&site.path), setup.wrapper.as_deref(), &rustc, &cargo)
+        install::put(slot_dir(&site.path), setup.program()?.as_deref(), &rustc, &cargo)
     }
 
     fn attachment(&self, warm: bool, reason: Option<String>) -> Attachment {
@@ -213,7 +213,7 @@ impl CacheStrategy for Seeded {
         }
         let recipe = base::Recipe {
             cache: self.setup.cache(),
-            wrapper: self.setup.wrapper.clone(),
+            wrapper: self.setup.program()?,
             command: self.setup.warm_command.clone(),
             spare: self.setup.lean != Lean::Never,
             jobs: self.setup.jobs,

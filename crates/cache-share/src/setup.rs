@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pool_core::{Attachment, CacheSite, Sources};
+use pool_core::{Attachment, CacheSite, Result, Sources};
 use serde::{Deserialize, Serialize};
+
+use crate::install;
 
 /// Everything a strategy is told. The library looks for nothing by itself.
 #[derive(Clone, Debug)]
@@ -47,6 +49,11 @@ impl Setup {
 
     pub(crate) fn cache(&self) -> PathBuf {
         self.pool_dir.join("cache")
+    }
+
+    /// The wrapper of rustc, where it can be given a further name for each slot.
+    pub(crate) fn program(&self) -> Result<Option<PathBuf>> {
+        self.wrapper.as_deref().map(|program| install::near(&self.cache(), program)).transpose()
     }
 }
 
