@@ -8,7 +8,8 @@
 //!   its own, in which the worktree stands at one path that is the same for the base and for every slot.
 //!   What a slot compiles for the first time then starts from the base's state. Where namespaces are
 //!   not permitted, rustc starts from nothing; all else is the same.
-//! - *Lean builds.* While the disk is to be spared: no incremental state, no debug information.
+//! - *Lean builds.* While the disk is to be spared: no incremental state, no debug information, and in programs
+//!   no symbols.
 //! - *Traces of the base's path.* What the base compiles outside of a namespace has the path of the base's tree
 //!   remapped, so that wherever that path still occurs, somebody put it there on purpose.
 //!

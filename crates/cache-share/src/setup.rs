@@ -57,7 +57,7 @@ impl Setup {
     }
 }
 
-/// When to build with less debug information and without incremental state, which take most of the disk that
+/// When to build without incremental state, debug information and programs' symbols, which take most of the disk that
 /// a worktree's builds need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
