@@ -60,7 +60,7 @@ impl SharedTarget {
                 ..Attachment::default()
             })
         };
-        let Some(wrapper) = self.setup.wrapper.as_deref() else {
+        let Some(wrapper) = self.setup.program()? else {
             return private("a common build directory needs the wrapper of rustc".to_owned());
         };
         let packages = match survey(&site.path) {
@@ -90,7 +90,7 @@ impl SharedTarget {
             cargo: Some(cargo.clone()),
             ..Config::default()
         };
-        install::put(slot_dir(&site.path), Some(wrapper), &rustc, &cargo)?;
+        install::put(slot_dir(&site.path), Some(&wrapper), &rustc, &cargo)?;
         let warm = fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some());
         Ok(Attachment {
             strategy: Self::NAME.to_owned(),
