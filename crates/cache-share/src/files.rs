@@ -98,6 +98,14 @@ pub(crate) fn tree(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Whether a directory has nothing in it, or is not there.
+pub(crate) fn is_empty(dir: &Path) -> bool {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 /// Bytes allocated below `dirs`, each file counted once, however many names it has. What reflinks
 /// share is counted for each of them. What can't be looked at is not counted.
 pub fn allocated(dirs: &[&Path]) -> u64 {

@@ -76,7 +76,7 @@ impl CacheStrategy for Private {
 }
 
 /// Whether something was built there: an empty directory, or a link to somewhere else, is not it.
-fn is_warm(workspace: &Path) -> bool {
+pub(crate) fn is_warm(workspace: &Path) -> bool {
     let target = workspace.join("target");
     let real = std::fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_dir());
     real && std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_some())

@@ -66,6 +66,8 @@ pub(crate) struct Config {
     pub(crate) identity: Option<Identity>,
     /// What cargo was told with it.
     pub(crate) cargo: Option<CargoConfig>,
+    /// `chain` is a cache, used like that, and only for what is the same wherever it is compiled.
+    pub(crate) cache: Option<crate::sccache::Client>,
     /// For a base: what is written down of each call.
     pub(crate) record: Option<PathBuf>,
     /// For a base: compile what is not part of the workspace with line tables only, and have debug
@@ -120,10 +122,10 @@ pub fn wrap() -> ExitCode {
         return ExitCode::from(u8::from(!permitted));
     }
     // Without it there is nothing to do but what cargo wants.
-    let config = fs::read(own.with_file_name(CONFIG))
-        .ok()
-        .and_then(|text| serde_json::from_slice::<Config>(&text).ok())
-        .unwrap_or_default();
+    let mut config = own.parent().and_then(config_of).unwrap_or_default();
+    if !may_chain(&config, &arguments) {
+        config.chain = None;
+    }
     match compile(&own, config, &compiler, &arguments) {
         Ok(code) => code,
         Err(e) => {
@@ -131,6 +133,26 @@ pub fn wrap() -> ExitCode {
             ExitCode::from(127)
         }
     }
+}
+
+/// What the wrapper in `dir` is to do.
+pub(crate) fn config_of(dir: &Path) -> Option<Config> {
+    serde_json::from_slice(&fs::read(dir.join(CONFIG)).ok()?).ok()
+}
+
+/// Whether this call is one for [`Config::chain`]. If that is a cache, it is not for what belongs to the
+/// workspace, vendored or not: a macro may read any file of it, and no cache would know. Cargo marks what
+/// comes from a registry or from git, which never changes, by `--cap-lints`.
+fn may_chain(config: &Config, arguments: &[OsString]) -> bool {
+    let Some(cache) = &config.cache else { return true };
+    let local = env_path("CARGO_MANIFEST_DIR").is_none_or(|dir| dir.starts_with(&config.root));
+    if local || !args::are_lints_capped(arguments) {
+        return false;
+    }
+    if let Some(claims) = &config.claims {
+        namespace::keep_to_ourselves(claims);
+    }
+    cache.ensure_inside()
 }
 
 /// Whether the wrapper at `program` may make namespaces in which `root` stands at `canonical`.
@@ -319,6 +341,12 @@ fn chained(config: &Config, compiler: &OsStr) -> Command {
             }
             let mut command = Command::new(chain);
             command.arg(compiler);
+            if let Some(cache) = &config.cache {
+                command.envs(cache.variables());
+                // sccache refuses to work where these are 1. They mean nothing here: cargo compiles only
+                // what belongs to the workspace incrementally.
+                command.env_remove("CARGO_INCREMENTAL").env_remove("CARGO_BUILD_INCREMENTAL");
+            }
             command
         }
         None => Command::new(compiler),
@@ -329,7 +357,12 @@ fn chained(config: &Config, compiler: &OsStr) -> Command {
 #[cfg(unix)]
 fn run(config: &Config, compiler: &OsStr, arguments: &[OsString]) -> io::Result<ExitCode> {
     use std::os::unix::process::CommandExt;
-    Err(command(config, compiler).args(arguments).exec())
+    let failed = command(config, compiler).args(arguments).exec();
+    match config.cache {
+        // It was there when the slot was prepared. One can do without.
+        Some(_) => Err(Command::new(compiler).args(arguments).exec()),
+        None => Err(failed),
+    }
 }
 
 #[cfg(not(unix))]

@@ -146,14 +146,6 @@ fn summary(left: &[(&base::Unit, String)]) -> Option<String> {
     })
 }
 
-/// Whether nothing was built there yet.
-fn is_empty(target: &Path) -> bool {
-    match fs::read_dir(target) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
-    }
-}
-
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -181,7 +173,7 @@ impl CacheStrategy for Seeded {
         self.set_pressure(site.in_use, base.as_ref().map(|(_, manifest)| manifest));
         self.install(site, base.as_ref())?;
         let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
-        if !is_empty(&target) {
+        if !files::is_empty(&target) {
             let (dir, commit) = (slot_dir(&site.path).to_owned(), site.base.clone());
             blocking(move || note::begin(&dir, &target, &commit)).await?;
             return Ok(self.attachment(true, None));

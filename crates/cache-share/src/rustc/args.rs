@@ -134,6 +134,15 @@ pub(super) fn compress_debug_sections(arguments: &mut Vec<OsString>, invocation:
     }
 }
 
+/// Whether warnings are kept down, as cargo has it for what is not in one's own hands.
+pub(super) fn are_lints_capped(arguments: &[OsString]) -> bool {
+    arguments.iter().any(|argument| {
+        argument.to_str().is_some_and(|argument| {
+            argument == "--cap-lints" || argument.starts_with("--cap-lints=")
+        })
+    })
+}
+
 /// Whether a code generation option is set.
 fn has(arguments: &[OsString], name: &str) -> bool {
     arguments.iter().any(|argument| sets(argument, name))

@@ -1,3 +1,4 @@
 //! The integration tests of the crate, in one binary, which links once.
 
+mod sccache;
 mod truth;

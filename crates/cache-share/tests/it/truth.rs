@@ -1,12 +1,13 @@
 //! The truth table of `testkit`, for each strategy, and for two that are wrong.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use cache_share::{Lean, Private, Seeded, Setup, SharedTarget};
+use cache_share::{Lean, Private, Sccache, Seeded, Setup, SharedTarget};
 use git_backend::{GitIsolator, GitSettings, Repository};
-use pool_core::{CacheStrategy, CommitId, LeaseGuard, Pool, Request, Wish};
+use pool_core::{CacheStrategy, CommitId, LeaseGuard, Pool, PruneOptions, Release, Request, Wish};
 use testkit::truth::control::{NaiveSeed, NaiveShared};
 use testkit::truth::{self, Pooled, Report, Subject, Verdict};
 
@@ -115,6 +116,78 @@ fn shared_target_is_right() {
     truth::assert_in_step(table(), &report);
 }
 
+/// A pool with a cache of compilations, in which everything was built once.
+#[derive(Debug)]
+struct Cached {
+    pool: Pool,
+    /// Held, so that the first leases get other places.
+    first: Mutex<Option<LeaseGuard>>,
+}
+
+impl Cached {
+    fn new(repo: &Path, pool_dir: &Path, program: &Path) -> Self {
+        let isolator = isolator(repo, pool_dir);
+        let setup = Setup {
+            wrapper: Some(env!("CARGO_BIN_EXE_wtpool-rustc").into()),
+            ..Setup::new(pool_dir, isolator.clone())
+        };
+        let cache = Sccache::new(setup, Some(program.to_owned()), BTreeMap::new());
+        Self { pool: over(isolator, Arc::new(cache)), first: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Subject for Cached {
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn strategy(&self) -> &str {
+        Sccache::NAME
+    }
+
+    async fn warm(&self, commit: &CommitId) -> Result<(), String> {
+        let wish = Wish { base: Some(commit.as_str().to_owned()), ..Wish::default() };
+        let lease = self.pool.acquire(Request { wish, ..Request::new("first") }).await;
+        let lease = lease.map_err(|e| e.to_string())?;
+        build_all(&lease)?;
+        *self.first.lock().expect("nothing panics here") = Some(lease);
+        Ok(())
+    }
+}
+
+impl Drop for Cached {
+    /// The server ends with the slots. The game's own runtime is gone by now.
+    fn drop(&mut self) {
+        let first = self.first.lock().expect("nothing panics here").take();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime can be made").block_on(async {
+            if let Some(lease) = first {
+                drop(lease.release(Release::default()).await);
+            }
+            let options = PruneOptions { all: true, ..PruneOptions::default() };
+            self.pool.prune(options, &|_| ()).await.expect("the pool can be pruned");
+        });
+    }
+}
+
+#[test]
+fn sccache_is_right() {
+    let Some(program) = crate::sccache::program() else { return };
+    let pools = Arc::new(Mutex::new(Vec::new()));
+    let made = pools.clone();
+    let open = move |repo: &Path, pool_dir: &Path| -> Box<dyn Subject> {
+        made.lock().expect("nothing panics here").push(pool_dir.to_owned());
+        Box::new(Cached::new(repo, pool_dir, &program))
+    };
+    let report = examine(Sccache::NAME, &open, &[]);
+    for pool_dir in &*pools.lock().expect("nothing panics here") {
+        crate::sccache::wait_for_server(pool_dir);
+    }
+    report.assert_never_wrong();
+    truth::assert_in_step(table(), &report);
+}
+
 /// The hazards that were played and in which nothing wrong was shown.
 fn missed(report: &Report) -> Vec<&'static str> {
     let misled = report.misled();
@@ -210,17 +283,22 @@ impl Subject for Linked {
         let wish = Wish { base: Some(commit.as_str().to_owned()), ..Wish::default() };
         let lease = self.pool.acquire(Request { wish, ..Request::new("donor") }).await;
         let lease = lease.map_err(|e| e.to_string())?;
-        // A base is built from what is committed.
-        drop(std::fs::remove_file(lease.path().join(".env")));
-        for args in ["build --all-targets", "clippy", "doc --no-deps"] {
-            let mut cargo = truth::cargo(&lease.path(), &lease.lease().attachment.env);
-            let built = cargo.args(args.split(' ')).output().map_err(|e| e.to_string())?;
-            if !built.status.success() {
-                return Err(String::from_utf8_lossy(&built.stderr).into_owned());
-            }
-        }
+        build_all(&lease)?;
         self.cache.set_donor(lease.path());
         *self.donor.lock().expect("nothing panics here") = Some(lease);
         Ok(())
     }
+}
+
+/// Builds what is committed, in all the ways in which the hazards do.
+fn build_all(lease: &LeaseGuard) -> Result<(), String> {
+    drop(std::fs::remove_file(lease.path().join(".env")));
+    for args in ["build --all-targets", "clippy", "doc --no-deps"] {
+        let mut cargo = truth::cargo(&lease.path(), &lease.lease().attachment.env);
+        let built = cargo.args(args.split(' ')).output().map_err(|e| e.to_string())?;
+        if !built.status.success() {
+            return Err(String::from_utf8_lossy(&built.stderr).into_owned());
+        }
+    }
+    Ok(())
 }
