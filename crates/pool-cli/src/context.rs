@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cache_share::{Directories, Private, Seeded, Setup, SharedTarget};
+use cache_share::{Directories, Private, Sccache, Seeded, Setup, SharedTarget};
 use git_backend::{GitIsolator, Repository};
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, LeaseStore, Liveness, LocalLiveness, Lookup,
@@ -16,7 +16,7 @@ use pool_core::{
 use crate::cli::Global;
 use crate::error::invalid;
 use crate::output::Output;
-use crate::settings::{self, Flags, Loaded, Settings};
+use crate::settings::{self, CacheSettings, Flags, Loaded, Settings};
 
 /// Names the repository that a pool belongs to: its common directory, byte for byte.
 const OWNER_FILE: &str = "repository";
@@ -179,7 +179,7 @@ fn cache(
     settings: &Settings,
     setup: Setup,
 ) -> Result<Arc<dyn CacheStrategy>> {
-    let inner = strategy(&settings.cache.strategy, setup)?;
+    let inner = strategy(&settings.cache, setup)?;
     let directories = &settings.cache.directories;
     match repository.main_worktree().filter(|_| !directories.is_empty()) {
         Some(main) => Ok(Arc::new(Directories::new(inner, main, directories.clone())?)),
@@ -187,18 +187,33 @@ fn cache(
     }
 }
 
-/// The cache strategy of that name.
-fn strategy(name: &str, setup: Setup) -> Result<Arc<dyn CacheStrategy>> {
-    match name {
+/// The cache strategy that is set.
+fn strategy(cache: &CacheSettings, setup: Setup) -> Result<Arc<dyn CacheStrategy>> {
+    match cache.strategy.as_str() {
         Private::NAME => Ok(Arc::new(Private::new())),
+        Sccache::NAME => {
+            let program = program(&cache.wrapper)?;
+            let env = std::env::vars().filter(|(name, _)| name.starts_with("SCCACHE_"));
+            Ok(Arc::new(Sccache::new(setup, program, env.collect())))
+        }
         Seeded::NAME => Ok(Arc::new(Seeded::new(setup))),
         SharedTarget::NAME => Ok(Arc::new(SharedTarget::new(setup))),
         other => {
-            let all = [Seeded::NAME, SharedTarget::NAME, Private::NAME].join(", ");
+            let all = [Seeded::NAME, SharedTarget::NAME, Sccache::NAME, Private::NAME].join(", ");
             Err(invalid(format!("there is no cache strategy {other:?}"))
                 .with_hint(format!("there are: {all}")))
         }
     }
+}
+
+/// Where a program is: by its path, or looked for as a shell would. `None`: nowhere.
+fn program(name: &Path) -> Result<Option<PathBuf>> {
+    if name.components().count() > 1 {
+        let path = std::path::absolute(name);
+        return path.map(Some).map_err(|e| Error::io(format!("resolve {}", name.display()), e));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Ok(std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file()))
 }
 
 /// Whether the pool's directory was only handed down by the `run` that this process is inside of.

@@ -145,6 +145,8 @@ pub(crate) struct CacheSettings {
     pub(crate) warm_command: Option<String>,
     /// Directories of the main worktree that each new slot gets copies of, such as `node_modules`.
     pub(crate) directories: Vec<PathBuf>,
+    /// The program that caches compilations, with the strategy `sccache`. Not in the repository's file.
+    pub(crate) wrapper: PathBuf,
     /// Whether a base is built in the background when there is none.
     pub(crate) auto: bool,
 }
@@ -156,6 +158,7 @@ impl Default for CacheSettings {
             lean: Lean::default(),
             warm_command: None,
             directories: Vec::new(),
+            wrapper: cache_share::Sccache::NAME.into(),
             auto: true,
         }
     }
@@ -314,10 +317,11 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
                 let message = format!("unknown key {key} in {}", path.display());
                 return Err(invalid(message).with_hint("`wtpool config` lists the keys there are"));
             }
-            if key == "cache.warm_command" && path.ends_with(REPOSITORY_FILE) {
+            let is_command = ["cache.warm_command", "cache.wrapper"].contains(&key.as_str());
+            if is_command && path.ends_with(REPOSITORY_FILE) {
                 let message = format!("{} names a command to run", path.display());
                 return Err(invalid(message)
-                    .with_hint("cache.warm_command belongs into your own configuration file"));
+                    .with_hint(format!("{key} belongs into your own configuration file")));
             }
             origins.insert(key, path.display().to_string());
         }

@@ -8,5 +8,6 @@ mod lease;
 mod repository;
 mod rescue;
 mod run;
+mod sccache;
 mod settings;
 mod terminal;

@@ -44,8 +44,12 @@ fn unknown_keys_name_themselves_and_their_file() {
     let ran = bench.run(&["acquire"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
     assert!(ran.err.contains("max_lease") && ran.err.contains(".wtpool.toml"), "{ran:?}");
-    write(bench.repo().join(".wtpool.toml"), "[cache]\nwarm_command = 'rm -rf /'\n");
-    assert_eq!(bench.run(&["acquire"]).code, Some(2), "a repository names no command to run");
+    for key in ["warm_command", "wrapper"] {
+        write(bench.repo().join(".wtpool.toml"), &format!("[cache]\n{key} = 'rm -rf /'\n"));
+        let ran = bench.run(&["acquire"]);
+        assert_eq!(ran.code, Some(2), "a repository names no command to run: {ran:?}");
+        assert!(ran.err.contains(key), "{ran:?}");
+    }
     fs::remove_file(bench.repo().join(".wtpool.toml")).expect("remove it");
     for (name, value) in
         [("WTPOOL_WAIT", "soon"), ("WTPOOL_MAX_LEASES", "0"), ("WTPOOL_CACHE__STRATEGY", "x")]
