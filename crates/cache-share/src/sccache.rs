@@ -13,6 +13,7 @@ use pool_core::{Attachment, CacheSite, CacheStrategy, Error, Result};
 
 use crate::files;
 use crate::install::{self, Build, CargoConfig};
+use crate::note::{self, Note};
 use crate::private::{Private, is_warm};
 use crate::rustc::{self, Config};
 use crate::seeded::blocking;
@@ -238,7 +239,11 @@ impl CacheStrategy for Sccache {
             return Ok(none);
         }
         let (this, site) = (self.clone(), site.clone());
-        blocking(move || this.attached(&site)).await
+        blocking(move || {
+            note::begin(slot_dir(&site.path), &site.path.join("target"), &site.base)?;
+            this.attached(&site)
+        })
+        .await
     }
 
     /// Stops the server when no slot needs it any more.
@@ -246,6 +251,7 @@ impl CacheStrategy for Sccache {
         let (this, dir) = (self.clone(), slot_dir(&site.path).to_owned());
         blocking(move || {
             install::take_away(&dir)?;
+            Note::remove(&dir)?;
             if this.dir().is_dir()
                 && let Ok(client) = this.client()
             {
