@@ -35,6 +35,19 @@ impl Bin {
     /// When it can't be renamed: it is gone, is on another filesystem, or something is mounted
     /// there. It is then where it was.
     pub(crate) fn put(&mut self, path: &Path) -> Result<()> {
+        loop {
+            let moved = self.try_put(path);
+            let swept = self.dir.as_ref().is_some_and(|dir| !dir.exists());
+            // Another process sweeps, and took away what nothing was in yet.
+            if moved.is_err() && swept && fs::symlink_metadata(path).is_ok() {
+                self.dir = None;
+            } else {
+                return moved;
+            }
+        }
+    }
+
+    fn try_put(&mut self, path: &Path) -> Result<()> {
         let doing = || format!("move {} into the trash", path.display());
         let dir = match &self.dir {
             Some(dir) => dir.clone(),
@@ -104,4 +117,25 @@ fn make_writable(dir: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn make_writable(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_in_between_is_no_obstacle() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let trash = root.path().join("trash");
+        let mut bin = Bin { trash: trash.clone(), dir: None, count: 0 };
+        for name in ["one", "two"] {
+            let tree = root.path().join(name);
+            fs::create_dir(&tree).expect("made");
+            bin.put(&tree).expect("it can be moved");
+            assert!(!tree.exists());
+            delete::contents(&trash, &mut |_| ()).expect("swept");
+        }
+        let gone = bin.put(&root.path().join("three")).expect_err("there is no such thing");
+        assert!(gone.to_string().contains("three"), "{gone}");
+    }
 }
