@@ -37,6 +37,8 @@ struct Found(Vec<(String, Vec<Duration>)>);
 
 impl Found {
     fn add(&mut self, what: &str, took: Duration) {
+        // It takes long until there is a table.
+        eprintln!("{what}: {}", seconds(took));
         match self.0.iter_mut().find(|(known, _)| known == what) {
             Some((_, all)) => all.push(took),
             None => self.0.push((what.to_owned(), vec![took])),
