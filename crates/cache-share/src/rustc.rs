@@ -10,8 +10,9 @@
 //!   not permitted, rustc starts from nothing; all else is the same.
 //! - *Lean builds.* While the disk is to be spared: no incremental state, no debug information, and in programs
 //!   no symbols.
-//! - *Traces of the base's path.* What the base compiles outside of a namespace has the path of the base's tree
-//!   remapped, so that wherever that path still occurs, somebody put it there on purpose.
+//! - *Relative paths.* In a namespace, and all over the base, rustc writes paths of sources as relative ones. So
+//!   backtraces and debuggers find them; and wherever the path of the base, or that of the namespace,
+//!   still occurs, somebody put it there on purpose. What has the namespace's is compiled again outside.
 //!
 //! A build must not fail because of the wrapper: whatever it can't do, it leaves to rustc as cargo asked
 //! for it.
@@ -23,7 +24,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use serde::{Deserialize, Serialize};
 
@@ -160,8 +161,8 @@ pub(crate) fn may_unshare(program: &Path, root: &Path, canonical: &Path) -> bool
     Command::new(program)
         .arg(PROBE)
         .args([root, canonical])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
 }
@@ -213,11 +214,23 @@ fn compile(
         return run(config, compiler, &remapped(config, arguments));
     };
     // In a process of its own, so that there is a way back.
-    match in_namespace(config, canonical, &canonical.join(inside), compiler, &arguments)? {
-        Some(status) if !status.success() || !mentions(&invocation, canonical) => Ok(code(status)),
-        // Not permitted, or something in it asked where it is and wrote that down: cargo could make
-        // nothing of a path that nobody else sees.
-        _ => run(config, compiler, &remapped(config, arguments)),
+    let inside = canonical.join(inside);
+    let status = in_namespace(config, canonical, &inside, compiler, &arguments)?;
+    let arguments = remapped(config, arguments);
+    match status {
+        // Not permitted.
+        None => run(config, compiler, &arguments),
+        // Something in it asked where it is and wrote that down: nobody could make anything of a path that
+        // nobody else sees. What there is to say has been said.
+        Some(status) if status.success() && is_tainted(&invocation, canonical) => {
+            let mut again = command(config, compiler);
+            again.args(&arguments).stderr(Stdio::null());
+            match again.status()? {
+                status if status.success() => Ok(code(status)),
+                _ => run(config, compiler, &arguments),
+            }
+        }
+        Some(status) => Ok(code(status)),
     }
 }
 
@@ -263,14 +276,8 @@ fn record(file: &Path, invocation: &Invocation) -> io::Result<()> {
 
 /// While a base is built: no trace of where its tree is.
 fn remapped(config: &Config, mut arguments: Vec<OsString>) -> Vec<OsString> {
-    if config.record.is_some()
-        && let Some(canonical) = &config.canonical
-    {
-        let mut remap = OsString::from("--remap-path-prefix=");
-        remap.push(&config.root);
-        remap.push("=");
-        remap.push(canonical);
-        arguments.push(remap);
+    if config.record.is_some() {
+        args::relative_to(&mut arguments, &config.root);
     }
     arguments
 }
@@ -311,14 +318,19 @@ fn in_namespace(
         return Ok(None);
     }
     let moved = arguments.iter().map(|arg| args::moved(arg, &config.root, canonical));
+    let mut moved: Vec<OsString> = moved.collect();
+    args::relative_to(&mut moved, canonical);
     command(config, compiler).args(moved).current_dir(cwd).status().map(Some)
 }
 
-/// Whether rustc wrote down an input by its path at `canonical`.
-fn mentions(invocation: &Invocation, canonical: &Path) -> bool {
-    let Some(file) = invocation.dep_info() else { return false };
-    let Ok(text) = fs::read(file) else { return false };
-    crate::depinfo::parse(&text).inputs.iter().any(|input| input.starts_with(canonical))
+/// Whether the path at `canonical` is in what was made: among the inputs, or in the outputs, where a macro may
+/// have put it.
+fn is_tainted(invocation: &Invocation, canonical: &Path) -> bool {
+    let needle = canonical.as_os_str().as_encoded_bytes();
+    let is_there = |bytes: &[u8]| memchr::memmem::find(bytes, needle).is_some();
+    let read = invocation.dep_info().and_then(|file| fs::read(file).ok()).unwrap_or_default();
+    crate::depinfo::parse(&read).inputs.iter().any(|input| input.starts_with(canonical))
+        || invocation.outputs().any(|file| fs::read(file).is_ok_and(|bytes| is_there(&bytes)))
 }
 
 fn command(config: &Config, compiler: &OsStr) -> Command {
@@ -380,4 +392,102 @@ fn code(status: ExitStatus) -> ExitCode {
 #[cfg(not(unix))]
 fn code(status: ExitStatus) -> ExitCode {
     ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, content: &str) {
+        fs::create_dir_all(path.parent().expect("it is in a directory")).expect("made");
+        fs::write(path, content).expect("written");
+    }
+
+    #[test]
+    fn lean_is_a_setting_or_a_flag() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let flag = dir.path().join("lean");
+        let config = Config { lean_while: Some(flag.clone()), ..Config::default() };
+        assert!(!config.is_lean());
+        fs::write(&flag, "").expect("written");
+        assert!(config.is_lean());
+        assert!(Config { lean: true, ..Config::default() }.is_lean());
+    }
+
+    /// One program writes it and another reads it, maybe of another version.
+    #[test]
+    fn what_is_not_said_is_the_default() {
+        let read: Config = serde_json::from_str("{\"root\": \"/w\", \"later\": 1}").expect("read");
+        assert_eq!(read, Config { root: "/w".into(), ..Config::default() });
+        let text = serde_json::to_string(&read).expect("written");
+        assert_eq!(serde_json::from_str::<Config>(&text).expect("read"), read);
+    }
+
+    #[test]
+    fn state_is_adopted_once_and_only_of_the_crate() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (donor, target) = (dir.path().join("base"), dir.path().join("target"));
+        let of = |root: &Path, name: &str| root.join("debug/incremental").join(name);
+        write(&of(&donor, "a-0abc/s-1/x.o"), "donor's");
+        write(&of(&donor, "a-1abc/s-1/x.o"), "donor's");
+        write(&of(&donor, "a-b-0abc/s-1/x.o"), "another crate's");
+        write(&of(&donor, "ab-0abc/s-1/x.o"), "another crate's");
+        write(&of(&target, "a-1abc/s-1/x.o"), "own");
+        let config =
+            Config { donor: Some(donor.clone()), target: target.clone(), ..Config::default() };
+        let incremental = target.join("debug/incremental");
+        for _ in 0..2 {
+            adopt_state(&config, &incremental, "a");
+            let read = |name: &str| fs::read_to_string(of(&target, name)).expect("it is there");
+            assert_eq!(read("a-0abc/s-1/x.o"), "donor's");
+            assert_eq!(read("a-1abc/s-1/x.o"), "own");
+            let names = fs::read_dir(&incremental).expect("read");
+            assert_eq!(names.count(), 2, "more than was to be adopted, or something half-made");
+        }
+        // What is written there now is not the donor's.
+        write(&of(&target, "a-0abc/s-1/x.o"), "own");
+        let donors = fs::read_to_string(of(&donor, "a-0abc/s-1/x.o")).expect("it is there");
+        assert_eq!(donors, "donor's");
+    }
+
+    #[test]
+    fn no_state_is_adopted_where_none_is_to_be_had() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let target = dir.path().join("target");
+        let incremental = target.join("debug/incremental");
+        let mut config = Config { target: target.clone(), ..Config::default() };
+        adopt_state(&config, &incremental, "a");
+        config.donor = Some(dir.path().join("gone"));
+        adopt_state(&config, &incremental, "a");
+        // Another place than the one that corresponds to the base's.
+        write(&dir.path().join("gone/debug/incremental/a-0/x"), "");
+        adopt_state(&config, &dir.path().join("elsewhere/debug/incremental"), "a");
+        assert!(!target.exists() && !dir.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn taint_is_found_among_inputs_and_in_outputs() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let out_dir = dir.path().to_owned();
+        let invocation = Invocation {
+            crate_name: "a".to_owned(),
+            hash: Some("0".to_owned()),
+            out_dir: out_dir.clone(),
+            ..Invocation::default()
+        };
+        let canonical = Path::new("/pool/cache/worktree");
+        let is_tainted = || is_tainted(&invocation, canonical);
+        assert!(!is_tainted());
+        // Where it goes is not where it is from.
+        let clean = "/pool/cache/worktree/target/a-0.d: src/lib.rs\n\nsrc/lib.rs:\n";
+        fs::write(out_dir.join("a-0.d"), clean).expect("written");
+        fs::write(out_dir.join("liba-0.rlib"), "\0./src/lib.rs\0").expect("written");
+        assert!(!is_tainted());
+        fs::write(out_dir.join("liba-0.rlib"), "\0/pool/cache/worktree/a\0").expect("written");
+        assert!(is_tainted());
+        fs::remove_file(out_dir.join("liba-0.rlib")).expect("removed");
+        let tainted = format!("{clean}/pool/cache/worktree/word.txt:\n");
+        fs::write(out_dir.join("a-0.d"), tainted).expect("written");
+        assert!(is_tainted());
+    }
 }

@@ -1,5 +1,6 @@
 //! Rustc's arguments, as cargo gives them. Pure.
 
+use std::env::consts;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,21 @@ impl Invocation {
         let hash = self.hash.as_ref()?;
         Some(self.out_dir.join(format!("{}-{hash}.d", self.crate_name)))
     }
+
+    /// What it may make, by the names that rustc gives it.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = PathBuf> {
+        let hash = self.hash.as_ref().map(|hash| format!("-{hash}")).unwrap_or_default();
+        let stem = format!("{}{hash}", self.crate_name);
+        [
+            stem.clone(),
+            format!("{}{stem}{}", consts::DLL_PREFIX, consts::DLL_SUFFIX),
+            format!("lib{stem}.rlib"),
+            format!("lib{stem}.rmeta"),
+            format!("lib{stem}.a"),
+        ]
+        .into_iter()
+        .map(|name| self.out_dir.join(name))
+    }
 }
 
 /// No incremental state and no debug information, neither in what is compiled nor in what is linked. Programs
@@ -141,6 +157,19 @@ pub(super) fn are_lints_capped(arguments: &[OsString]) -> bool {
             argument == "--cap-lints" || argument.starts_with("--cap-lints=")
         })
     })
+}
+
+/// Has rustc write paths below `root` as relative ones, where it would write them whole: in debug
+/// information, from which backtraces and debuggers read them. Before all other options, so that what a
+/// repository remaps itself has precedence; but after the compiler, which a wrapper such as clippy's gets
+/// as its first argument.
+pub(super) fn relative_to(arguments: &mut Vec<OsString>, root: &Path) {
+    let mut remap = OsString::from("--remap-path-prefix=");
+    remap.push(root);
+    remap.push("=.");
+    let is_option = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"-");
+    let place = arguments.iter().position(is_option).unwrap_or(arguments.len());
+    arguments.insert(place, remap);
 }
 
 /// Whether a code generation option is set.
@@ -279,6 +308,15 @@ mod tests {
         assert_eq!(changed(line, compress_debug_sections), line);
         let compressed = changed(BIN, compress_debug_sections);
         assert_eq!(compressed.contains("compress-debug"), cfg!(target_os = "linux"));
+    }
+
+    #[test]
+    fn paths_are_relative_unless_the_repository_says_otherwise() {
+        let line = "/usr/bin/rustc --crate-name a --out-dir /w/t --remap-path-prefix=/w=/own a.rs";
+        let mut changed = arguments(line);
+        relative_to(&mut changed, Path::new("/w"));
+        let first = "--remap-path-prefix=/w=. --crate-name";
+        assert_eq!(text(&changed), line.replace("--crate-name", first));
     }
 
     #[test]
