@@ -14,7 +14,7 @@ mod analysis;
 mod build;
 pub(crate) mod times;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::cargo::Toolchain;
 use crate::files::Recorded;
 
+pub(crate) use analysis::hash_in;
 pub(crate) use build::{Recipe, build};
 
 /// Of this program's own format. Another one: the base is of no use.
@@ -46,6 +47,10 @@ pub(crate) struct Manifest {
     /// Files of the tree that something read during the build without telling cargo; `None` where that
     /// can't be observed.
     pub(crate) read_silently: Option<Vec<PathBuf>>,
+    /// Directories of the tree that were listed during the build, for all that is known.
+    pub(crate) listed: BTreeSet<PathBuf>,
+    /// Files that the build wrote among the sources.
+    pub(crate) written: Vec<PathBuf>,
     /// Where it keeps incremental state, relative to the target directory.
     pub(crate) states: Vec<PathBuf>,
     /// By about how many bytes a slot grows that edits one crate and builds: incremental state, and the
@@ -55,6 +60,29 @@ pub(crate) struct Manifest {
     pub(crate) size: u64,
     /// What went wrong while it was built, if anything.
     pub(crate) trouble: Option<String>,
+}
+
+#[cfg(test)]
+impl Manifest {
+    /// Of a base in which nothing was built.
+    pub(crate) fn empty() -> Self {
+        Self {
+            format: FORMAT,
+            commit: CommitId::new("0123456789012345678901234567890123456789").expect("an id"),
+            toolchain: Toolchain::default(),
+            target: "target".into(),
+            canonical: None,
+            files: BTreeMap::new(),
+            units: Vec::new(),
+            read_silently: None,
+            listed: BTreeSet::new(),
+            written: Vec::new(),
+            states: Vec::new(),
+            growth: 0,
+            size: 0,
+            trouble: None,
+        }
+    }
 }
 
 /// What cargo builds, and checks the freshness of, as one thing.
@@ -75,6 +103,8 @@ pub(crate) struct Unit {
 /// A unit of a package that lies in the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Local {
+    /// Its package's directory, relative to the tree.
+    pub(crate) package: PathBuf,
     /// What it was made from, relative to the tree.
     pub(crate) inputs: Vec<PathBuf>,
     /// Valid only at the very commit of the base: a build script that told nothing of what it read.
@@ -150,6 +180,12 @@ impl Base {
     }
 }
 
+/// Leaves out the files whose names are not Unicode, which can't be written into a manifest: what is made from one
+/// is made from something unknown.
+pub(crate) fn keep_unicode(files: &mut BTreeMap<PathBuf, ContentId>) {
+    files.retain(|path, _| path.to_str().is_some());
+}
+
 /// All complete bases, newest first.
 pub(crate) fn all(cache: &Path) -> Vec<Base> {
     let mut found: Vec<Base> = fs::read_dir(cache.join("base"))
@@ -195,12 +231,12 @@ pub(crate) fn tidy(cache: &Path, keep: usize, used: &[u64]) -> Result<()> {
 }
 
 #[cfg(unix)]
-fn inode(meta: &fs::Metadata) -> Option<u64> {
+pub(crate) fn inode(meta: &fs::Metadata) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     Some(meta.ino())
 }
 
 #[cfg(not(unix))]
-fn inode(_: &fs::Metadata) -> Option<u64> {
+pub(crate) fn inode(_: &fs::Metadata) -> Option<u64> {
     None
 }

@@ -170,3 +170,31 @@ fn output(command: &mut Command) -> Result<String> {
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn toolchains_differ_by_compiler_and_by_flags() {
+        let rustc = "rustc 1.95.0 (59807616e)\nbinary: rustc\nhost: x86_64";
+        let ours = Toolchain { rustc: rustc.to_owned(), ..Toolchain::default() };
+        assert_eq!(ours.difference(&ours.clone()), None);
+        let older = Toolchain { rustc: rustc.replace("1.95", "1.94"), ..Toolchain::default() };
+        let why = older.difference(&ours).expect("they differ");
+        let expected =
+            "it was built by rustc 1.94.0 (59807616e), and here is rustc 1.95.0 (59807616e)";
+        assert_eq!(why, expected);
+        // Another host of the same version.
+        let elsewhere = Toolchain { rustc: rustc.replace("x86_64", "arm"), ..Toolchain::default() };
+        assert!(elsewhere.difference(&ours).is_some());
+        let flags = |value: &str| BTreeMap::from([("RUSTFLAGS".to_owned(), value.to_owned())]);
+        let flagged = Toolchain { flags: flags("--cfg one"), ..ours.clone() };
+        let expected = Some("it was built with another RUSTFLAGS".to_owned());
+        assert_eq!(flagged.difference(&ours), expected);
+        assert_eq!(ours.difference(&flagged), expected);
+        let other = Toolchain { flags: flags("--cfg two"), ..ours.clone() };
+        assert_eq!(flagged.difference(&other), expected);
+        assert_eq!(flagged.difference(&flagged.clone()), None);
+    }
+}

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use pool_core::{ContentId, Error, Result};
 
-use crate::base::{Base, Manifest, Unit, times};
+use crate::base::{self, Base, Manifest, Unit, times};
 use crate::files;
 
 /// What a slot gets of a base.
@@ -33,21 +33,33 @@ pub(crate) fn decide<'a>(
     same_commit: bool,
     contents: &BTreeMap<PathBuf, ContentId>,
 ) -> Decision<'a> {
-    let same = |path: &Path| manifest.files.get(path) == contents.get(path);
+    // What is in neither commit is something else: nobody knows what it was.
+    let same = |path: &Path| {
+        let known = manifest.files.get(path);
+        known.is_some() && known == contents.get(path)
+    };
     let all_same = same_commit && manifest.files == *contents;
     let listing = changed_listing(manifest, contents);
     let relisted = |path: &Path| {
         let dir = path.parent().unwrap_or(path);
-        listing.contains(dir).then(|| dir.to_owned())
+        listing.contains_key(dir).then(|| dir.to_owned())
     };
     // What was read without telling anybody may be in any unit of the workspace.
     let silently = match &manifest.read_silently {
+        _ if !manifest.written.is_empty() => {
+            manifest.written.first().map(|path| format!("its build writes {}", path.display()))
+        }
         _ if all_same => None,
         None => Some("what its build read can't be told here".to_owned()),
         Some(paths) => paths
             .iter()
             .find(|path| !same(path) || relisted(path).is_some())
-            .map(|path| format!("its build read {}, which differs", path.display())),
+            .map(|path| format!("its build read {}, which differs", path.display()))
+            .or_else(|| {
+                let mut dirs = listed_silently(manifest);
+                let dir = dirs.find(|dir| listing.contains_key(*dir))?;
+                Some(format!("its build listed {}, where other files are", shown(dir)))
+            }),
     };
     let same_files = manifest.files.keys().filter(|path| same(path));
     let times = same_files.map(|path| (path.clone(), times::of_sources())).collect();
@@ -64,8 +76,16 @@ pub(crate) fn decide<'a>(
                 return Some("its build script does not say what it depends on".to_owned());
             }
             // A macro may take in all files of a directory.
-            let dir = local.inputs.iter().find_map(|path| relisted(path))?;
-            Some(format!("other files are in {}", dir.display()))
+            if let Some(dir) = local.inputs.iter().find_map(|path| relisted(path)) {
+                return Some(format!("other files are in {}", shown(&dir)));
+            }
+            // And a macro or a tool may look for its settings: what it didn't find, nobody wrote down.
+            let mut above =
+                local.package.ancestors().filter_map(|dir| Some((dir, listing.get(dir)?)));
+            let (dir, name) = above.find_map(|(dir, names)| {
+                Some((dir, names.iter().find(|n| n.may_be_settings())?))
+            })?;
+            Some(format!("{} is in {}, or is not any more", name.0.display(), shown(dir)))
         });
         match why_not.or_else(|| unit.local.as_ref().and(silently.clone())) {
             None => decision.units.push(unit),
@@ -75,14 +95,74 @@ pub(crate) fn decide<'a>(
     decision
 }
 
-/// The directories in which files came or went.
+/// A directory of the worktree, for people.
+fn shown(dir: &Path) -> std::path::Display<'_> {
+    if dir == Path::new("") { Path::new("the root") } else { dir }.display()
+}
+
+/// Directories that something listed during the build, other than what cargo lists to find targets, or in
+/// order to see whether a package changed.
+fn listed_silently(manifest: &Manifest) -> impl Iterator<Item = &PathBuf> {
+    let packages: BTreeSet<&Path> = manifest
+        .files
+        .keys()
+        .filter(|path| path.ends_with("Cargo.toml"))
+        .filter_map(|path| path.parent())
+        .collect();
+    let locals = manifest.units.iter().filter_map(|unit| unit.local.as_ref());
+    let watched: BTreeSet<&Path> =
+        locals.filter(|local| local.this_commit_only).map(|local| &*local.package).collect();
+    manifest.listed.iter().filter(move |dir| {
+        let package = dir.ancestors().find(|dir| packages.contains(dir));
+        let inside = package.and_then(|package| dir.strip_prefix(package).ok()).unwrap_or(dir);
+        let of_targets = ["", "src", "src/bin", "tests", "examples", "benches"];
+        let known = of_targets.iter().any(|known| inside == Path::new(known));
+        !known && package.is_none_or(|package| !watched.contains(package))
+    })
+}
+
+/// The name of what came or went in a directory, and whether it is a directory itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry(PathBuf, bool);
+
+impl Entry {
+    /// Whether it may be something that a macro or a tool looks for without being told to.
+    fn may_be_settings(&self) -> bool {
+        let name = self.0.to_string_lossy();
+        let for_people = ["README", "LICENSE", "COPYING", "CHANGELOG"];
+        // Cargo keeps track of its own; and these never reach a compiler.
+        let known = ["Cargo.toml", "Cargo.lock", "rustfmt.toml", ".rustfmt.toml", ".editorconfig"];
+        !self.1
+            && !name.ends_with(".md")
+            && !name.starts_with(".git")
+            && !for_people.iter().any(|prefix| name.starts_with(prefix))
+            && !known.contains(&&*name)
+    }
+}
+
+/// The directories in which files or directories came or went, and those.
 fn changed_listing(
     manifest: &Manifest,
     contents: &BTreeMap<PathBuf, ContentId>,
-) -> BTreeSet<PathBuf> {
-    let came = contents.keys().filter(|path| !manifest.files.contains_key(*path));
-    let went = manifest.files.keys().filter(|path| !contents.contains_key(*path));
-    came.chain(went).filter_map(|path| path.parent().map(Path::to_owned)).collect()
+) -> BTreeMap<PathBuf, BTreeSet<Entry>> {
+    let mut changed: BTreeMap<PathBuf, BTreeSet<Entry>> = BTreeMap::new();
+    for (those, others) in [(&manifest.files, contents), (contents, &manifest.files)] {
+        let known: BTreeSet<&Path> =
+            others.keys().flat_map(|path| path.ancestors().skip(1)).collect();
+        for path in those.keys().filter(|path| !others.contains_key(*path)) {
+            let mut is_dir = false;
+            for path in path.ancestors() {
+                let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { break };
+                changed.entry(dir.to_owned()).or_default().insert(Entry(name.into(), is_dir));
+                // In what is there in both, that directory itself neither came nor went.
+                if known.contains(dir) {
+                    break;
+                }
+                is_dir = true;
+            }
+        }
+    }
+    changed
 }
 
 /// How a seeding went.
@@ -155,6 +235,7 @@ fn fill(
         for dir in unit.dirs.iter().map(|dir| to.join(dir)) {
             fs::create_dir_all(&dir).map_err(|e| (dir.clone(), e))?;
         }
+        let mut programs = programs(unit, &from);
         for (file, shared) in unit
             .shared
             .iter()
@@ -167,8 +248,20 @@ fn fill(
                 fs::create_dir_all(parent).map_err(|e| (parent.to_owned(), e))?;
             }
             let source = from.join(&file.path);
-            let give = if shared { files::share } else { files::copy };
-            match give(&source, &target, file.modified) {
+            let inode = fs::metadata(&source).ok().and_then(|meta| base::inode(&meta));
+            let program = inode.and_then(|inode| programs.get_mut(&inode));
+            let given = match program {
+                // Not over what is there.
+                Some(_) if target.exists() => Ok(()),
+                Some(Some(own)) => fs::hard_link(own, &target),
+                Some(first) => {
+                    *first = Some(target.clone());
+                    files::copy(&source, &target, file.modified)
+                }
+                None if shared => files::share(&source, &target, file.modified),
+                None => files::copy(&source, &target, file.modified),
+            };
+            match given {
                 // Two units may have the same final name; the first has it.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 other => other.map_err(|e| (target, e))?,
@@ -177,4 +270,200 @@ fn fill(
         seeded.units += 1;
     }
     Ok(seeded)
+}
+
+/// The inodes of what people take from the target directory by its final name, other than libraries of Rust's.
+/// They do with it as they like: `strip`, `patchelf` and `cp` write in place. So a slot has a file of its
+/// own of each, of as many names as in the base.
+fn programs(unit: &Unit, from: &Path) -> BTreeMap<u64, Option<PathBuf>> {
+    let is_final = |path: &Path| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        base::hash_in(path).is_none() && !matches!(extension, Some("rlib" | "rmeta"))
+    };
+    let finals = unit.shared.iter().filter(|file| is_final(&file.path));
+    let inodes = finals.filter_map(|file| base::inode(&fs::metadata(from.join(&file.path)).ok()?));
+    inodes.map(|inode| (inode, None)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Local;
+
+    type Contents = BTreeMap<PathBuf, ContentId>;
+
+    fn contents(files: &[(&str, &str)]) -> Contents {
+        files.iter().map(|(path, id)| (PathBuf::from(path), ContentId((*id).to_owned()))).collect()
+    }
+
+    fn commit() -> Contents {
+        contents(&[
+            ("Cargo.toml", "1"),
+            ("a/Cargo.toml", "1"),
+            ("a/src/lib.rs", "1"),
+            ("a/src/part/one.rs", "1"),
+            ("a/data/word.txt", "1"),
+            ("b/Cargo.toml", "1"),
+            ("b/src/lib.rs", "1"),
+        ])
+    }
+
+    fn unit(name: &str, local: Option<Local>) -> Unit {
+        let (shared, copied, dirs) = Default::default();
+        Unit { name: name.to_owned(), local, shared, copied, dirs }
+    }
+
+    fn local(package: &str, inputs: &[&str]) -> Local {
+        let inputs = inputs.iter().map(PathBuf::from).collect();
+        Local { package: package.into(), inputs, ..Local::default() }
+    }
+
+    /// A base with the crates `a` and `b`, and one of the registry.
+    fn manifest() -> Manifest {
+        let a = local("a", &["a/src/lib.rs", "a/src/part/one.rs"]);
+        let units = vec![
+            unit("a", Some(a)),
+            unit("b", Some(local("b", &["b/src/lib.rs"]))),
+            unit("registry", None),
+        ];
+        let mut manifest = Manifest::empty();
+        manifest.files = commit();
+        manifest.read_silently = Some(Vec::new());
+        manifest.units = units;
+        manifest
+    }
+
+    fn given(manifest: &Manifest, same_commit: bool, contents: &Contents) -> Vec<String> {
+        let decision = decide(manifest, same_commit, contents);
+        assert_eq!(decision.units.len() + decision.left.len(), manifest.units.len());
+        decision.units.iter().map(|unit| unit.name.clone()).collect()
+    }
+
+    fn with(path: &str, id: &str) -> Contents {
+        let mut all = commit();
+        all.insert(path.into(), ContentId(id.to_owned()));
+        all
+    }
+
+    fn without(path: &str) -> Contents {
+        let mut all = commit();
+        assert!(all.remove(Path::new(path)).is_some());
+        all
+    }
+
+    fn a_of(manifest: &mut Manifest) -> &mut Local {
+        manifest.units[0].local.as_mut().expect("it is of the workspace")
+    }
+
+    #[test]
+    fn everything_is_given_where_nothing_differs() {
+        assert_eq!(given(&manifest(), true, &commit()), ["a", "b", "registry"]);
+        assert_eq!(given(&manifest(), false, &commit()), ["a", "b", "registry"]);
+    }
+
+    #[test]
+    fn an_input_that_differs_or_is_gone() {
+        assert_eq!(given(&manifest(), false, &with("a/src/lib.rs", "2")), ["b", "registry"]);
+        assert_eq!(given(&manifest(), false, &without("a/src/part/one.rs")), ["b", "registry"]);
+        // Whatever the commit is called: set-up files may differ.
+        assert_eq!(given(&manifest(), true, &with("a/src/lib.rs", "2")), ["b", "registry"]);
+        let decision = manifest();
+        let changed = with("a/src/lib.rs", "2");
+        let decision = decide(&decision, false, &changed);
+        assert_eq!(decision.left[0].1, "a/src/lib.rs differs");
+    }
+
+    #[test]
+    fn an_input_that_is_in_no_commit() {
+        let mut manifest = manifest();
+        a_of(&mut manifest).inputs.push("a/src/link/mod.rs".into());
+        assert_eq!(given(&manifest, true, &commit()), ["b", "registry"]);
+    }
+
+    #[test]
+    fn what_differs_keeps_its_own_time() {
+        let (manifest, changed) = (manifest(), with("a/src/lib.rs", "2"));
+        let times = decide(&manifest, false, &changed).times;
+        assert!(!times.contains_key(Path::new("a/src/lib.rs")));
+        assert_eq!(times.len(), commit().len() - 1);
+        assert!(times.values().all(|time| *time == times::of_sources()));
+        let fewer = without("a/data/word.txt");
+        assert!(!decide(&manifest, false, &fewer).times.contains_key(Path::new("a/data/word.txt")));
+    }
+
+    #[test]
+    fn what_is_bound_is_never_given() {
+        let mut manifest = manifest();
+        a_of(&mut manifest).bound = Some("the path of the base is in it".to_owned());
+        assert_eq!(given(&manifest, true, &commit()), ["b", "registry"]);
+        assert_eq!(decide(&manifest, true, &commit()).left[0].1, "the path of the base is in it");
+    }
+
+    #[test]
+    fn a_script_that_tells_nothing_is_good_for_its_commit() {
+        let mut manifest = manifest();
+        a_of(&mut manifest).this_commit_only = true;
+        assert_eq!(given(&manifest, true, &commit()), ["a", "b", "registry"]);
+        assert_eq!(given(&manifest, false, &commit()), ["b", "registry"]);
+        // A file that was brought along differs.
+        assert_eq!(given(&manifest, true, &with(".env", "set-up")), ["registry"]);
+    }
+
+    #[test]
+    fn what_was_read_silently_may_be_anywhere() {
+        let mut manifest = manifest();
+        manifest.read_silently = Some(vec!["a/data/word.txt".into()]);
+        assert_eq!(given(&manifest, false, &commit()), ["a", "b", "registry"]);
+        assert_eq!(given(&manifest, false, &with("a/data/word.txt", "2")), ["registry"]);
+        assert_eq!(given(&manifest, false, &with("a/data/more.txt", "1")), ["registry"]);
+        // Where that can't be observed, it is good for its commit only.
+        manifest.read_silently = None;
+        assert_eq!(given(&manifest, true, &commit()), ["a", "b", "registry"]);
+        assert_eq!(given(&manifest, false, &commit()), ["registry"]);
+    }
+
+    #[test]
+    fn what_was_listed_silently_may_be_anywhere() {
+        let mut manifest = manifest();
+        manifest.listed = ["", "a", "a/src", "a/data"].map(PathBuf::from).into();
+        assert_eq!(given(&manifest, false, &commit()), ["a", "b", "registry"]);
+        assert_eq!(given(&manifest, false, &with("a/data/more.txt", "1")), ["registry"]);
+        // A directory is an entry of the one it is in; what is in it then is not.
+        assert_eq!(given(&manifest, false, &with("a/data/new/x/more.txt", "1")), ["registry"]);
+        assert_eq!(given(&manifest, false, &without("a/data/word.txt")), ["registry"]);
+        // Cargo lists that by itself, to find targets.
+        assert_eq!(given(&manifest, false, &with("a/src/bin/x.rs", "1")), ["b", "registry"]);
+        // And all of a package whose build script tells nothing.
+        a_of(&mut manifest).this_commit_only = true;
+        assert_eq!(given(&manifest, false, &with("a/data/more.txt", "1")), ["b", "registry"]);
+    }
+
+    #[test]
+    fn files_beside_an_input_that_came_or_went() {
+        assert_eq!(given(&manifest(), false, &with("a/src/part/two.rs", "1")), ["b", "registry"]);
+        assert_eq!(given(&manifest(), false, &with("a/src/more/two.rs", "1")), ["b", "registry"]);
+        assert_eq!(given(&manifest(), false, &with("a/data/more.txt", "1")).len(), 3);
+    }
+
+    #[test]
+    fn settings_that_came_or_went() {
+        assert_eq!(given(&manifest(), false, &with("a/askama.toml", "1")), ["b", "registry"]);
+        assert_eq!(given(&manifest(), false, &with("clippy.toml", "1")), ["registry"]);
+        for harmless in ["README.md", "LICENSE", ".gitignore", "a/CHANGES.md", "docs/x.txt"] {
+            assert_eq!(given(&manifest(), false, &with(harmless, "1")).len(), 3, "{harmless}");
+        }
+    }
+
+    #[test]
+    fn a_build_that_writes_among_the_sources_is_never_shared() {
+        let mut manifest = manifest();
+        manifest.written = vec!["a/src/generated.rs".into()];
+        assert_eq!(given(&manifest, true, &commit()), ["registry"]);
+        assert_eq!(given(&manifest, false, &commit()), ["registry"]);
+    }
+
+    #[test]
+    fn what_is_of_the_registry_is_always_given() {
+        assert_eq!(given(&manifest(), false, &Contents::new()), ["registry"]);
+    }
 }

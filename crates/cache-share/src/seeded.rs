@@ -22,9 +22,10 @@ use crate::setup::{Lean, Setup, not_cargo, slot_dir};
 /// pool built from a clean commit ([`prepare`](CacheStrategy::prepare)).
 ///
 /// What is only ever replaced is shared with the base: by reflinks where the filesystem has them, else by hard
-/// links. What cargo or a build script writes in place is copied. A unit of the workspace itself is given
-/// only where it would come out the same: every file it was made from is the same, and no path of
-/// the base is in it. Everything else cargo builds, as it would anywhere.
+/// links. What cargo or a build script writes in place is copied, and so are programs, with which people do
+/// as they like. A unit of the workspace itself is given only where it would come out the same: every file it
+/// was made from is the same, no path of the base is in it, and nothing came or went where a macro
+/// or a build script may have looked. Everything else cargo builds, as it would anywhere.
 ///
 /// A slot that is used again keeps its target, which is valid there: the path is the same.
 ///
@@ -33,8 +34,11 @@ use crate::setup::{Lean, Setup, not_cargo, slot_dir};
 /// - Only the workspace at the root of the repository, with its `target` inside.
 /// - On other systems than Linux, or where namespaces are not permitted, the first edit of a crate in a new
 ///   slot is compiled without incremental state.
-/// - A build script that depends on more of git's state than the commit (a branch's name) and does not say
-///   so keeps what it found in the base, as it does in any checkout after `git switch`.
+/// - A build script that depends on more of git's state than the commit (a branch's name), or on a variable,
+///   and does not say so keeps what it found in the base, as it does in any checkout after `git switch`.
+/// - Nor is it noticed when something looks for a file that is not there, other than in the directories of its
+///   sources, in its package's own, or in one above that.
+/// - Where a build writes among the sources, nothing of the workspace itself is given: it would not be there.
 #[derive(Clone, Debug)]
 pub struct Seeded {
     setup: Arc<Setup>,
@@ -111,7 +115,8 @@ impl Seeded {
             let reason = format!("the base is of no use here: {why}");
             return Ok(Attachment { unprepared: true, ..self.attachment(false, Some(reason)) });
         }
-        let contents = self.setup.sources.files(&site.base).await?;
+        let mut contents = self.setup.sources.files(&site.base).await?;
+        base::keep_unicode(&mut contents);
         let same_commit = manifest.commit == site.base;
         let (path, commit) = (site.path.clone(), site.base.clone());
         let (seeded, left, times) = blocking(move || {

@@ -234,7 +234,8 @@ impl Analysis<'_> {
                     bound = Some("its build script wrote down where it ran".to_owned());
                 }
             }
-            Local { inputs: Vec::new(), this_commit_only: !told, bound }
+            let package = self.package(call);
+            Local { package, inputs: Vec::new(), this_commit_only: !told, bound }
         });
         let dirs = vec![dir.join("out")];
         Ok(Some(Unit { name: name.to_owned(), local, shared: Vec::new(), copied, dirs }))
@@ -259,16 +260,21 @@ impl Analysis<'_> {
         call.manifest_dir.starts_with(self.tree)
     }
 
+    /// The directory of the package, relative to the tree.
+    fn package(&self, call: &Call) -> PathBuf {
+        call.manifest_dir.strip_prefix(self.tree).map(Path::to_owned).unwrap_or_default()
+    }
+
     /// What a unit of the tree was made from, and whether it would be the same elsewhere.
     fn origin(&self, call: &Call, outputs: &[Recorded]) -> Local {
         let file = call.out_dir.join(format!("{}-{}.d", call.crate_name, call.hash));
         let Ok(text) = fs::read(&file) else {
             let bound = Some("it is not known what it was made from".to_owned());
-            return Local { bound, ..Local::default() };
+            return Local { package: self.package(call), bound, ..Local::default() };
         };
         let info = depinfo::parse(&text);
         let tree = self.tree.to_string_lossy();
-        let mut local = Local::default();
+        let mut local = Local { package: self.package(call), ..Local::default() };
         for (name, value) in &info.env {
             if value.as_ref().is_some_and(|value| value.contains(&*tree)) {
                 local.bound = Some(format!("it contains {name}, which is a path"));
@@ -348,7 +354,7 @@ fn archived(out: &Path, said: &str) -> HashSet<PathBuf> {
 
 /// The hash in the name of a file or directory of cargo's: sixteen hexadecimal digits at the end of
 /// the stem.
-fn hash_in(path: &Path) -> Option<String> {
+pub(crate) fn hash_in(path: &Path) -> Option<String> {
     path.components().find_map(|part| {
         let name = part.as_os_str().to_str()?;
         let stem = name.split('.').next()?;

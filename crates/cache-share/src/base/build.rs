@@ -1,6 +1,6 @@
 //! Building a base.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
@@ -66,7 +66,8 @@ pub(crate) async fn build(
         .map_err(|e| Error::io(format!("create {}", base.dir.display()), e))?;
     progress("checking out");
     sources.export(commit, &base.tree()).await?;
-    let files = sources.files(commit).await?;
+    let mut files = sources.files(commit).await?;
+    super::keep_unicode(&mut files);
     progress("building");
     let commit = commit.clone();
     let work = tokio::task::spawn_blocking(move || {
@@ -112,14 +113,19 @@ fn make(
         rustc.canonical = Some(canonical);
         put(&rustc)?;
     }
-    for path in files.keys() {
-        // What is not there can't be an input.
-        let _ = files::set_modified(&tree.join(path), times::of_sources());
+    for path in files.keys().map(|path| tree.join(path)) {
+        // A link may lead to what is not ours; and what is not there can't be an input.
+        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+            let _ = files::set_modified(&path, times::of_sources());
+        }
     }
     let observed = Observed::begin(base, files.keys());
     let begun = SystemTime::now();
     let trouble = run(base, recipe)?;
     times::send_back(&tree.join(&target), begun)?;
+    // First of all, since looking at anything else lists it.
+    let listed = observed.as_ref().map(|observed| observed.listed(&tree)).unwrap_or_default();
+    let written = written(&tree, &target, &files);
     let read_silently = observed.map(|observed| observed.read(&tree, files.keys()));
     let found = analysis::Analysis { base, tree: &tree, target: &target, workspace: &workspace };
     let found = match installed {
@@ -137,6 +143,8 @@ fn make(
         files,
         units: found.units,
         read_silently,
+        listed,
+        written,
         growth: found.growth,
         states: found.states,
         size: files::allocated(&[&base.dir]),
@@ -172,9 +180,34 @@ fn run(base: &Base, recipe: &Recipe) -> Result<Option<String>> {
     Ok((!status.success()).then(|| format!("`{shown}` failed in the base, see {}", path.display())))
 }
 
+/// The files that came or changed while a base was built, other than where cargo builds.
+fn written(tree: &Path, target: &Path, files: &BTreeMap<PathBuf, ContentId>) -> Vec<PathBuf> {
+    let is_source = |entry: &walkdir::DirEntry| {
+        let path = entry.path();
+        entry.file_name() != ".git" && path != tree.join(target) && !path.join(TAG).exists()
+    };
+    let entries = walkdir::WalkDir::new(tree).into_iter().filter_entry(is_source).flatten();
+    let mut found = Vec::new();
+    for entry in entries.filter(|entry| entry.file_type().is_file()) {
+        let Ok(path) = entry.path().strip_prefix(tree) else { continue };
+        let modified = entry.metadata().ok().and_then(|meta| meta.modified().ok());
+        let as_it_was = files.contains_key(path) && modified == Some(times::of_sources());
+        // Cargo writes that where it is not tracked, and in a slot again.
+        if !as_it_was && !path.ends_with("Cargo.lock") && path.to_str().is_some() {
+            found.push(path.to_owned());
+        }
+    }
+    found
+}
+
+/// What tells a target directory, of another workspace too.
+const TAG: &str = "CACHEDIR.TAG";
+
 /// Which files are read while a base is built: by their access times, where the filesystem keeps them.
 struct Observed {
     since: SystemTime,
+    /// All directories that have files, relative to the tree.
+    dirs: Vec<PathBuf>,
 }
 
 impl Observed {
@@ -189,20 +222,39 @@ impl Observed {
         let probe = base.dir.join("probe");
         fs::write(&probe, "x").ok()?;
         forget(&probe).ok()?;
-        let shows = fs::read(&probe)
-            .and_then(|_| fs::metadata(&probe)?.accessed())
-            .is_ok_and(|accessed| accessed > long_ago);
+        let shows = |read: io::Result<()>, path: &Path| {
+            let accessed = read.and_then(|()| fs::metadata(path)?.accessed());
+            accessed.is_ok_and(|accessed| accessed > long_ago)
+        };
+        let files_show = shows(fs::read(&probe).map(drop), &probe);
+        forget(&base.dir).ok()?;
+        let dirs_show = shows(fs::read_dir(&base.dir).map(|all| all.for_each(drop)), &base.dir);
         let _ = fs::remove_file(&probe);
-        if !shows {
+        if !(files_show && dirs_show) {
             return None;
         }
+        let mut dirs = BTreeSet::new();
         for path in files {
+            dirs.extend(path.ancestors().skip(1));
             let path = base.tree().join(path);
             if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
                 forget(&path).ok()?;
             }
         }
-        Some(Self { since: long_ago })
+        for dir in &dirs {
+            forget(&base.tree().join(dir)).ok()?;
+        }
+        let dirs = dirs.into_iter().map(Path::to_owned).collect();
+        Some(Self { since: long_ago, dirs })
+    }
+
+    /// The directories that were listed. What cargo itself lists, it does again.
+    fn listed(&self, tree: &Path) -> BTreeSet<PathBuf> {
+        let was_listed = |dir: &&PathBuf| {
+            let accessed = fs::metadata(tree.join(dir)).and_then(|meta| meta.accessed());
+            accessed.is_ok_and(|at| at > self.since)
+        };
+        self.dirs.iter().filter(was_listed).cloned().collect()
     }
 
     fn read<'a>(&self, tree: &Path, files: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
