@@ -4,7 +4,7 @@ use super::manifest;
 use crate::truth::Hazard;
 
 pub(super) fn all() -> Vec<Hazard> {
-    vec![tracked(), untracked(), own_code()]
+    vec![tracked(), untracked(), own_code(), listing(), empty_listing(), settings(), whereabouts()]
 }
 
 /// A program that prints what a macro of the member `shape` makes of its file `word.txt`.
@@ -69,5 +69,59 @@ fn own_code() -> Hazard {
         .by_turns()
         .edit('B', "shape/src/lib.rs", says("two, edited"))
         .cargo("B", "run")
+        .cargo("A", "run")
+}
+
+/// As diesel does it: each directory in a directory is taken in.
+fn listing() -> Hazard {
+    let body = "let dir = path.replace(\"word.txt\", \"migrations\");\n    \
+        let read = |e: std::io::Result<std::fs::DirEntry>| \
+        std::fs::read_to_string(e.unwrap().path().join(\"up.sql\")).unwrap();\n    \
+        let mut all: Vec<String> = std::fs::read_dir(dir).unwrap().map(read).collect();\n    \
+        all.sort();\n    format!(\"{:?}\", all.concat())";
+    with_macro("macro-listing", "a macro that takes in all directories of a directory", &code(body))
+        .file("app/migrations/001/up.sql", "one")
+        .commit([("app/migrations/002/up.sql", "two")])
+        .lease('A', 0)
+        .lease('B', 1)
+        .by_turns()
+}
+
+/// Nothing in the directory was read, when there was nothing in it to read.
+fn empty_listing() -> Hazard {
+    let body = "let dir = path.replace(\"word.txt\", \"parts\");\n    \
+        std::fs::read_dir(dir).unwrap().count().to_string()";
+    with_macro("macro-empty-listing", "a macro that counts the files of a directory", &code(body))
+        .file("app/parts/.gitkeep", "")
+        .commit([("app/parts/one", "one")])
+        .lease('A', 0)
+        .lease('B', 1)
+        .by_turns()
+}
+
+/// As askama does it: a file is read if it is there.
+fn settings() -> Hazard {
+    let body = "let settings = path.replace(\"word.txt\", \"shape.toml\");\n    \
+        format!(\"{:?}\", std::fs::read_to_string(settings).unwrap_or_default())";
+    with_macro("macro-settings", "a macro that looks for settings of its own", &code(body))
+        .commit([("app/shape.toml", "one")])
+        .lease('A', 0)
+        .lease('B', 1)
+        .by_turns()
+}
+
+/// Where a compiler runs is not tracked, no more than what it is told by variables.
+fn whereabouts() -> Hazard {
+    let body =
+        "let _ = path;\n    format!(\"{:?}\", std::env::current_dir().unwrap().to_str().unwrap())";
+    with_macro("macro-whereabouts", "a macro that asks in which directory it is", &code(body))
+        .lease('A', 0)
+        .lease('B', 0)
+        .by_turns()
+        .edit(
+            'A',
+            "app/src/main.rs",
+            "fn main() {\n    println!(\"edited {}\", shape::word!());\n}\n",
+        )
         .cargo("A", "run")
 }

@@ -5,7 +5,7 @@ use super::{pair, single};
 use crate::truth::Hazard;
 
 pub(super) fn all() -> Vec<Hazard> {
-    vec![manifest_dir(), out_dir(), bin_exe(), target_tmpdir(), locations()]
+    vec![manifest_dir(), out_dir(), bin_exe(), target_tmpdir(), locations(), backtrace()]
 }
 
 fn manifest_dir() -> Hazard {
@@ -99,4 +99,18 @@ fn locations() -> Hazard {
         .lease('A', 0)
         .lease('B', 1)
         .by_turns()
+}
+
+/// Only debug information has it, so neither a macro nor a variable is to blame.
+fn backtrace() -> Hazard {
+    let main = "fn main() {\n    \
+        let all = std::backtrace::Backtrace::force_capture().to_string();\n    \
+        all.lines().filter(|line| line.contains(\"main.rs\")).for_each(|line| println!(\"{line}\"));\n}\n";
+    single("backtrace", "paths of sources in a backtrace", main)
+        .lease('A', 0)
+        .lease('B', 0)
+        .by_turns()
+        .edit('A', "src/main.rs", format!("{main}\n// Edited.\n"))
+        .cargo("A", "run")
+        .program('B', "app")
 }

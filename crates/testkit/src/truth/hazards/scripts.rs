@@ -14,6 +14,8 @@ pub(super) fn all() -> Vec<Hazard> {
         absolute_rerun(),
         links(),
         in_place(),
+        generated_source(),
+        rewritten_source(),
     ]
 }
 
@@ -187,4 +189,29 @@ fn in_place() -> Hazard {
         .lease('C', 0)
         .cargo("C", "run")
         .cargo("B", "run")
+}
+
+/// A program that prints what a source file says, into which its build script writes `made`.
+fn generating(name: &'static str, about: &'static str) -> Hazard {
+    let build = "fn main() {\n    println!(\"cargo::rerun-if-changed=build.rs\");\n    \
+        std::fs::write(\"src/part.rs\", \"pub const TEXT: &str = \\\"made\\\";\\n\").unwrap();\n}\n";
+    let main = "mod part;\n\nfn main() {\n    println!(\"{}\", part::TEXT);\n}\n";
+    single(name, about, main)
+        .file("build.rs", build)
+        .lease('A', 0)
+        .lease('B', 0)
+        .by_turns()
+        .edit('B', "src/main.rs", main.replace("{}", "now {}"))
+        .cargo("B", "run")
+}
+
+/// To give what the script printed is not enough.
+fn generated_source() -> Hazard {
+    generating("generated-source", "a build script that writes a source file, which git ignores")
+        .file(".gitignore", "target/\n.env\nsrc/part.rs\n")
+}
+
+fn rewritten_source() -> Hazard {
+    generating("rewritten-source", "a build script that writes over a source file")
+        .file("src/part.rs", "pub const TEXT: &str = \"committed\";\n")
 }
