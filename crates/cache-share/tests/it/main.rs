@@ -1,4 +1,8 @@
 //! The integration tests of the crate, in one binary, which links once.
 
+mod audit;
+mod damage;
+mod random;
 mod sccache;
+mod support;
 mod truth;

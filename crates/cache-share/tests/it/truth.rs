@@ -6,29 +6,19 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use cache_share::{Lean, Private, Sccache, Seeded, Setup, SharedTarget};
-use git_backend::{GitIsolator, GitSettings, Repository};
 use pool_core::{CacheStrategy, CommitId, LeaseGuard, Pool, PruneOptions, Release, Request, Wish};
 use testkit::truth::control::{NaiveSeed, NaiveShared};
 use testkit::truth::{self, Pooled, Report, Subject, Verdict};
+
+use crate::support::{self, isolator, over};
 
 /// The table that users read.
 fn table() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/TRUTH.md"))
 }
 
-fn isolator(repo: &Path, pool_dir: &Path) -> Arc<GitIsolator> {
-    let repository = Repository::find(repo).expect("there is a repository");
-    let copy = vec![".env".to_owned()];
-    let settings = GitSettings { user_config: false, copy, ..GitSettings::default() };
-    Arc::new(GitIsolator::open(&repository, pool_dir, settings).expect("it can be opened"))
-}
-
 fn pool(repo: &Path, pool_dir: &Path, cache: Arc<dyn CacheStrategy>) -> Pool {
     over(isolator(repo, pool_dir), cache)
-}
-
-fn over(isolator: Arc<GitIsolator>, cache: Arc<dyn CacheStrategy>) -> Pool {
-    Pool::builder(isolator).cache(cache).open().expect("the settings are valid")
 }
 
 /// Plays these hazards, or all if it is none; of them, only those that `WTPOOL_TRUTH` names, separated by
@@ -63,16 +53,12 @@ struct Based(Pool);
 
 impl Based {
     fn new(repo: &Path, pool_dir: &Path, lean: Lean) -> Self {
-        let isolator = isolator(repo, pool_dir);
         let all = "cargo build --workspace --all-targets; cargo check --workspace --all-targets; \
                    cargo clippy --workspace; cargo build --workspace --release; cargo doc --no-deps";
-        let setup = Setup {
-            wrapper: Some(env!("CARGO_BIN_EXE_wtpool-rustc").into()),
-            warm_command: Some(all.to_owned()),
-            lean,
-            ..Setup::new(pool_dir, isolator.clone())
-        };
-        Self(over(isolator, Arc::new(Seeded::new(setup))))
+        Self(support::seeded(repo, pool_dir, |setup| {
+            setup.warm_command = Some(all.to_owned());
+            setup.lean = lean;
+        }))
     }
 }
 
