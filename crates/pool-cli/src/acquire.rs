@@ -149,7 +149,6 @@ async fn attempt(context: &Context, request: Request, signals: &mut Signals) -> 
             if id.is_none() {
                 reaper::ensure(context);
             }
-            crate::verbs::cache::start_if_missing(context, guard.lease());
             Ok(guard)
         }
         Err(signal) => {

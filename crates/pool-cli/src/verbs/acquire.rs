@@ -37,6 +37,7 @@ pub(crate) async fn hand_over(context: &Context, guard: LeaseGuard) -> Result<()
         });
     }
     let lease = guard.keep();
+    super::cache::start_if_missing(context, &lease);
     context.out.remark(format!(
         "wtpool: {} ({}, base {}); give it back with: wtpool release {}",
         lease.name,

@@ -19,6 +19,9 @@ use crate::signals::Signals;
 /// How long what the command leaves behind may take to end before it counts as staying on purpose.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a command must have run before it is worth building for those that follow it.
+const SETTLED: Duration = Duration::from_secs(10);
+
 #[derive(Serialize)]
 struct SurvivedDocument {
     lease: pool_core::LeaseId,
@@ -39,7 +42,18 @@ pub(crate) async fn perform(
     let request = request(&context, options, Keeper::Claim, &purpose)?;
     let guard = lease(&context, request, &mut signals).await?;
     announce(&context, &guard)?;
-    let ended = inside(&context, &guard, command, &mut signals).await?;
+    let ended = {
+        let command = inside(&context, &guard, command, &mut signals);
+        tokio::pin!(command);
+        tokio::select! {
+            ended = &mut command => ended,
+            // Not for one that only looks around: nothing of it shall stay behind.
+            () = tokio::time::sleep(SETTLED) => {
+                super::cache::start_if_missing(&context, guard.lease());
+                command.await
+            }
+        }
+    }?;
     if let Ended::NotStarted(e) = &ended {
         error::tell(
             ErrorKind::InvalidInput.as_str(),

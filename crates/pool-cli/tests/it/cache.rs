@@ -70,14 +70,20 @@ fn a_new_slot_is_warm_once_a_base_is_built() {
 }
 
 #[test]
-fn the_first_lease_has_the_base_built_in_the_background() {
+fn a_lease_that_stays_has_the_base_built_in_the_background() {
     let bench = cargo_bench().var("WTPOOL_CACHE__AUTO", "true");
     bench.ok(&["run", "--", "true"]);
+    assert!(
+        !bench.pool().join("cache/base").exists(),
+        "nothing is built for who only looks around"
+    );
+    let lease = bench.acquire(&[]);
     let built = || {
         bench.json(&["cache", "usage"])["cache_bytes"].as_u64().unwrap_or(0) > 0
             && bench.pool().join("cache/base/1/manifest.json").exists()
     };
     eventually("the base is built", built);
+    bench.ok(&["release", lease.to_str().expect("UTF-8")]);
     let ran = bench.ok(&["run", "--", "sh", "-c", BUILD]);
     assert_eq!(ran.out, "0\none\n", "{ran:?}");
 }
