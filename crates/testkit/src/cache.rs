@@ -27,7 +27,7 @@ use crate::memory::MemoryIsolator;
 /// let (slot, name) = (SlotId(1), LeaseName::new("agent")?);
 /// let base = isolator.resolve(&Wish::default(), &name).await?;
 /// isolator.provision(&Plan { slot, lease: None, base: base.clone() }).await?;
-/// let site = CacheSite { slot, path: isolator.place(slot), base: base.commit };
+/// let site = CacheSite { slot, path: isolator.place(slot), base: base.commit, in_use: 1 };
 /// assert!(cache.attach(&site).await?.warm);
 /// assert_eq!(isolator.read(slot, STAMP).as_deref(), Some(b"attach 1".as_slice()));
 /// assert!(cache.audit().is_ok());
