@@ -107,8 +107,11 @@ impl Deleter<'_> {
         self.empty(&child, path, depth + 1);
         drop(child);
         match unlink(dir, name, AtFlags::REMOVEDIR) {
-            // What stayed in it was reported already.
-            Err(Errno::NOTEMPTY | Errno::EXIST) if self.first.is_err() => Err(Errno::NOENT),
+            // What stayed in it was reported already; or it is where another process is just putting
+            // something, which the next sweep deletes.
+            Err(Errno::NOTEMPTY | Errno::EXIST) if self.first.is_err() || depth == 0 => {
+                Err(Errno::NOENT)
+            }
             done => done,
         }
     }
@@ -186,4 +189,29 @@ fn make_readable(dir: &OwnedFd, name: &CStr) -> Result<(), Errno> {
 fn as_path(name: &CStr) -> &Path {
     use std::os::unix::ffi::OsStrExt;
     Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_while_it_is_swept_is_left_for_the_next_sweep() {
+        let trash = tempfile::tempdir().expect("a temporary directory");
+        let bin = trash.path().join("bin");
+        std::fs::create_dir(&bin).expect("made");
+        for n in 0..=REPORT {
+            std::fs::write(bin.join(n.to_string()), "").expect("written");
+        }
+        let mut late = Some(bin.join("late"));
+        let mut come = |_| {
+            if let Some(late) = late.take() {
+                std::fs::write(late, "").expect("written");
+            }
+        };
+        contents(trash.path(), &mut come).expect("that is no trouble");
+        assert!(bin.join("late").exists());
+        contents(trash.path(), &mut |_| ()).expect("swept");
+        assert!(!bin.exists());
+    }
 }
