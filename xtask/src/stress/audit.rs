@@ -10,6 +10,9 @@ use crate::Result;
 /// For how long the pool may take to notice that the last holders are gone.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// When all processes of the run are gone, so that nobody holds a lock any more.
+const LOCKS_ARE_STALE: Duration = Duration::from_secs(60);
+
 /// How much was looked for.
 pub(super) struct Found {
     pub(super) commits: usize,
@@ -56,12 +59,28 @@ fn empty_the_pool(ground: &Ground, tally: &Tally) -> Result {
         if slots.is_empty() {
             return Ok(());
         }
+        if begin.elapsed() > LOCKS_ARE_STALE {
+            // An agent's git was killed while it held a lock. The pool never removes one; it says which, and that
+            // a person may.
+            slots.iter().filter_map(lock_in_the_way).try_for_each(|lock| {
+                println!("stress: {} was left by a git that was killed", lock.display());
+                std::fs::remove_file(lock)
+            })?;
+        }
         if begin.elapsed() > PATIENCE {
             tally.violation(format!("slots are left in the pool: {}", listed["slots"]));
             return Ok(());
         }
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// The lock of git's that keeps a slot in quarantine, as `list` tells it.
+fn lock_in_the_way(slot: &serde_json::Value) -> Option<PathBuf> {
+    let why = slot["kept_because"].as_str()?;
+    let named = why.split('"').map(Path::new);
+    let mut locks = named.filter(|path| path.extension().is_some_and(|e| e == "lock"));
+    locks.find(|path| path.is_absolute() && path.is_file()).map(Path::to_owned)
 }
 
 /// The first directory, trash included, that has a file of the repository.
@@ -118,4 +137,25 @@ fn read(path: &Path) -> Result<String> {
     let mut text = std::fs::read_to_string(path)?;
     text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_is_the_one_that_is_named_and_there() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let lock = dir.path().join("topic.lock");
+        std::fs::write(&lock, "").expect("written");
+        let slot = |path: &Path| {
+            let why =
+                format!("cannot delete: the lock \"{}\" could not be obtained", path.display());
+            serde_json::json!({ "kept_because": why })
+        };
+        assert_eq!(lock_in_the_way(&slot(&lock)), Some(lock));
+        assert_eq!(lock_in_the_way(&slot(&dir.path().join("gone.lock"))), None);
+        assert_eq!(lock_in_the_way(&slot(dir.path())), None);
+        assert_eq!(lock_in_the_way(&serde_json::json!({ "kept_because": null })), None);
+    }
 }
