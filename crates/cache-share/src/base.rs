@@ -152,27 +152,23 @@ impl Base {
         tracing::warn!(target: "wtpool", base = %self.dir.display(), why, "the base of the build cache is damaged");
     }
 
-    /// Whether it still has the incremental state of what it was made from.
-    pub(crate) fn has_state(&self) -> bool {
-        !self.states().is_empty() || !self.had_state()
+    /// Whether it still has the incremental state of what it was made from, as far as there was any.
+    pub(crate) fn has_state(&self, manifest: &Manifest) -> bool {
+        manifest.states.is_empty() || self.states(manifest).any(|state| state.is_dir())
     }
 
     /// Removes the incremental state, which nobody uses who builds lean.
     pub(crate) fn drop_state(&self) {
-        for state in self.states() {
+        let Some(manifest) = self.load() else { return };
+        for state in self.states(&manifest) {
             // What stays takes disk, and does no harm.
             let _ = fs::remove_dir_all(state);
         }
     }
 
-    fn states(&self) -> Vec<PathBuf> {
-        let Some(manifest) = self.load() else { return Vec::new() };
-        let target = self.tree().join(manifest.target);
-        manifest.states.into_iter().map(|dir| target.join(dir)).filter(|dir| dir.is_dir()).collect()
-    }
-
-    fn had_state(&self) -> bool {
-        self.load().is_some_and(|manifest| !manifest.states.is_empty())
+    fn states(&self, manifest: &Manifest) -> impl Iterator<Item = PathBuf> {
+        let target = self.tree().join(&manifest.target);
+        manifest.states.iter().map(move |dir| target.join(dir))
     }
 
     fn remove(&self) -> io::Result<()> {

@@ -8,6 +8,7 @@ use pool_core::{CommitId, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
+use crate::install;
 
 /// The note's name.
 const NAME: &str = "cache.json";
@@ -56,6 +57,16 @@ impl Note {
             _ => Ok(()),
         }
     }
+}
+
+/// Removes what a strategy put beside a slot: the note, and what cargo was told.
+///
+/// # Errors
+///
+/// When something can't be removed.
+pub(crate) fn forget(slot_dir: &Path) -> Result<()> {
+    install::take_away(slot_dir)?;
+    Note::remove(slot_dir)
 }
 
 /// Notes that a lease begins at `commit` in a slot that builds into `target`. If the one before began

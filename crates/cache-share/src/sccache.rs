@@ -13,7 +13,7 @@ use pool_core::{Attachment, CacheSite, CacheStrategy, Error, Result};
 
 use crate::files;
 use crate::install::{self, Build, CargoConfig};
-use crate::note::{self, Note};
+use crate::note;
 use crate::private::{Private, is_warm};
 use crate::rustc::{self, Config};
 use crate::seeded::blocking;
@@ -250,8 +250,7 @@ impl CacheStrategy for Sccache {
     async fn detach(&self, site: &CacheSite) -> Result<()> {
         let (this, dir) = (self.clone(), slot_dir(&site.path).to_owned());
         blocking(move || {
-            install::take_away(&dir)?;
-            Note::remove(&dir)?;
+            note::forget(&dir)?;
             if this.dir().is_dir()
                 && let Ok(client) = this.client()
             {

@@ -183,7 +183,7 @@ impl CacheStrategy for Seeded {
             blocking(move || note::begin(&dir, &target, &commit)).await?;
             return Ok(self.attachment(true, None));
         }
-        let stateless = base.as_ref().is_some_and(|(base, _)| !base.has_state());
+        let stateless = base.as_ref().is_some_and(|(base, manifest)| !base.has_state(manifest));
         let unprepared = stateless && !self.lean_flag().exists();
         match base {
             Some((base, manifest)) => {
@@ -228,11 +228,7 @@ impl CacheStrategy for Seeded {
 
     async fn detach(&self, site: &CacheSite) -> Result<()> {
         let dir = slot_dir(&site.path).to_owned();
-        blocking(move || {
-            install::take_away(&dir)?;
-            Note::remove(&dir)
-        })
-        .await
+        blocking(move || note::forget(&dir)).await
     }
 
     /// Removes bases, the oldest first; never one that a slot refers to.

@@ -12,7 +12,7 @@ use crate::cargo;
 use crate::files;
 use crate::identity::Identity;
 use crate::install::{self, Build, CargoConfig};
-use crate::note::{self, Note};
+use crate::note;
 use crate::rustc::Config;
 use crate::seeded::blocking;
 use crate::setup::{Lean, Setup, not_cargo, slot_dir};
@@ -164,7 +164,7 @@ impl CacheStrategy for SharedTarget {
 
     async fn detach(&self, site: &CacheSite) -> Result<()> {
         let dir = slot_dir(&site.path).to_owned();
-        blocking(move || install::take_away(&dir).and_then(|()| Note::remove(&dir))).await
+        blocking(move || note::forget(&dir)).await
     }
 
     /// Empties the build directory, unless it takes no more than `budget` or a build is running.

@@ -57,7 +57,9 @@ pub(crate) async fn build(
     let Some(lock) = lock(&recipe.cache)? else { return Ok(Prepared::Busy) };
     tidy(&recipe.cache, usize::MAX, &recipe.used)?;
     let present = choose(&recipe.cache, commit);
-    if present.is_some_and(|(base, manifest)| manifest.commit == *commit && base.has_state()) {
+    if present
+        .is_some_and(|(base, manifest)| manifest.commit == *commit && base.has_state(&manifest))
+    {
         return Ok(Prepared::Present);
     }
     let number = all(&recipe.cache).first().map_or(1, |newest| newest.number() + 1);
