@@ -70,15 +70,24 @@ pub(crate) fn set_modified(path: &Path, modified: SystemTime) -> io::Result<()> 
     file.set_modified(modified)
 }
 
-/// Copies a directory with the files in it, times included. Links are left out.
-pub(crate) fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+/// Makes `to` a directory with the files of `from`, times included: the same files, but those that are
+/// `private` are copied, and so is what can't have another name. Links are left out.
+pub(crate) fn share_tree(from: &Path, to: &Path, private: fn(&Path) -> bool) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    let mut made = None;
     for path in tree(from)? {
-        let source = from.join(&path);
-        let target = to.join(&path);
-        fs::create_dir_all(target.parent().unwrap_or(to))?;
-        copy(&source, &target, fs::symlink_metadata(&source)?.modified()?)?;
+        let (source, target) = (from.join(&path), to.join(&path));
+        let modified = fs::symlink_metadata(&source)?.modified()?;
+        let parent = target.parent().unwrap_or(to).to_owned();
+        if made.as_ref() != Some(&parent) {
+            fs::create_dir_all(&parent)?;
+            made = Some(parent);
+        }
+        if private(&path) || share(&source, &target, modified).is_err() {
+            copy(&source, &target, modified)?;
+        }
     }
-    fs::create_dir_all(to)
+    Ok(())
 }
 
 /// The files below a directory, relative to it, in order. No link is followed. Empty when there is no

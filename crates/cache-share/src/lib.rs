@@ -9,6 +9,7 @@ mod identity;
 mod install;
 mod note;
 mod private;
+mod renew;
 pub mod rustc;
 mod sccache;
 mod seed;

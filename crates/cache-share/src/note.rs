@@ -1,5 +1,6 @@
 //! What is noted beside a slot, and what a slot that is used again must forget.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub(crate) struct Note {
     pub(crate) base: Option<u64>,
     /// What the latest lease started from.
     pub(crate) commit: Option<CommitId>,
+    /// Files that are the base's, but have other times, because git does not track them.
+    pub(crate) undated: BTreeSet<PathBuf>,
 }
 
 impl Note {

@@ -194,6 +194,9 @@ fn compile(
     args::put_back_codegen_units(&mut arguments);
     if config.is_lean() {
         args::make_lean(&mut arguments, &invocation);
+        if let Some(incremental) = invocation.incremental.as_deref().filter(|_| local) {
+            drop_state(config, incremental, &invocation.crate_name);
+        }
         return run(config, compiler, &remapped(config, arguments));
     }
     if config.spare {
@@ -284,26 +287,68 @@ fn remapped(config: &Config, mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// Gives the first compilation of a crate in a slot the incremental state of the base. It is rustc's to
 /// decide whether it is of use.
+///
+/// Its files are shared: rustc itself hard-links them from one session to the next, and removes one before it
+/// writes another in its place (`rustc_incremental::persist::{fs, file_format}`).
 fn adopt_state(config: &Config, incremental: &Path, crate_name: &str) {
     let Some(donor) = &config.donor else { return };
     let Ok(profile) = incremental.strip_prefix(&config.target) else { return };
-    let prefix = format!("{crate_name}-");
-    let Ok(states) = fs::read_dir(donor.join(profile)) else { return };
-    for state in states.flatten() {
-        let name = state.file_name();
-        let of_crate = name.to_str().and_then(|name| name.strip_prefix(&prefix));
-        let to = incremental.join(&name);
-        if of_crate.is_none_or(|id| id.contains('-')) || to.exists() {
+    for state in states_of(&donor.join(profile), crate_name) {
+        let to = incremental.join(state.file_name().unwrap_or_default());
+        if to.exists() {
             continue;
         }
         // Whole or not at all: rustc must not meet a half of it.
-        let unfinished = incremental.join(format!(".{}-{}", std::process::id(), prefix));
-        let copied = crate::files::copy_tree(&state.path(), &unfinished)
+        let unfinished = aside(incremental, crate_name);
+        let shared = crate::files::share_tree(&state, &unfinished, is_lock)
             .and_then(|()| fs::rename(&unfinished, &to));
-        if copied.is_err() {
+        if shared.is_err() {
             let _ = fs::remove_dir_all(&unfinished);
         }
     }
+}
+
+/// Removes a slot's incremental state of a crate that is compiled without, unless somebody is at it.
+fn drop_state(config: &Config, incremental: &Path, crate_name: &str) {
+    // Elsewhere rustc locks in another way (its `flock` module).
+    let same_locks = cfg!(any(target_os = "linux", windows));
+    if !same_locks || !incremental.starts_with(&config.target) {
+        return;
+    }
+    for state in states_of(incremental, crate_name) {
+        let files = fs::read_dir(&state).into_iter().flatten().flatten().map(|file| file.path());
+        let locks: Vec<_> = files.filter(|path| is_lock(path)).map(fs::File::open).collect();
+        let is_free = |lock: &io::Result<fs::File>| {
+            lock.as_ref().is_ok_and(|lock| fs4::FileExt::try_lock(lock).is_ok())
+        };
+        let gone = aside(incremental, crate_name);
+        // What stays takes disk, and does no harm.
+        if locks.iter().all(is_free) && fs::rename(&state, &gone).is_ok() {
+            let _ = fs::remove_dir_all(gone);
+        }
+    }
+}
+
+/// The directories with a crate's incremental state: one for each of its targets.
+fn states_of(incremental: &Path, crate_name: &str) -> Vec<PathBuf> {
+    let prefix = format!("{crate_name}-");
+    let is_state = |path: &PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str);
+        let id = name.and_then(|name| name.strip_prefix(&prefix));
+        id.is_some_and(|id| !id.contains('-'))
+    };
+    let entries = fs::read_dir(incremental).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(is_state).collect()
+}
+
+/// Where a state is that nobody is to find.
+fn aside(incremental: &Path, crate_name: &str) -> PathBuf {
+    incremental.join(format!(".{}-{crate_name}", std::process::id()))
+}
+
+/// Sessions are locked by these: by those of one worktree, not of all.
+fn is_lock(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "lock")
 }
 
 fn in_namespace(
@@ -432,6 +477,7 @@ mod tests {
         write(&of(&donor, "a-1abc/s-1/x.o"), "donor's");
         write(&of(&donor, "a-b-0abc/s-1/x.o"), "another crate's");
         write(&of(&donor, "ab-0abc/s-1/x.o"), "another crate's");
+        write(&of(&donor, "a-0abc/s-1.lock"), "");
         write(&of(&target, "a-1abc/s-1/x.o"), "own");
         let config =
             Config { donor: Some(donor.clone()), target: target.clone(), ..Config::default() };
@@ -444,10 +490,30 @@ mod tests {
             let names = fs::read_dir(&incremental).expect("read");
             assert_eq!(names.count(), 2, "more than was to be adopted, or something half-made");
         }
-        // What is written there now is not the donor's.
-        write(&of(&target, "a-0abc/s-1/x.o"), "own");
-        let donors = fs::read_to_string(of(&donor, "a-0abc/s-1/x.o")).expect("it is there");
-        assert_eq!(donors, "donor's");
+        // Who locks a session of theirs does not lock everybody's.
+        let lock = |root: &Path| fs::File::open(of(root, "a-0abc/s-1.lock")).expect("a lock");
+        let (theirs, own) = (lock(&donor), lock(&target));
+        fs4::FileExt::try_lock(&theirs).expect("it is free");
+        fs4::FileExt::try_lock(&own).expect("it is free");
+    }
+
+    #[cfg(any(target_os = "linux", windows))]
+    #[test]
+    fn state_that_nobody_needs_is_dropped_unless_somebody_is_at_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = Config { target: dir.path().join("target"), ..Config::default() };
+        let incremental = config.target.join("debug/incremental");
+        for state in ["a-0abc", "a-1abc", "ab-0abc"] {
+            write(&incremental.join(state).join("s-1/x.o"), "");
+            write(&incremental.join(state).join("s-1.lock"), "");
+        }
+        let busy = fs::File::open(incremental.join("a-1abc/s-1.lock")).expect("a lock");
+        fs4::FileExt::try_lock_shared(&busy).expect("it is free");
+        drop_state(&config, &incremental, "a");
+        drop_state(&config, &dir.path().join("elsewhere"), "a");
+        let left = |state: &str| incremental.join(state).join("s-1/x.o").exists();
+        assert!(!left("a-0abc") && left("a-1abc") && left("ab-0abc"));
+        assert_eq!(fs::read_dir(&incremental).expect("read").count(), 2);
     }
 
     #[test]

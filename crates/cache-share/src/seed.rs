@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use pool_core::{ContentId, Error, Result};
 
 use crate::base::{self, Base, Manifest, Unit, times};
-use crate::files;
+use crate::files::{self, Recorded};
 
 /// What a slot gets of a base.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -190,7 +190,7 @@ pub(crate) fn apply(
     let target = worktree.join(&manifest.target);
     // Whoever was killed at it left it there.
     discard(&unfinished)?;
-    let made = fill(base, manifest, decision, &unfinished).and_then(|seeded| {
+    let made = fill(base, manifest, &decision.units, &unfinished).and_then(|seeded| {
         fs::create_dir_all(target.parent().unwrap_or(worktree))
             .and_then(|()| fs::rename(&unfinished, &target))
             .map(|()| seeded)
@@ -203,7 +203,12 @@ pub(crate) fn apply(
     })
 }
 
-fn discard(dir: &Path) -> Result<()> {
+/// Removes a directory, if it is there.
+///
+/// # Errors
+///
+/// When it can't be removed.
+pub(crate) fn discard(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(Error::io(format!("remove {}", dir.display()), e))
@@ -212,10 +217,16 @@ fn discard(dir: &Path) -> Result<()> {
     }
 }
 
-fn fill(
+/// All files of a unit.
+pub(crate) fn recorded(unit: &Unit) -> impl Iterator<Item = &Recorded> {
+    unit.shared.iter().chain(&unit.copied)
+}
+
+/// Puts units into a target directory, in which nothing of them is. One that is damaged is left out.
+pub(crate) fn fill(
     base: &Base,
     manifest: &Manifest,
-    decision: &Decision<'_>,
+    units: &[&Unit],
     to: &Path,
 ) -> Result<Seeded, (PathBuf, io::Error)> {
     let from = base.tree().join(&manifest.target);
@@ -226,9 +237,8 @@ fn fill(
     if from.join(tag).is_file() {
         fs::copy(from.join(tag), to.join(tag)).map_err(|e| (to.join(tag), e))?;
     }
-    for unit in &decision.units {
-        let files = || unit.shared.iter().chain(&unit.copied);
-        if let Some(file) = files().find(|file| !file.is_intact(&from)) {
+    for unit in units {
+        if let Some(file) = recorded(unit).find(|file| !file.is_intact(&from)) {
             seeded.damage = Some(format!("{} is not what it was", from.join(&file.path).display()));
             continue;
         }

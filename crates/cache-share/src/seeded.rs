@@ -1,12 +1,14 @@
 //! A private target at the slot's stable path, which starts from what the pool built before.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use pool_core::{
-    Attachment, CacheSite, CacheStrategy, CommitId, Error, ErrorKind, Prepared, Result,
+    Attachment, CacheSite, CacheStrategy, CommitId, ContentId, Error, ErrorKind, Prepared, Result,
 };
 
 use crate::base::{self, Base, Manifest};
@@ -14,6 +16,7 @@ use crate::cargo::Toolchain;
 use crate::files;
 use crate::install::{self, Build, CargoConfig};
 use crate::note::{self, Note};
+use crate::renew::{self, Places};
 use crate::rustc::Config;
 use crate::seed;
 use crate::setup::{Lean, Setup, not_cargo, slot_dir};
@@ -108,6 +111,38 @@ impl Seeded {
         Attachment { strategy: Self::NAME.to_owned(), warm, reason, ..Attachment::default() }
     }
 
+    /// Gives files that are the base's its times, and notes which of them can't have those.
+    async fn date(&self, site: &CacheSite, times: BTreeMap<PathBuf, SystemTime>) -> Result<()> {
+        self.setup.sources.stamp(site.slot, times.clone()).await?;
+        let path = site.path.clone();
+        blocking(move || {
+            let mut note = Note::read(slot_dir(&path));
+            note.undated.retain(|path| !times.contains_key(path));
+            note.undated.extend(renew::differently_dated(&times, &path).into_keys());
+            note.write(slot_dir(&path))
+        })
+        .await
+    }
+
+    async fn renew(&self, site: &CacheSite, base: (Base, Manifest)) -> Result<Attachment> {
+        let mut contents = self.setup.sources.files(&site.base).await?;
+        base::keep_unicode(&mut contents);
+        let canonical = install::canonical(&self.setup.cache())?;
+        let (of, dir) = (site.clone(), slot_dir(&site.path).to_owned());
+        let times = match blocking(move || renew(&of, &canonical, &base, &contents)).await? {
+            Ok(times) if times.is_empty() => return Ok(self.attachment(true, None)),
+            Ok(times) => times,
+            Err(damage) => {
+                let reason = format!("a part of the base is damaged: {damage}");
+                let warm = self.attachment(true, Some(reason));
+                return Ok(Attachment { unprepared: true, ..warm });
+            }
+        };
+        self.date(site, times).await?;
+        blocking(move || renew::end(&dir)).await?;
+        Ok(self.attachment(true, None))
+    }
+
     async fn seed(&self, site: &CacheSite, base: Base, manifest: Manifest) -> Result<Attachment> {
         let path = site.path.clone();
         let found = blocking(move || Toolchain::find(&path)).await?;
@@ -122,7 +157,7 @@ impl Seeded {
         let (seeded, left, times) = blocking(move || {
             let decision = seed::decide(&manifest, same_commit, &contents);
             // Before anything refers to it.
-            let note = Note { base: Some(base.number()), commit: Some(commit) };
+            let note = Note { base: Some(base.number()), commit: Some(commit), ..Note::default() };
             note.write(slot_dir(&path))?;
             let seeded = seed::apply(&base, &manifest, &decision, slot_dir(&path), &path)?;
             if let Some(damage) = &seeded.damage {
@@ -131,7 +166,7 @@ impl Seeded {
             Ok((seeded, summary(&decision.left), decision.times))
         })
         .await?;
-        self.setup.sources.stamp(site.slot, times).await?;
+        self.date(site, times).await?;
         let unprepared = seeded.damage.is_some();
         let reason = match (seeded.damage, left) {
             (Some(damage), _) => Some(format!("a part of the base is damaged: {damage}")),
@@ -139,6 +174,38 @@ impl Seeded {
         };
         Ok(Attachment { unprepared, ..self.attachment(seeded.units > 0, reason) })
     }
+}
+
+/// Brings a slot that was used before back to what the base has, as far as files came back. Returns the times
+/// that they are to have, if there are any, or the damage that was found.
+fn renew(
+    site: &CacheSite,
+    canonical: &Path,
+    (base, manifest): &(Base, Manifest),
+    contents: &BTreeMap<PathBuf, ContentId>,
+) -> Result<Result<BTreeMap<PathBuf, SystemTime>, String>> {
+    let dir = slot_dir(&site.path);
+    let target = site.path.join(&manifest.target);
+    let mut note = Note::read(dir);
+    let decision = seed::decide(manifest, manifest.commit == site.base, contents);
+    let places = Places { worktree: &site.path, canonical, target: &target };
+    let plan = renew::plan(&decision, &places, &note.undated)
+        .map_err(|e| Error::io(format!("read {}", target.display()), e))?;
+    let Some(plan) = plan else { return Ok(Ok(BTreeMap::new())) };
+    note.base = Some(base.number());
+    note.write(dir)?;
+    let renewed = renew::apply(base, manifest, &plan, dir, &target).inspect_err(|_| {
+        // Nothing is better than something that is only half of what it should be; and if that
+        // stays, the next one finds out.
+        let _ = seed::discard(&target).and_then(|()| renew::end(dir));
+    })?;
+    Ok(match renewed.damage {
+        Some(damage) => {
+            base.condemn(&damage);
+            Err(damage)
+        }
+        None => Ok(plan.times),
+    })
 }
 
 /// Which crates are built anew, and why the first of them is.
@@ -178,10 +245,18 @@ impl CacheStrategy for Seeded {
         self.set_pressure(site.in_use, base.as_ref().map(|(_, manifest)| manifest));
         self.install(site, base.as_ref())?;
         let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
+        let dir = slot_dir(&site.path).to_owned();
+        if renew::is_unfinished(&dir) {
+            let (dir, target) = (dir.clone(), target.clone());
+            blocking(move || seed::discard(&target).and_then(|()| renew::end(&dir))).await?;
+        }
         if !files::is_empty(&target) {
-            let (dir, commit) = (slot_dir(&site.path).to_owned(), site.base.clone());
+            let commit = site.base.clone();
             blocking(move || note::begin(&dir, &target, &commit)).await?;
-            return Ok(self.attachment(true, None));
+            return match base {
+                Some(base) => self.renew(site, base).await,
+                None => Ok(self.attachment(true, None)),
+            };
         }
         let stateless = base.as_ref().is_some_and(|(base, manifest)| !base.has_state(manifest));
         let unprepared = stateless && !self.lean_flag().exists();

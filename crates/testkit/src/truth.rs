@@ -84,6 +84,11 @@ pub trait Subject: fmt::Debug + Send + Sync {
         let _ = commit;
         Ok(())
     }
+
+    /// How often a script is played: after the first time, in slots that were used for it.
+    fn rounds(&self) -> u32 {
+        1
+    }
 }
 
 /// A [`Subject`] that needs no warming up.

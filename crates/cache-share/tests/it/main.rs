@@ -3,6 +3,7 @@
 mod audit;
 mod damage;
 mod random;
+mod renew;
 mod sccache;
 mod support;
 mod truth;

@@ -15,7 +15,7 @@ use testkit::git;
 use crate::support::{Lease, Workshop, assert_same, commit, look, write};
 
 /// Where the numbers are, and what a file with that number says.
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("app/src/number.rs", as_source),
     ("app/src/number.txt", plain),
     ("part/src/number.rs", as_source),
@@ -23,6 +23,7 @@ const PARTS: [Part; 7] = [
     ("shape/src/number.rs", as_source),
     ("app/word.txt", plain),
     ("extra/src/number.rs", as_source),
+    ("tool/src/number.rs", as_source),
 ];
 
 type Part = (&'static str, fn(u32) -> String);
@@ -39,7 +40,8 @@ fn files() -> Vec<(&'static str, String)> {
     let manifest = |name: &str, rest: &str| {
         format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2021\"\n{rest}")
     };
-    let root = "[workspace]\nresolver = \"2\"\nmembers = [\"app\", \"part\", \"shape\"]\nexclude = [\"extra\"]\n";
+    let root = "[workspace]\nresolver = \"2\"\nmembers = [\"app\", \"part\", \"shape\", \"tool\"]\n\
+        exclude = [\"extra\"]\n";
     let app = "[dependencies]\npart = { path = \"../part\" }\nshape = { path = \"../shape\" }\n\
                extra = { path = \"../extra\" }\nitoa = \"1\"\n";
     let main = "mod number;\n\nfn main() {\n    let mut buffer = itoa::Buffer::new();\n    \
@@ -58,7 +60,17 @@ fn files() -> Vec<(&'static str, String)> {
         let path = format!(\"{}/word.txt\", std::env::var(\"CARGO_MANIFEST_DIR\").unwrap());\n    \
         let word = std::fs::read_to_string(&path).unwrap();\n    \
         format!(\"{{ const _: &str = include_str!({path:?}); {word:?} }}\").parse().unwrap()\n}\n";
+    // Nothing in it is bound to a place, so that slots get it from the base.
+    let tool = "mod number;\n\nfn main() {\n    \
+        println!(\"{} {} {}\", number::NUMBER, shape::own!(), extra::NUMBER);\n}\n";
+    let uses = "[dependencies]\nshape = { path = \"../shape\" }\nextra = { path = \"../extra\" }\n";
+    // Nor does the base have it.
+    let test = "#[path = \"../src/number.rs\"]\nmod number;\n\n#[test]\nfn says() {\n    \
+        println!(\"test says {} {} {}\", number::NUMBER, shape::own!(), extra::NUMBER);\n}\n";
     let mut files = vec![
+        ("tool/Cargo.toml", manifest("tool", uses)),
+        ("tool/src/main.rs", tool.to_owned()),
+        ("tool/tests/says.rs", test.to_owned()),
         ("Cargo.toml", root.to_owned()),
         ("app/Cargo.toml", manifest("app", app)),
         ("app/src/main.rs", main.to_owned()),
@@ -74,15 +86,25 @@ fn files() -> Vec<(&'static str, String)> {
     files
 }
 
-/// What a program that is built there must say.
-fn expected(root: &Path) -> String {
+/// The numbers in the sources there.
+fn numbers(root: &Path) -> Vec<String> {
     let digits = |text: String| text.chars().filter(char::is_ascii_digit).collect::<String>();
     let number = |path: &str| {
         let text = fs::read_to_string(root.join(path)).expect("it is there");
         digits(text.rsplit('=').next().unwrap_or_default().to_owned())
     };
-    let numbers: Vec<String> = PARTS.iter().map(|(path, _)| number(path)).collect();
-    format!("{} {}", numbers.join(" "), root.join("app").display())
+    PARTS.iter().map(|(path, _)| number(path)).collect()
+}
+
+/// What the program `app` must say that is built there.
+fn expected(root: &Path) -> String {
+    format!("{} {}", numbers(root)[..7].join(" "), root.join("app").display())
+}
+
+/// What the program `tool` must say, and its test.
+fn expected_of_tool(root: &Path) -> String {
+    let numbers = numbers(root);
+    [7, 4, 6].map(|part| &*numbers[part]).join(" ")
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +131,9 @@ enum Step {
     /// All at the same time.
     BuildAll,
     Check(usize),
+    Test(usize),
+    /// In another profile.
+    Release(usize),
     Clean(usize),
     /// A new base, of that commit.
     Warm(usize),
@@ -123,10 +148,12 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(lease, part, number)| Step::Edit { lease, part, number }),
         1 => lease().prop_map(Step::Commit),
         2 => (lease(), commit()).prop_map(|(lease, commit)| Step::Switch { lease, commit }),
-        2 => (lease(), commit()).prop_map(|(lease, commit)| Step::HandOver { lease, commit }),
+        4 => (lease(), commit()).prop_map(|(lease, commit)| Step::HandOver { lease, commit }),
         5 => lease().prop_map(Step::Build),
         2 => Just(Step::BuildAll),
         1 => lease().prop_map(Step::Check),
+        2 => lease().prop_map(Step::Test),
+        1 => lease().prop_map(Step::Release),
         1 => lease().prop_map(Step::Clean),
         1 => commit().prop_map(Step::Warm),
     ]
@@ -135,10 +162,17 @@ fn step() -> impl Strategy<Value = Step> {
 fn build(lease: &Lease) {
     let expected = expected(&lease.path());
     assert_eq!(lease.shows("run --quiet -p app"), expected);
+    assert_eq!(lease.shows("run --quiet -p tool"), expected_of_tool(&lease.path()));
     // What lies there is the same.
     let program = lease.path().join("target/debug/app");
     let said = std::process::Command::new(program).output().expect("it runs").stdout;
     assert_eq!(String::from_utf8_lossy(&said).trim_end(), expected);
+}
+
+fn test(lease: &Lease) {
+    let shown = lease.shows("test --quiet -p tool -- --nocapture");
+    let mut said = shown.lines().filter_map(|line| Some(line.split_once("test says ")?.1));
+    assert_eq!(said.next(), Some(&*expected_of_tool(&lease.path())));
 }
 
 fn live(steps: &[Step]) {
@@ -183,6 +217,12 @@ fn live(steps: &[Step]) {
                 }
             }),
             Step::Check(lease) => drop(leases[lease % count].shows("check --quiet --workspace")),
+            Step::Test(lease) => test(&leases[lease % count]),
+            Step::Release(lease) => {
+                let lease = &leases[lease % count];
+                let said = lease.shows("run --quiet --release -p tool");
+                assert_eq!(said, expected_of_tool(&lease.path()));
+            }
             Step::Clean(lease) => drop(leases[lease % count].shows("clean --quiet")),
             Step::Warm(commit) => {
                 if workshop.base(1).exists() {

@@ -58,8 +58,9 @@ pub(crate) fn play(hazard: &Hazard, open: &Opener) -> (Verdict, Vec<String>) {
         fallback: None,
         shown: Vec::new(),
         touched: Vec::new(),
+        round: 1,
     };
-    let refused = game.play().err();
+    let refused = game.play_all().err();
     game.end();
     let verdict = match (refused, game.fallback) {
         _ if !game.shown.is_empty() || !game.touched.is_empty() => {
@@ -88,13 +89,25 @@ struct Game<'a> {
     fallback: Option<(String, String)>,
     shown: Vec<String>,
     touched: Vec<String>,
+    /// How often the script has been begun.
+    round: u32,
 }
 
 impl Game<'_> {
-    /// Plays the script. An error: the pool refuses.
-    fn play(&mut self) -> Result<(), String> {
+    /// Plays the script as often as is asked for. An error: the pool refuses.
+    fn play_all(&mut self) -> Result<(), String> {
         let base = CommitId::new(&self.commits[0]).expect("git's own id");
         self.runtime.block_on(self.subject.warm(&base)).map_err(|why| self.masked(&why))?;
+        self.play()?;
+        while self.round < self.subject.rounds() {
+            self.end();
+            self.round += 1;
+            self.play()?;
+        }
+        Ok(())
+    }
+
+    fn play(&mut self) -> Result<(), String> {
         let mut early = VecDeque::new();
         if self.hazard.together {
             let steps = self.hazard.script.iter().map_while(|step| match step {
@@ -122,7 +135,7 @@ impl Game<'_> {
                     for (who, view) in seen {
                         let right = &self.reference.views[&(index, who)];
                         if !view.is_same(right) {
-                            let what = format!("step {index}: {act} in {who}");
+                            let what = format!("{}: {act} in {who}", self.step(index));
                             self.shown.push(difference(&what, &view, right));
                         }
                     }
@@ -130,8 +143,8 @@ impl Game<'_> {
                         if let Some(path) = first_difference(&before, &files(place)) {
                             let path = self.masked(&path.to_string_lossy());
                             let who: String = who.iter().collect();
-                            self.touched
-                                .push(format!("step {index}: {act} in {who} changed {path}"));
+                            let step = self.step(index);
+                            self.touched.push(format!("{step}: {act} in {who} changed {path}"));
                         }
                     }
                 }
@@ -141,6 +154,13 @@ impl Game<'_> {
             }
         }
         Ok(())
+    }
+
+    fn step(&self, index: usize) -> String {
+        match self.round {
+            1 => format!("step {index}"),
+            round => format!("step {index}, time {round}"),
+        }
     }
 
     fn slot(&self, who: Who) -> PathBuf {
@@ -173,7 +193,8 @@ impl Game<'_> {
         let granted = self.runtime.block_on(asked).expect("acquiring does not panic");
         let guard = granted.map_err(|e| self.masked(&e.to_string()))?;
         let root = guard.path();
-        if let Some(previous) = after {
+        // Later on, there are other slots to be used again.
+        if let Some(previous) = after.filter(|_| self.round == 1) {
             assert_eq!(root, self.slot(previous), "the slot was not used again: nothing is tested");
         }
         if let Some(content) = self.hazard.dot_env {
@@ -185,7 +206,8 @@ impl Game<'_> {
             );
         }
         let Attachment { strategy, env, warm, reason, .. } = guard.lease().attachment.clone();
-        self.warm |= warm;
+        // Later on, everybody has something to start from.
+        self.warm |= warm && self.round == 1;
         let reason = reason.map(|reason| self.masked(&reason));
         if let Some(reason) = &reason
             && !self.reasons.contains(reason)
