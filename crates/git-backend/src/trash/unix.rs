@@ -195,6 +195,23 @@ fn as_path(name: &CStr) -> &Path {
 mod tests {
     use super::*;
 
+    /// The name may be given to a link between the look at it and the opening.
+    #[test]
+    fn a_link_where_a_directory_was_is_neither_opened_nor_made_readable() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let sealed = root.path().join("sealed");
+        std::fs::create_dir(&sealed).expect("made");
+        std::os::unix::fs::symlink(&sealed, root.path().join("link")).expect("made");
+        std::fs::set_permissions(&sealed, std::fs::Permissions::from_mode(0o000)).expect("set");
+        let dir = rustix::fs::openat(CWD, root.path(), DIRECTORY, Mode::empty()).expect("opened");
+        assert!(open(&dir, c"link").is_err());
+        assert!(make_readable(&dir, c"link").is_err());
+        let mode = std::fs::metadata(&sealed).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0);
+        assert!(open(&dir, c"sealed").is_ok());
+    }
+
     #[test]
     fn what_comes_while_it_is_swept_is_left_for_the_next_sweep() {
         let trash = tempfile::tempdir().expect("a temporary directory");

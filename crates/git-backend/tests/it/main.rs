@@ -2,6 +2,7 @@
 
 mod adversary;
 mod conformance;
+mod deletion;
 mod discovery;
 mod filters;
 mod foreign;

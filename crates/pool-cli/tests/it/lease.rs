@@ -124,7 +124,7 @@ fn a_name_that_is_taken() {
 fn hostile_names_change_nothing() {
     let bench = Bench::new();
     let long = "n".repeat(300);
-    for name in ["../x", "-rf", "a\nb", "", ".", "..", "a/b", "x.lock", "a b", &long] {
+    for name in ["../x", "/tmp/x", "-rf", "a\nb", "", ".", "..", "a/b", "x.lock", "a b", &long] {
         for verb in ["--name", "--session"] {
             let ran = bench.run(&["acquire", verb, name]);
             assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{verb} {name:?}: {ran:?}");
