@@ -7,8 +7,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod faults;
 #[cfg(unix)]
 mod measure;
+#[cfg(unix)]
+mod mutants;
+mod named;
 mod steps;
 #[cfg(unix)]
 mod stress;
@@ -37,6 +41,12 @@ enum Step {
     Doc,
     /// Licences, duplicate versions and sources of the dependencies, with cargo-deny.
     Deny,
+    /// The tests of the table of faults, and `FAULTS.md` from what came of them; no part of `ci`, which
+    /// runs them with all others.
+    Faults,
+    /// Takes each guard against lost work away in turn, and sees whether a test notices; no part of `ci`.
+    #[cfg(unix)]
+    Mutants(mutants::Options),
     /// Many runs at once on a repository made for it, some of them killed; then an audit of
     /// every commit and file that they made.
     #[cfg(unix)]
@@ -64,6 +74,9 @@ fn run(step: Step) -> Result {
         Step::Test => steps::test(),
         Step::Doc => steps::doc(),
         Step::Deny => steps::deny(),
+        Step::Faults => faults::run(),
+        #[cfg(unix)]
+        Step::Mutants(options) => mutants::run(&options),
         #[cfg(unix)]
         Step::Stress(options) => stress::run(&options),
         #[cfg(unix)]

@@ -91,7 +91,7 @@ pub(crate) fn build_wtpool(profile: Profile) -> Result<PathBuf> {
     Err("cargo built pool-cli, but no program wtpool came of it".into())
 }
 
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     // The cargo that runs this program, and thus the same toolchain.
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(workspace());
@@ -111,7 +111,7 @@ fn finish(command: &mut Command) -> Result {
     }
 }
 
-fn announce(command: &Command) {
+pub(crate) fn announce(command: &Command) {
     eprintln!("\n== {}", shown(command));
 }
 
@@ -121,7 +121,7 @@ fn shown(command: &Command) -> String {
 }
 
 /// The workspace's root: the directory above this crate.
-fn workspace() -> PathBuf {
+pub(crate) fn workspace() -> PathBuf {
     let here = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| ".".into(), PathBuf::from);
     here.parent().map_or(here.clone(), PathBuf::from)
 }

@@ -1,0 +1,369 @@
+//! The guards.
+
+use super::Guard;
+use crate::named::{it, unit};
+
+const CLI: &str = "pool-cli";
+const CORE: &str = "pool-core";
+const GIT: &str = "git-backend";
+const CACHE: &str = "cache-share";
+
+pub(super) const GUARDS: &[Guard] = &[
+    Guard {
+        name: "registration-lock",
+        file: "crates/git-backend/src/registration.rs",
+        edits: &[(
+            "Err(TryLockError::WouldBlock) => {}",
+            "Err(TryLockError::WouldBlock) => return work(),",
+        )],
+        tests: &[
+            it(GIT, "guards::nobody_registers_while_another_does"),
+            it(CLI, "killed::after_the_intent_and_before_the_registration"),
+        ],
+    },
+    Guard {
+        name: "no-upstream",
+        file: "crates/git-backend/src/branch.rs",
+        edits: &[(
+            "    set_head(&slot_repo, Target::Symbolic(full))\n}",
+            "    let key = format!(\"branch.{}.remote\", branch.name);\n    \
+             let git = crate::git::Git::in_directory(admin, &site.settings);\n    \
+             git.args([\"config\", &key, \".\"]).run()?;\n    \
+             set_head(&slot_repo, Target::Symbolic(full))\n}",
+        )],
+        tests: &[it(GIT, "lifecycle::a_worktree_is_what_the_plan_says_and_stock_git_agrees")],
+    },
+    Guard {
+        name: "directory-veto",
+        file: "crates/pool-core/src/pool/release.rs",
+        edits: &[("match self.occupant(slot) {", "match None::<String> {")],
+        tests: &[it(CORE, "pool::whoever_stands_in_a_slot_keeps_it")],
+    },
+    Guard {
+        name: "directory-veto-of-reuse",
+        file: "crates/pool-core/src/pool/ready.rs",
+        edits: &[(
+            "if let Some(who) = self.occupant(slot) {",
+            "if let Some(who) = None::<String> {",
+        )],
+        tests: &[it(CORE, "pool::a_free_slot_in_which_somebody_stands_is_not_given_away")],
+    },
+    Guard {
+        name: "directory-veto-of-ending",
+        file: "crates/pool-core/src/ttl.rs",
+        edits: &[("Vital::Gone => match occupant {", "Vital::Gone => match None::<&String> {")],
+        tests: &[it(CORE, "scheduler::a_dead_holder_ends_it_unless_somebody_stands_there")],
+    },
+    Guard {
+        name: "rescue",
+        file: "crates/pool-core/src/isolator.rs",
+        edits: &[(
+            "        if inspection.losses.is_empty() {\n            Ok(Self { plan",
+            "        if true {\n            Ok(Self { plan",
+        )],
+        tests: &[
+            it(CORE, "pool::a_dead_holder_is_found_and_its_work_saved"),
+            it(CLI, "run::a_killed_holder_loses_nothing"),
+        ],
+    },
+    Guard {
+        name: "quarantine",
+        file: "crates/pool-core/src/pool/release.rs",
+        edits: &[(
+            "Err(error) => self.keep(slot, &error.to_string()).await,",
+            "Err(_) => self.gone(slot).await,",
+        )],
+        tests: &[it(CORE, "pool::what_cannot_be_saved_is_kept_until_it_can")],
+    },
+    Guard {
+        name: "second-look",
+        file: "crates/git-backend/src/aside.rs",
+        edits: &[("Ok(true) => Ok(Some(aside)),", "Ok(_) => Ok(Some(aside)),")],
+        tests: &[it(GIT, "adversary::what_is_written_after_the_look_stops_the_removal")],
+    },
+    Guard {
+        name: "look-after-saving",
+        file: "crates/git-backend/src/rescue/write.rs",
+        edits: &[(
+            "        if again.fingerprint != saved.fingerprint\n            \
+             || again.inspection.losses != saved.inspection.losses\n        {",
+            "        if false {",
+        )],
+        tests: &[it(GIT, "guards::what_is_written_while_it_is_saved_is_saved_too")],
+    },
+    Guard {
+        name: "no-follow-looking",
+        file: "crates/git-backend/src/trash/unix.rs",
+        edits: &[(
+            "let found = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;",
+            "let found = rustix::fs::statat(dir, name, AtFlags::empty())?;",
+        )],
+        tests: &[it(
+            GIT,
+            "trash::trash_is_deleted_without_following_links_and_read_only_directories_are_no_obstacle",
+        )],
+    },
+    Guard {
+        name: "no-follow-opening",
+        file: "crates/git-backend/src/trash/unix.rs",
+        edits: &[(
+            "OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(",
+            "OFlags::DIRECTORY).union(",
+        )],
+        tests: &[
+            unit(
+                GIT,
+                "trash::delete::tests::a_link_where_a_directory_was_is_neither_opened_nor_made_readable",
+            ),
+            it(GIT, "deletion::a_directory_swapped_for_a_link_while_it_is_deleted_leads_nowhere"),
+        ],
+    },
+    Guard {
+        // The system's own refusal to remove what something is mounted on is part of it.
+        name: "device-boundary",
+        file: "crates/git-backend/src/trash/unix.rs",
+        edits: &[
+            ("if found.st_dev != self.device {", "if false {"),
+            ("if rustix::fs::fstat(&child)?.st_dev != self.device {", "if false {"),
+            (
+                "Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS | Errno::PERM) => {}",
+                "Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS | Errno::PERM | Errno::BUSY) => {}",
+            ),
+        ],
+        tests: &[it(GIT, "deletion::what_is_mounted_inside_stays_as_it_is")],
+    },
+    Guard {
+        name: "mount-is-no-work-of-ours",
+        file: "crates/git-backend/src/inspect/walk.rs",
+        edits: &[("if mounts.contains(&full) || os::device(&meta) != device {", "if false {")],
+        tests: &[it(GIT, "deletion::a_slot_in_which_something_is_mounted_is_kept")],
+    },
+    Guard {
+        name: "fencing",
+        file: "crates/pool-core/src/scheduler/lease.rs",
+        edits: &[(
+            "SlotState::Leased { lease } if lease.token() == *token => Some(",
+            "SlotState::Leased { lease } if lease.id == token.lease => Some(",
+        )],
+        tests: &[it(CORE, "pool::giving_back_twice_reports_the_same_and_a_stale_token_is_refused")],
+    },
+    Guard {
+        name: "generations-grow",
+        file: "crates/pool-core/src/scheduler.rs",
+        edits: &[("            self.generation = self.generation.next();\n", "")],
+        tests: &[
+            it(CORE, "scheduler::the_invariants_hold_after_each_step"),
+            it(CLI, "faults::records_that_are_lost_are_made_again"),
+        ],
+    },
+    Guard {
+        name: "generations-grow-after-loss",
+        file: "crates/pool-core/src/store/sqlite/sidecar.rs",
+        edits: &[("generation: Generation(reserved.generation),", "generation: Generation(0),")],
+        tests: &[
+            it(CORE, "sqlite::any_state::any_state_survives_storing_and_rebuilding"),
+            it(CORE, "sqlite::damage::a_deleted_database_is_rebuilt"),
+        ],
+    },
+    Guard {
+        name: "release-once",
+        file: "crates/pool-core/src/pool/release.rs",
+        edits: &[("if state.ended(&wanted).is_some() {", "if false {")],
+        tests: &[it(CORE, "pool::giving_back_twice_reports_the_same_and_a_stale_token_is_refused")],
+    },
+    Guard {
+        name: "live-holder",
+        file: "crates/pool-core/src/pool.rs",
+        edits: &[("&& inner.liveness.holds(&lease.id.claim()) == Vital::Alive", "&& false")],
+        tests: &[it(CORE, "pool::nobody_gives_back_the_lease_of_a_live_holder")],
+    },
+    Guard {
+        name: "start-time",
+        file: "crates/pool-core/src/liveness/process.rs",
+        edits: &[(
+            "State::Runs { start_time } if start_time != process.start_time =>",
+            "State::Runs { start_time } if start_time == u64::MAX =>",
+        )],
+        tests: &[it(CORE, "liveness::this_process_runs")],
+    },
+    Guard {
+        name: "boot-id",
+        file: "crates/pool-core/src/liveness/process.rs",
+        edits: &[("if system::BOOT_COUNTS && boot_id() != process.boot =>", "if false =>")],
+        tests: &[it(CORE, "liveness::a_process_of_another_boot_is_gone")],
+    },
+    Guard {
+        name: "unknown-is-alive",
+        file: "crates/pool-core/src/ttl.rs",
+        edits: &[(
+            "self.claims.get(key).copied().unwrap_or(Vital::Unknown)",
+            "self.claims.get(key).copied().unwrap_or(Vital::Gone)",
+        )],
+        tests: &[it(CORE, "scheduler::what_is_not_known_ends_nothing")],
+    },
+    Guard {
+        name: "whole-ttl-after-reboot",
+        file: "crates/pool-core/src/time.rs",
+        edits: &[(
+            "if self.boot == now.boot { self.clone() } else { Self::after(now, self.span) }",
+            "if self.boot == now.boot { self.clone() } else { Self { boot: now.boot.clone(), ..self.clone() } }",
+        )],
+        tests: &[it(CORE, "scheduler::a_reboot_starts_a_ttl_again")],
+    },
+    Guard {
+        name: "quiet",
+        file: "crates/pool-core/src/ttl.rs",
+        edits: &[(
+            "None if facts.quiet.get(&slot) == Some(&true) => {",
+            "None if !expired || expired => {",
+        )],
+        tests: &[it(CORE, "scheduler::a_lease_lasts_at_least_its_ttl_and_ends_when_quiet")],
+    },
+    Guard {
+        name: "cap",
+        file: "crates/pool-core/src/scheduler.rs",
+        edits: &[
+            ("if self.occupied() >= max {", "if false {"),
+            ("        if self.slots.len() < max {", "        if self.slots.len() < max + 1 {"),
+        ],
+        tests: &[
+            it(CORE, "scheduler::the_invariants_hold_after_each_step"),
+            it(CORE, "pool::a_full_pool_says_so_when_the_wait_runs_out"),
+        ],
+    },
+    Guard {
+        name: "first-come-first-served",
+        file: "crates/pool-core/src/scheduler.rs",
+        edits: &[(
+            "self.waiters.keys().next().copied()",
+            "self.waiters.keys().next_back().copied()",
+        )],
+        tests: &[
+            it(CORE, "pool::waiters_are_served_in_order_and_a_dead_one_is_passed_over"),
+            it(CORE, "scheduler::the_invariants_hold_after_each_step"),
+        ],
+    },
+    Guard {
+        name: "dead-waiter",
+        file: "crates/pool-core/src/ttl.rs",
+        edits: &[("if facts.claim(&waiter.worker) == Vital::Gone {", "if false {")],
+        tests: &[it(CORE, "scheduler::a_dead_waiter_does_not_hold_up_the_queue")],
+    },
+    Guard {
+        name: "turn-of-the-store",
+        file: "crates/pool-core/src/store/sqlite.rs",
+        edits: &[("let turn = Lock::turn(&self.layout, self.patience)?;", "let turn = ();")],
+        tests: &[it(CORE, "sqlite::sharing::who_gives_up_its_turn_does_not_hold_up_the_next")],
+    },
+    Guard {
+        name: "sidecars-before-commit",
+        file: "crates/pool-core/src/store/sqlite.rs",
+        edits: &[("        sidecars.publish()?;\n        tx.commit()?;", "        tx.commit()?;")],
+        tests: &[
+            it(CORE, "sqlite::disk::each_slot_has_a_sidecar_as_long_as_it_exists"),
+            it(CORE, "sqlite::any_state::any_state_survives_storing_and_rebuilding"),
+        ],
+    },
+    Guard {
+        name: "identity-before-removal",
+        file: "crates/git-backend/src/dispose.rs",
+        edits: &[(
+            "Place::Foreign(what) => return Err(foreign(&place, &what)),",
+            "Place::Foreign(_) => {\n                bin.put(&place)?;\n                None\n            }",
+        )],
+        tests: &[it(GIT, "foreign::a_foreign_repository_in_a_slot_stays_untouched")],
+    },
+    Guard {
+        name: "identity-by-repository",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[("if admin.parent() != Some(&self.worktrees_dir()) {", "if false {")],
+        tests: &[it(GIT, "guards::a_worktree_of_another_repository_is_foreign")],
+    },
+    Guard {
+        name: "identity-both-ways",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[(
+            "Ok(back) if resolved(&admin.join(&back)) == dot_git => Ok(Place::Ours(admin)),",
+            "Ok(back) if back.is_absolute() || resolved(&admin.join(&back)) == dot_git => Ok(Place::Ours(admin)),",
+        )],
+        tests: &[it(GIT, "guards::a_worktree_that_is_registered_elsewhere_is_foreign")],
+    },
+    Guard {
+        name: "pool-in-a-worktree",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[("match site.around()? {", "match site.around()?.filter(|_| false) {")],
+        tests: &[it(CLI, "repository::a_pool_inside_a_worktree_is_refused")],
+    },
+    Guard {
+        name: "lock-of-somebody-else",
+        file: "crates/git-backend/src/recycle.rs",
+        edits: &[(
+            "            if attempts == 0 {\n",
+            "            if attempts == 0 {\n                let _ = fs::remove_file(&lock);\n",
+        )],
+        tests: &[it(GIT, "foreign::a_lock_of_somebody_else_is_waited_for_and_never_removed")],
+    },
+    Guard {
+        name: "branch-unmoved",
+        file: "crates/git-backend/src/branch.rs",
+        edits: &[
+            (
+                "found.is_some_and(|found| found.target().try_id() == Some(&*base))",
+                "found.is_some()",
+            ),
+            (
+                "expected: PreviousValue::MustExistAndMatch(Target::Object(base)),",
+                "expected: PreviousValue::Any,",
+            ),
+        ],
+        tests: &[it(GIT, "guards::a_branch_that_moved_after_the_look_stays")],
+    },
+    Guard {
+        name: "branch-in-use",
+        file: "crates/git-backend/src/branch.rs",
+        edits: &[(
+            "if !is_unmoved()? || occupant(site, &full, None)?.is_some() {",
+            "if !is_unmoved()? {",
+        )],
+        tests: &[it(GIT, "lifecycle::only_an_unmoved_branch_that_the_pool_made_goes_away")],
+    },
+    Guard {
+        name: "half-made-marker",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[("fs::symlink_metadata(self.making_marker(slot)).is_ok()", "slot.0 == 0")],
+        tests: &[
+            it(GIT, "lifecycle::a_half_made_slot_is_seen_and_disposed_of"),
+            it(CLI, "killed::in_the_middle_of_the_checkout"),
+        ],
+    },
+    Guard {
+        name: "variables-of-git",
+        file: "crates/git-backend/src/git.rs",
+        edits: &[("if name.as_encoded_bytes().starts_with(b\"GIT_\") {", "if name.is_empty() {")],
+        tests: &[it(CLI, "others::variables_of_git_do_not_reach_the_pools_own_git")],
+    },
+    Guard {
+        name: "dropped-work-is-resumed",
+        file: "crates/pool-core/src/pool.rs",
+        edits: &[("self.inner.orphans().extend(self.orphan.take());", "drop(self.orphan.take());")],
+        tests: &[it(CORE, "pool::whatever_a_backend_does_and_whenever_the_caller_leaves")],
+    },
+    Guard {
+        name: "programs-of-ones-own",
+        file: "crates/cache-share/src/seed.rs",
+        edits: &[(
+            ".filter(|file| is_final(&file.path));",
+            ".filter(|file| is_final(&file.path) && false);",
+        )],
+        tests: &[it(CACHE, "audit::the_base_never_changes")],
+    },
+    Guard {
+        name: "copies-of-what-is-written-in-place",
+        file: "crates/cache-share/src/seed.rs",
+        edits: &[(
+            "None => files::copy(&source, &target, file.modified),",
+            "None => files::share(&source, &target, file.modified),",
+        )],
+        tests: &[it(CACHE, "audit::the_base_never_changes")],
+    },
+];
