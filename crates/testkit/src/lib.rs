@@ -5,6 +5,7 @@ pub mod chaos;
 pub mod clock;
 pub mod conformance;
 pub mod fixture;
+pub mod fuzz;
 mod git;
 pub mod liveness;
 pub mod memory;

@@ -363,3 +363,19 @@ fn a_name_is_taken_while_its_lease_lives_or_waits() {
         Duration::from_secs(50)
     );
 }
+
+/// Neither a holder, nor a worker, nor a waiter is taken for dead because nobody could say.
+#[test]
+fn what_is_not_known_ends_nothing() {
+    let settings = Settings { max_leases: 2, ..Settings::default() };
+    let mut state = PoolState::default();
+    for name in ["held", "made", "waits"] {
+        let waiter = Waiter { ttl: None, ..waiter(name, &at(0)) };
+        state.enqueue(waiter, &settings, &at(0)).expect("a new name");
+    }
+    begin(&mut state, SlotId(1), &at(0));
+    let states: Vec<&str> = state.slots.values().map(|slot| slot.state.as_str()).collect();
+    assert_eq!((states, state.waiters.len()), (vec!["leased", "provisioning"], 1));
+    let due = state.due(&settings, &Facts::default(), &at(1_000_000));
+    assert_eq!(due, []);
+}

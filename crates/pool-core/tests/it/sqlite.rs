@@ -18,6 +18,7 @@ use pool_core::{
 mod any_state;
 mod damage;
 mod disk;
+mod fuzz;
 mod refusal;
 mod sharing;
 

@@ -10,7 +10,7 @@ use super::trouble::Trouble;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{Generation, SessionId, SlotId, Ticket};
-use crate::state::{PoolState, Session};
+use crate::state::{PoolState, Session, Slot};
 use crate::store::Logged;
 
 /// How many events the log keeps at least.
@@ -19,6 +19,23 @@ const LOG_LENGTH: u64 = 10_000;
 const TRIM_STEP: u64 = 500;
 /// How many numbers are reserved at once.
 const BLOCK: u64 = 1_000;
+
+/// No pool ever counts so far: a larger number is damage, and there must be some left to go on with.
+const MOST: u64 = 1 << 62;
+
+/// Whether that is a number that a pool can have come to.
+pub(super) fn plausible(number: u64) -> Result<(), String> {
+    if number <= MOST { Ok(()) } else { Err(format!("{number} is too large a number")) }
+}
+
+/// Whether a slot's record can be that of `slot`: work on one slot must never be done in another.
+pub(super) fn is_of(record: &Slot, slot: SlotId) -> Result<(), String> {
+    let others = record.plan.as_ref().map(|plan| plan.slot).filter(|planned| *planned != slot);
+    if record.id != slot || others.is_some() {
+        return Err(format!("it is that of slot {}", others.unwrap_or(record.id)));
+    }
+    record.state.lease().map_or(Ok(()), |lease| plausible(lease.generation.0))
+}
 
 /// The largest number of each kind that was given out, or may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +47,11 @@ pub(super) struct Marks {
 }
 
 impl Marks {
+    /// Whether a pool can have come to these.
+    pub(super) fn plausible(&self) -> Result<(), String> {
+        [self.generation, self.ticket, self.sequence].into_iter().try_for_each(plausible)
+    }
+
     /// The larger of each.
     pub(super) fn max(self, other: Self) -> Self {
         self.zip(other, u64::max)
@@ -107,7 +129,7 @@ pub(super) fn lasting(
 pub(super) fn revision(tx: &Connection) -> Result<u64, Trouble> {
     let mut statement = tx.prepare_cached("SELECT value FROM meta WHERE key='revision'")?;
     let revision: i64 = statement.query_row([], |row| row.get(0))?;
-    u64::try_from(revision).map_err(|_| Trouble::Damaged("the revision is negative".into()))
+    counted("revision", revision)
 }
 
 /// All records.
@@ -121,7 +143,9 @@ pub(super) fn read(tx: &Connection) -> Result<Snapshot, Trouble> {
     }
     let number = |key: &str| {
         let value = meta.get(key).copied().and_then(|v| u64::try_from(v).ok());
-        value.ok_or_else(|| Trouble::Damaged(format!("it has no valid {key}")))
+        value
+            .filter(|value| plausible(*value).is_ok())
+            .ok_or_else(|| Trouble::Damaged(format!("it has no valid {key}")))
     };
     let mut state = PoolState {
         generation: Generation(number("generation")?),
@@ -130,16 +154,18 @@ pub(super) fn read(tx: &Connection) -> Result<Snapshot, Trouble> {
     };
     each(tx, "SELECT slot, record FROM slots", |slot: u32, record| {
         let slot = SlotId(slot);
-        let record: crate::state::Slot = parse("slot", record)?;
-        if record.id != slot {
-            return Err(Trouble::Damaged(format!("the record of slot {slot} is another's")));
+        let record: Slot = parse("slot", record)?;
+        let damaged = |why| Trouble::Damaged(format!("the record of slot {slot}: {why}"));
+        is_of(&record, slot).map_err(damaged)?;
+        if let Some(lease) = record.state.lease() {
+            state.generation = state.generation.max(lease.generation);
         }
         state.slots.insert(slot, record);
         Ok(())
     })?;
     each(tx, "SELECT ticket, record FROM waiters", |ticket: i64, record| {
-        let ticket =
-            u64::try_from(ticket).map_err(|_| Trouble::Damaged("a ticket is negative".into()))?;
+        let ticket = counted("ticket", ticket)?;
+        state.ticket = state.ticket.max(Ticket(ticket));
         state.waiters.insert(Ticket(ticket), parse("waiter", record)?);
         Ok(())
     })?;
@@ -150,6 +176,7 @@ pub(super) fn read(tx: &Connection) -> Result<Snapshot, Trouble> {
     })?;
     let mut places = Vec::new();
     each(tx, "SELECT place, record FROM ended ORDER BY place", |place: i64, record| {
+        counted("place", place)?;
         state.ended.push_back(parse("ended lease", record)?);
         places.push(place);
         Ok(())
@@ -165,6 +192,11 @@ pub(super) fn read(tx: &Connection) -> Result<Snapshot, Trouble> {
         state,
         places,
     })
+}
+
+fn counted(what: &str, number: i64) -> Result<u64, Trouble> {
+    let number = u64::try_from(number).ok().filter(|number| plausible(*number).is_ok());
+    number.ok_or_else(|| Trouble::Damaged(format!("there is no such {what}")))
 }
 
 fn each<K: rusqlite::types::FromSql>(

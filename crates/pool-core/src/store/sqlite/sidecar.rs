@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
-use super::records::{Marks, Snapshot, changed, gone, json, lasting};
+use super::records::{Marks, Snapshot, changed, gone, is_of, json, lasting, plausible};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Generation, SessionId, SlotId, Ticket};
 use crate::state::{EndedLease, PoolState, Session, Slot, SlotState};
@@ -17,6 +17,9 @@ use crate::time::{Clock, SystemClock};
 
 /// The version of both files. What an older program can't read needs a new one.
 const FORMAT: u32 = 1;
+
+/// No record is nearly as large.
+const LARGEST: u64 = 64 << 20;
 
 #[derive(Serialize)]
 struct SlotFile<'a> {
@@ -94,13 +97,25 @@ impl Found {
             }
             let path = layout.slot_sidecar(slot);
             let Some(read) = read::<SlotRead>(&path)? else { continue };
-            let read = read.and_then(|file| match file.slot.id == slot {
-                true => Ok(file),
-                false => Err(format!("{} is that of slot {}", path.display(), file.slot.id)),
+            let read = read.and_then(|file| {
+                plausible(file.revision)
+                    .and_then(|()| file.reserved.plausible())
+                    .and_then(|()| is_of(&file.slot, slot))
+                    .map_err(|why| format!("{}: {why}", path.display()))?;
+                Ok(file)
             });
             slots.insert(slot, read);
         }
-        Ok(Self { slots, pool: read(&layout.pool_sidecar())? })
+        let path = layout.pool_sidecar();
+        let pool = read::<PoolRead>(&path)?.map(|read| {
+            read.and_then(|file| {
+                plausible(file.revision)
+                    .and_then(|()| file.reserved.plausible())
+                    .map_err(|why| format!("{}: {why}", path.display()))?;
+                Ok(file)
+            })
+        });
+        Ok(Self { slots, pool })
     }
 
     /// Whether there are none.
@@ -202,7 +217,14 @@ fn quarantined(id: SlotId, why: &str) -> Slot {
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<Result<T, String>>> {
     let unreadable =
         |why: &dyn std::fmt::Display| Ok(Some(Err(format!("{}: {why}", path.display()))));
-    let bytes = match fs::read(path) {
+    // A pipe would be waited for without end, and a huge file read in full.
+    let bytes = match fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => return unreadable(&"it is not a file"),
+        Ok(meta) if meta.len() > LARGEST => return unreadable(&"it is far too large"),
+        Ok(_) => fs::read(path),
+        Err(error) => Err(error),
+    };
+    let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return unreadable(&error),

@@ -36,8 +36,9 @@ fn some_slot_state() -> impl Strategy<Value = SlotState> {
 
 prop_compose! {
     fn some_state()(
-        generation in 0..1_u64 << 50,
-        ticket in 0..1_u64 << 50,
+        // No lease and no waiter has a larger one than the pool has given out.
+        generation in 1_u64 << 40..1 << 50,
+        ticket in 1_u64 << 50..1 << 51,
         slots in proptest::collection::btree_map(1..9_u32, (some_slot_state(), any::<bool>()), 0..6),
         waiters in proptest::collection::btree_set(0..1_u64 << 50, 0..4),
         sessions in proptest::collection::btree_map("[a-z]{1,4}", any::<bool>(), 0..3),
