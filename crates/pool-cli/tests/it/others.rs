@@ -260,3 +260,28 @@ fn few_descriptors_are_an_error_and_lose_nothing() {
     assert_eq!(bench.fixture.git().args(["show", &saved]).stdout(), "precious");
     bench.ok(&["run", "--", "true"]);
 }
+
+/// As of a hook in which somebody calls the program.
+#[test]
+fn variables_of_git_do_not_reach_the_pools_own_git() {
+    let bench = Bench::new();
+    bench.ok(&["warm", "1"]);
+    write(bench.repo().join("new"), "new");
+    bench.fixture.git().args(["add", "new"]).ok();
+    bench.fixture.git().args(["commit", "--quiet", "-m", "new"]).ok();
+    write(bench.repo().join("staged"), "staged");
+    bench.fixture.git().args(["add", "staged"]).ok();
+    let index = bench.repo().join(".git/index");
+    let before = fs::read(&index).expect("an index");
+    // The idle slot is reset to the new commit by git itself.
+    let mut command = bench.wtpool(&["acquire", "--name", "held"]);
+    command.env("GIT_DIR", bench.repo().join(".git")).env("GIT_WORK_TREE", bench.repo());
+    command.env("GIT_INDEX_FILE", &index).env("GIT_OBJECT_DIRECTORY", "/nowhere");
+    let ran = finish(&mut command);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(fs::read(&index).expect("an index"), before);
+    let path = std::path::PathBuf::from(ran.out.trim_end());
+    assert!(path.starts_with(bench.pool()) && path.join("new").exists(), "{ran:?}");
+    assert_eq!(testkit::git(&path).args(["status", "--porcelain"]).stdout(), "");
+    assert_eq!(bench.fixture.git().args(["status", "--porcelain"]).stdout(), "A  staged");
+}

@@ -1,0 +1,126 @@
+//! What stands between an accident and lost work, where nothing else makes that accident happen.
+
+use std::fs;
+use std::path::Path;
+
+use pool_core::{Condition, Discovered, ErrorKind, Isolator, SlotId};
+
+use crate::support::{
+    Fixture, archive, commit, git, git_succeeds, plan, proof, read, registrations, write,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_registers_while_another_does() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "second").await;
+    fs::create_dir_all(fixture.pool_dir()).unwrap();
+    let lock = fs::File::create(fixture.pool_dir().join("registration.lock")).unwrap();
+    fs4::FileExt::lock(&lock).unwrap();
+    let making = isolator.provision(&plan);
+    tokio::pin!(making);
+    // Far longer than it takes to register without waiting.
+    tokio::select! {
+        made = &mut making => panic!("it did not wait: {made:?}"),
+        () = tokio::time::sleep(std::time::Duration::from_millis(700)) => {}
+    }
+    assert_eq!(registrations(&fixture.repo), 0);
+    assert!(!git_succeeds(&fixture.repo, &["rev-parse", "-q", "--verify", "wtpool/second"]));
+    drop(lock);
+    making.await.unwrap();
+    assert_eq!(registrations(&fixture.repo), 1);
+}
+
+/// By a filter, which the pool runs in the middle of its saving, so that the moment is always hit.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_written_while_it_is_saved_is_saved_too() {
+    let fixture = Fixture::new();
+    write(&fixture.repo, ".gitattributes", "a.txt filter=late\n");
+    write(&fixture.repo, "a.txt", "one\n");
+    commit(&fixture.repo, "one");
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "late").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    let root = fixture.root.path();
+    // First to see what there is, then again to begin with, and then to store it.
+    let script = format!(
+        "echo >> '{0}/calls'; [ \"$(wc -l < '{0}/calls')\" != 3 ] || echo late > '{1}/late'; cat",
+        root.display(),
+        place.display()
+    );
+    fs::write(root.join("late.sh"), script).unwrap();
+    let command = format!("sh '{}/late.sh'", root.display());
+    git(&fixture.repo, &["config", "filter.late.clean", &command]);
+    write(&place, "a.txt", "two\n");
+
+    let settled = proof(&isolator, &plan).await;
+    assert_eq!(read(place.join("late")), "late\n", "the filter did not run in that moment");
+    let rescue = settled.rescue().expect("there was something to save").clone();
+    isolator.dispose(settled).await.unwrap();
+    let contents = archive(&isolator).contents(&rescue.id).await.unwrap();
+    let saved: Vec<&str> = contents.iter().map(|held| held.path.as_str()).collect();
+    assert_eq!(saved, ["a.txt", "late"]);
+}
+
+/// A slot whose worktree somebody took away, with something else in its place.
+async fn replaced(by: impl FnOnce(&Fixture, &Path)) {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "gone").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    let settled = proof(&isolator, &plan).await;
+    git(&fixture.repo, &["worktree", "remove", "--force", place.to_str().unwrap()]);
+    by(&fixture, &place);
+    let others = registrations(&fixture.repo);
+    write(&place, "theirs.txt", "theirs");
+
+    assert!(matches!(
+        isolator.discover().await.unwrap().as_slice(),
+        [Discovered { condition: Condition::Foreign(_), .. }]
+    ));
+    assert_eq!(isolator.dispose(settled).await.unwrap_err().kind(), ErrorKind::WouldLoseWork);
+    let refused = isolator.inspect(&plan).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::WouldLoseWork, "{refused}");
+    assert_eq!(read(place.join("theirs.txt")), "theirs");
+    assert_eq!(registrations(&fixture.repo), others);
+}
+
+#[tokio::test]
+async fn a_worktree_of_another_repository_is_foreign() {
+    let other = Fixture::new();
+    replaced(|_, place| {
+        git(&other.repo, &["worktree", "add", "-q", "--detach", place.to_str().unwrap()]);
+    })
+    .await;
+    assert_eq!(registrations(&other.repo), 1);
+}
+
+/// As `cp -r` of one of the user's own worktrees makes it.
+#[tokio::test]
+async fn a_worktree_that_is_registered_elsewhere_is_foreign() {
+    replaced(|fixture, place| {
+        let own = fixture.root.path().join("own");
+        git(&fixture.repo, &["worktree", "add", "-q", "--detach", own.to_str().unwrap()]);
+        fs::create_dir_all(place).unwrap();
+        fs::copy(own.join(".git"), place.join(".git")).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_branch_that_moved_after_the_look_stays() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "moved").await;
+    isolator.provision(&plan).await.unwrap();
+    git(&isolator.place(SlotId(1)), &["checkout", "-q", "--detach"]);
+    let settled = proof(&isolator, &plan).await;
+    write(&fixture.repo, "new.txt", "new");
+    let moved = commit(&fixture.repo, "new");
+    git(&fixture.repo, &["update-ref", "refs/heads/wtpool/moved", &moved]);
+    isolator.dispose(settled).await.unwrap();
+    assert_eq!(git(&fixture.repo, &["rev-parse", "wtpool/moved"]), moved);
+}
