@@ -14,8 +14,9 @@ use pool_core::{
     Base, Branch, BranchWish, CommitId, Error, ErrorKind, LeaseName, Plan, Result, SlotId, Wish,
 };
 
+use crate::inspect::commits;
 use crate::repository::Repository;
-use crate::site::{Site, gix_error, open_repository};
+use crate::site::{Site, gix_error};
 
 /// Resolves a wish; see [`pool_core::Isolator::resolve`].
 pub(crate) fn resolve(site: &Site, wish: &Wish, name: &LeaseName) -> Result<Base> {
@@ -87,7 +88,7 @@ pub(crate) fn resolve(site: &Site, wish: &Wish, name: &LeaseName) -> Result<Base
 /// Makes the plan's branch where it is to be made, and points the worktree's `HEAD` to it. To be
 /// called under the registration lock.
 pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
-    let slot_repo = open_repository(admin, &site.settings)?;
+    let slot_repo = site.open_admin(admin)?;
     let base = object_id(&plan.base.commit)?;
     let Some(branch) = &plan.base.branch else {
         return set_head(&slot_repo, Target::Object(base));
@@ -156,11 +157,22 @@ pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
     let noted = noted.strip_suffix('\n').and_then(|noted| noted.split_once(' '));
     if let Some((base, name)) = noted {
         let is_plans = plan.base.branch.as_ref().is_some_and(|branch| branch.name == name);
-        if !(keep && is_plans) {
-            delete_unmoved(site, name, object_id(&CommitId::new(base)?)?)?;
+        let base = object_id(&CommitId::new(base)?)?;
+        // The plan's own was looked at before; of another nobody knows what it alone reaches.
+        if !(keep && is_plans) && (is_plans || is_reached_otherwise(site, name, base)?) {
+            delete_unmoved(site, name, base)?;
         }
     }
     fs::remove_file(&note).map_err(|e| Error::io(format!("remove {}", note.display()), e))
+}
+
+/// Whether a commit would still be reached without that branch.
+fn is_reached_otherwise(site: &Site, name: &str, commit: gix::ObjectId) -> Result<bool> {
+    let repo = site.repo();
+    let full = full_name(name)?;
+    let mut kept = commits::kept_by_refs(&repo, |name| full.as_bstr() == name)?;
+    kept.extend(site.heads_outside());
+    Ok(commits::unreached(&repo, &[commit].into(), &kept).count == 0)
 }
 
 fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId) -> Result<()> {

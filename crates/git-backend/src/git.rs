@@ -11,6 +11,7 @@ use std::time::Duration;
 use pool_core::{Error, ErrorKind, Result};
 
 use crate::settings::GitSettings;
+use crate::site::Site;
 
 /// A lock file of git that somebody else holds is waited for, never removed: nobody can tell
 /// whether its owner is dead.
@@ -26,9 +27,14 @@ pub(crate) struct Git {
 impl Git {
     /// A command in a worktree whose administrative directory is known and checked: git is not left
     /// to find it, or another one.
-    pub(crate) fn in_worktree(admin: &Path, worktree: &Path, settings: &GitSettings) -> Self {
-        let mut git = Self::scrubbed(settings);
-        git.command.current_dir(worktree).env("GIT_DIR", admin).env("GIT_WORK_TREE", worktree);
+    pub(crate) fn in_worktree(site: &Site, admin: &Path, worktree: &Path) -> Self {
+        let mut git = Self::scrubbed(&site.settings);
+        git.command
+            .current_dir(worktree)
+            .env("GIT_DIR", admin)
+            // Whatever the administrative directory says.
+            .env("GIT_COMMON_DIR", &site.common_dir)
+            .env("GIT_WORK_TREE", worktree);
         git
     }
 
@@ -64,6 +70,11 @@ impl Git {
             "core.hooksPath=/dev/null",
             "core.fsmonitor=false",
             "submodule.recurse=false",
+            // A file is believed to be unchanged only where everything says so.
+            "core.trustctime=true",
+            "core.checkStat=default",
+            "core.ignoreStat=false",
+            "core.untrackedCache=false",
             "gc.auto=0",
             "maintenance.auto=false",
             "advice.detachedHead=false",

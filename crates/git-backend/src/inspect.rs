@@ -26,6 +26,7 @@ use pool_core::{BranchReport, Error, ErrorKind, Inspection, Losses, Plan, Result
 
 use crate::copy::Copied;
 use crate::patterns::Patterns;
+use crate::provision::{OWN_CONFIG, remembered};
 use crate::site::{Place, Site};
 use commits::Unreached;
 use staged::Staged;
@@ -104,10 +105,16 @@ impl Survey {
             },
         };
         if let Some(admin) = admin {
-            let mut repo = crate::site::open_repository(&admin, &site.settings)?;
-            if let Some(moved) = moved {
-                repo.set_workdir(moved.to_owned())
-                    .map_err(|e| failed(format_args!("open {}", moved.display()), e))?;
+            let made_with = std::fs::read(remembered(site, plan.slot, OWN_CONFIG[0])).ok();
+            let mut repo = site.open_used(&admin, made_with.as_deref())?;
+            if let Some(root) = &root {
+                if moved.is_some() && !site.is_worktree_of(&admin, root) {
+                    let what = "it is not what was set aside";
+                    return Err(crate::site::foreign(root, what));
+                }
+                // Not what `core.worktree` says.
+                repo.set_workdir(root.clone())
+                    .map_err(|e| failed(format_args!("open {}", root.display()), e))?;
             }
             let reading = || format!("read HEAD of {}", admin.display());
             let head = repo.head().map_err(|e| failed(reading(), e))?;
@@ -314,6 +321,7 @@ fn unreached(
         candidates.extend(commits::mentioned_in(repo, admin)?);
     }
     if let Some(own) = &own {
+        candidates.extend(branch_tip(repo, own.trim_start_matches("refs/heads/"))?);
         // The log of a branch goes when the branch does.
         if let Ok(log) = std::fs::read(repo.common_dir().join("logs").join(own)) {
             commits::mentioned(repo, &log, &mut candidates);

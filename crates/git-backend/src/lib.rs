@@ -3,6 +3,7 @@
 mod aside;
 mod branch;
 mod copy;
+mod directory;
 mod dispose;
 mod git;
 mod inspect;

@@ -78,7 +78,7 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     registration::check(interrupt)?;
     if !complete {
         // Names that collide here, or a filter that did not deliver: git decides what that means.
-        Git::in_worktree(&admin, &place, &site.settings)
+        Git::in_worktree(site, &admin, &place)
             .args(["reset", "--hard", "--quiet", plan.base.commit.as_str()])
             .run()?;
     }

@@ -5,29 +5,37 @@
 //! anybody's work: the proof says so, and a look at it after it had been set aside. Should any step
 //! fail, the slot is disposed of.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use gix::index::entry::Flags;
-use pool_core::{Error, ErrorKind, Plan, Preserved, Result};
+use gix::index::Entry;
+use gix::index::entry::{Flags, Stat};
+use pool_core::{CommitId, Error, ErrorKind, Plan, Preserved, Result};
 
 use crate::aside;
 use crate::branch;
 use crate::copy;
+use crate::directory::Directory;
 use crate::git::Git;
+use crate::inspect::compare::STRICTLY;
+use crate::inspect::os;
 use crate::provision::{OWN_CONFIG, init_submodules, refuse_submodules, remembered};
 use crate::registration;
-use crate::site::{Site, gix_error, open_repository};
+use crate::site::{Site, gix_error};
 use crate::trash::Bin;
 use crate::tree;
 
 /// What stays of a worktree's administrative directory. All else, known or not, is state of the
-/// last lease: a rebase, a merge, a bisection, its own references, its reference log.
-const LASTING: [&str; 7] =
-    ["HEAD", "commondir", "gitdir", "index", "locked", "config.worktree", "info"];
+/// last lease: a rebase, a merge, a bisection, its own references, its reference log, that it locked
+/// the worktree.
+const LASTING: [&str; 6] = ["HEAD", "commondir", "gitdir", "index", "config.worktree", "info"];
+
+/// What stays of `info`; git reads nothing else there.
+const LASTING_INFO: [&str; 1] = ["sparse-checkout"];
 
 /// See [`pool_core::Isolator::recycle`].
 pub(crate) fn recycle(
@@ -60,10 +68,11 @@ pub(crate) fn recycle(
 
     let mut bin = Bin::new(site);
     clear_state(&admin, &mut bin)?;
+    restore_head(&admin, &plan.base.commit)?;
     restore_config(site, plan, &admin)?;
-    let git = || Git::in_worktree(&admin, &root, &site.settings);
-    branch::detach(&open_repository(&admin, &site.settings)?, &plan.base.commit)?;
-    unhide(&open_repository(&admin, &site.settings)?, &root, &mut bin)?;
+    let git = || Git::in_worktree(site, &admin, &root);
+    branch::detach(&site.open_admin(&admin)?, &plan.base.commit)?;
+    unhide(&site.open_admin(&admin)?, &root, &mut bin)?;
     // Files that were touched and not changed are known as such before the reset, which would
     // write them again otherwise. It "fails" whenever some file did change.
     git().args(["update-index", "-q", "--really-refresh"]).succeeds()?;
@@ -72,7 +81,7 @@ pub(crate) fn recycle(
         .run()?;
     registration::check(interrupt)?;
 
-    let mut repo = open_repository(&admin, &site.settings)?;
+    let mut repo = site.open_admin(&admin)?;
     repo.set_workdir(root.clone()).map_err(|e| gix_error(format!("open {}", root.display()), e))?;
     let keep = copy::still_good(site, plan.slot, &repo, &root)?;
     tree::clean(site, &repo, &root, &keep, &mut bin)?;
@@ -108,15 +117,27 @@ fn wait_for_locks(admin: &Path) -> Result<()> {
 }
 
 fn clear_state(admin: &Path, bin: &mut Bin) -> Result<()> {
-    let reading = |e| Error::io(format!("read {}", admin.display()), e);
-    for entry in fs::read_dir(admin).map_err(reading)? {
-        let path = entry.map_err(reading)?.path();
+    // A split index has its larger part in a file of its own; a lock is never ours.
+    clear(admin, bin, &|name| {
+        LASTING.contains(&name) || name.starts_with("sharedindex.") || name.ends_with(".lock")
+    })?;
+    let info = admin.join("info");
+    match fs::symlink_metadata(&info) {
+        Ok(meta) if meta.is_dir() => clear(&info, bin, &|name| LASTING_INFO.contains(&name)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what is in `dir` other than what is `lasting`. A link is never kept: what git or this program
+/// writes next would be written where it leads.
+fn clear(dir: &Path, bin: &mut Bin, lasting: &dyn Fn(&str) -> bool) -> Result<()> {
+    let reading = |e| Error::io(format!("read {}", dir.display()), e);
+    for entry in fs::read_dir(dir).map_err(reading)? {
+        let entry = entry.map_err(reading)?;
+        let path = entry.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // A split index has its larger part in a file of its own; a lock is never ours.
-        let lasting = LASTING.contains(&&*name)
-            || name.starts_with("sharedindex.")
-            || name.ends_with(".lock");
-        if lasting {
+        let is_link = entry.file_type().map_err(reading)?.is_symlink();
+        if lasting(&name) && (!is_link || name.ends_with(".lock")) {
             continue;
         }
         // The repository may be on another filesystem than the trash; what is in here is git's
@@ -138,6 +159,16 @@ fn clear_state(admin: &Path, bin: &mut Bin) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A link was not kept.
+fn restore_head(admin: &Path, commit: &CommitId) -> Result<()> {
+    let head = admin.join("HEAD");
+    match fs::symlink_metadata(&head) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => fs::write(&head, format!("{commit}\n"))
+            .map_err(|e| Error::io(format!("write {}", head.display()), e)),
+        _ => Ok(()),
+    }
 }
 
 /// Gives the worktree the configuration of its own back that it was made with.
@@ -194,15 +225,25 @@ fn unhide(repo: &gix::Repository, place: &Path, bin: &mut Bin) -> Result<()> {
         for entry in index.entries().iter().filter(|e| e.flags.contains(Flags::SKIP_WORKTREE)) {
             let path =
                 gix::path::from_bstr(entry.path(&index)).map_err(|e| gix_error(doing(), e))?;
-            if is_there(place, &path) {
-                bin.put(&place.join(&path))?;
+            if let Some((dir, name)) = find(place, &path) {
+                bin.put_from(&dir, name)?;
             }
         }
     }
     let mut found = false;
-    for entry in index.entries_mut() {
-        found |= entry.flags.intersects(hiding);
+    let changed: Vec<bool> = index
+        .entries()
+        .iter()
+        .map(|entry| !is_unchanged(entry, &place.join(os::path(entry.path(&index)))))
+        .collect();
+    for (entry, changed) in index.entries_mut().iter_mut().zip(changed) {
+        found |= entry.flags.intersects(hiding) || changed;
         entry.flags.remove(hiding);
+        if changed {
+            // Git looks only at seconds: a file that was written in the one in which it was checked out,
+            // and then given its old time, is the same to it. So it is to read that.
+            entry.stat = Stat::default();
+        }
     }
     if found {
         index.write(Default::default()).map_err(|e| gix_error(doing(), e))?;
@@ -210,15 +251,20 @@ fn unhide(repo: &gix::Repository, place: &Path, bin: &mut Bin) -> Result<()> {
     Ok(())
 }
 
-/// Whether something is at `path` below `place`, and no link on the way to it leads elsewhere.
-fn is_there(place: &Path, path: &Path) -> bool {
-    let mut at = place.to_owned();
-    let parents = path.parent().into_iter().flat_map(Path::components);
-    for part in parents {
-        at.push(part);
-        if !fs::symlink_metadata(&at).is_ok_and(|meta| meta.is_dir()) {
-            return false;
-        }
+/// Whether a file's times and size are those that the index has, to the fraction of a second. A file that is
+/// not there is seen by git as well.
+fn is_unchanged(entry: &Entry, full: &Path) -> bool {
+    let Ok(meta) = gix::index::fs::Metadata::from_path_no_follow(full) else { return true };
+    Stat::from_fs(&meta).is_ok_and(|found| entry.stat.matches(&found, STRICTLY))
+}
+
+/// The directory that holds what is at `path` below `place`, if anything is, and no link on the way to it
+/// leads elsewhere; and its name there.
+fn find<'a>(place: &Path, path: &'a Path) -> Option<(Directory, &'a OsStr)> {
+    let mut dir = Directory::open(place).ok()?;
+    for part in path.parent().into_iter().flat_map(Path::components) {
+        dir = dir.child(part.as_os_str()).ok()?;
     }
-    fs::symlink_metadata(place.join(path)).is_ok()
+    let name = path.file_name()?;
+    dir.is_dir(name).is_ok().then_some((dir, name))
 }

@@ -131,7 +131,10 @@ impl Site {
     /// Looks at a slot's place. Follows no link at its end, and trusts nothing that it finds: the
     /// worktree and its registration must name each other.
     pub(crate) fn look(&self, slot: SlotId) -> Result<Place> {
-        let place = self.place(slot);
+        let (dir, place) = (self.slot_dir(slot), self.place(slot));
+        if fs::symlink_metadata(&dir).is_ok_and(|meta| !meta.is_dir()) {
+            return Ok(Place::Foreign(format!("{} is not a directory", dir.display())));
+        }
         match fs::symlink_metadata(&place) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Place::Absent),
             Err(e) => return Err(Error::io(format!("look at {}", place.display()), e)),
@@ -157,7 +160,17 @@ impl Site {
             return foreign(&format!("points to {}, not into this repository", admin.display()));
         }
         match read_link_file(&admin.join("gitdir"), b"") {
-            Ok(back) if resolved(&admin.join(&back)) == dot_git => Ok(Place::Ours(admin)),
+            Ok(back) if resolved(&admin.join(&back)) == dot_git => {
+                // Its objects, references and configuration would be another repository's.
+                if self.is_common_dir_of(&admin) {
+                    Ok(Place::Ours(admin))
+                } else {
+                    foreign(&format!(
+                        "points to {}, which names another repository",
+                        admin.display()
+                    ))
+                }
+            }
             Ok(back) => foreign(&format!(
                 "points to {}, which belongs to {}",
                 admin.display(),
@@ -190,13 +203,63 @@ impl Site {
         }
     }
 
+    fn is_common_dir_of(&self, admin: &Path) -> bool {
+        read_link_file(&admin.join("commondir"), b"")
+            .is_ok_and(|common| resolved(&admin.join(common)) == self.common_dir)
+    }
+
+    /// Whether the tree at `root`, wherever that is, is the worktree of that administrative directory.
+    pub(crate) fn is_worktree_of(&self, admin: &Path, root: &Path) -> bool {
+        read_link_file(&root.join(".git"), b"gitdir: ")
+            .is_ok_and(|named| resolved(&root.join(named)) == resolved(admin))
+    }
+
+    /// Opens the repository as one of its linked worktrees sees it.
+    ///
+    /// # Errors
+    ///
+    /// `WouldLoseWork` when the administrative directory names another repository, and when git's
+    /// files can't be read.
+    pub(crate) fn open_admin(&self, admin: &Path) -> Result<gix::Repository> {
+        self.open_admin_with(admin, options(&self.settings))
+    }
+
+    /// The same, for what somebody has had in their hands: what a worktree's own configuration says is
+    /// only believed, as far as it names commands, where it says what it said when the worktree was made
+    /// (`made_with`).
+    pub(crate) fn open_used(
+        &self,
+        admin: &Path,
+        made_with: Option<&[u8]>,
+    ) -> Result<gix::Repository> {
+        let own = fs::read(admin.join("config.worktree")).ok();
+        let mut options = options(&self.settings);
+        if own.as_deref() != made_with {
+            options = options.filter_config_section(is_of_all_worktrees);
+        }
+        self.open_admin_with(admin, options)
+    }
+
+    fn open_admin_with(
+        &self,
+        admin: &Path,
+        options: gix::open::Options,
+    ) -> Result<gix::Repository> {
+        let repo = open_as_is(admin, options)?;
+        if resolved(repo.common_dir()) == self.common_dir {
+            Ok(repo)
+        } else {
+            Err(foreign(admin, "it names another repository"))
+        }
+    }
+
     /// Opens the linked worktree of a slot, after checking that it is the pool's.
     ///
     /// # Errors
     ///
     /// As [`admin_dir`](Self::admin_dir), and when git's files can't be read.
     pub(crate) fn open_slot(&self, slot: SlotId) -> Result<gix::Repository> {
-        open_repository(&self.admin_dir(slot)?, &self.settings)
+        self.open_admin(&self.admin_dir(slot)?)
     }
 
     /// The registration whose worktree is (or was) at that slot's place, found from git's side: for
@@ -271,8 +334,27 @@ pub(crate) fn foreign(place: &Path, what: &str) -> Error {
 
 /// Opens exactly that git directory.
 pub(crate) fn open_repository(git_dir: &Path, settings: &GitSettings) -> Result<gix::Repository> {
-    gix::open_opts(git_dir, options(settings).open_path_as_is(true))
+    open_as_is(git_dir, options(settings))
+}
+
+/// Opens a repository of which nobody knows who wrote its configuration: no command that it names is run.
+pub(crate) fn open_untrusted(git_dir: &Path, settings: &GitSettings) -> Result<gix::Repository> {
+    open_as_is(git_dir, options(settings).filter_config_section(is_of_the_user))
+}
+
+fn open_as_is(git_dir: &Path, options: gix::open::Options) -> Result<gix::Repository> {
+    gix::open_opts(git_dir, options.open_path_as_is(true))
         .map_err(|e| gix_error(format!("open the repository {}", git_dir.display()), e))
+}
+
+fn is_of_all_worktrees(meta: &gix::config::file::Metadata) -> bool {
+    gix::config::section::is_trusted(meta) && meta.source != gix::config::Source::Worktree
+}
+
+fn is_of_the_user(meta: &gix::config::file::Metadata) -> bool {
+    use gix::config::Source;
+    gix::config::section::is_trusted(meta)
+        && !matches!(meta.source, Source::Local | Source::Worktree)
 }
 
 /// How repositories are opened. The environment never has a say, save that it tells where the
@@ -325,7 +407,7 @@ pub(crate) fn gix_error(doing: impl std::fmt::Display, error: gix::Error) -> Err
     }
 }
 
-fn read_link_file(path: &Path, prefix: &[u8]) -> io::Result<PathBuf> {
+pub(crate) fn read_link_file(path: &Path, prefix: &[u8]) -> io::Result<PathBuf> {
     let content = fs::read(path)?;
     let target = content
         .strip_prefix(prefix)
@@ -338,7 +420,7 @@ fn read_link_file(path: &Path, prefix: &[u8]) -> io::Result<PathBuf> {
 }
 
 /// With links and `..` resolved as far as the path exists.
-fn resolved(path: &Path) -> PathBuf {
+pub(crate) fn resolved(path: &Path) -> PathBuf {
     gix::path::realpath(path).unwrap_or_else(|_| path.to_owned())
 }
 

@@ -57,7 +57,7 @@ pub(crate) fn export(site: &Site, commit: &CommitId, into: &Path) -> Result<()> 
     write(admin.join("commondir"), &[&bytes(&site.common_dir)])?;
     write(admin.join("gitdir"), &[&bytes(&dot_git)])?;
     write(dot_git, &[b"gitdir: ", &bytes(&admin)])?;
-    Git::in_worktree(&admin, into, &site.settings)
+    Git::in_worktree(site, &admin, into)
         .args(["reset", "--hard", "--quiet", "--no-recurse-submodules", commit.as_str()])
         .run()?;
     copy::bring_into(site, into, || open_repository(&admin, &site.settings)).map(drop)
@@ -71,7 +71,7 @@ pub(crate) fn stamp(
 ) -> Result<()> {
     let admin = site.admin_dir(slot)?;
     let place = site.place(slot);
-    let repo = open_repository(&admin, &site.settings)?;
+    let repo = site.open_admin(&admin)?;
     let doing = || format!("bring the index of {} in step", place.display());
     let mut index = repo.open_index().map_err(|e| gix_error(doing(), e))?;
     let paths: Vec<PathBuf> =

@@ -1,12 +1,14 @@
 //! Removing in two steps: a rename into the pool's trash, which is done at once or not at all, and
 //! deleting there, which may take long, may be interrupted, and goes on in any later process.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use pool_core::{Error, Result};
 
+use crate::directory::Directory;
 use crate::site::Site;
 
 #[cfg(unix)]
@@ -15,6 +17,9 @@ mod delete;
 #[cfg(not(unix))]
 #[path = "trash/portable.rs"]
 mod delete;
+
+#[cfg(unix)]
+pub(crate) use delete::make_readable;
 
 /// One directory in the trash, made when something is put into it.
 pub(crate) struct Bin {
@@ -35,8 +40,33 @@ impl Bin {
     /// When it can't be renamed: it is gone, is on another filesystem, or something is mounted
     /// there. It is then where it was.
     pub(crate) fn put(&mut self, path: &Path) -> Result<()> {
+        let make_movable = || {
+            // To move a directory, it and its parent must be writable.
+            let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+            path.parent().map_or(Ok(()), make_writable)?;
+            if is_dir { make_writable(path) } else { Ok(()) }
+        };
+        self.put_by(path, &|to| fs::rename(path, to), &make_movable)
+    }
+
+    /// Moves an entry of a directory into the trash, wherever that directory's own path leads by now.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub(crate) fn put_from(&mut self, dir: &Directory, name: &OsStr) -> Result<()> {
+        let path = dir.path().join(name);
+        self.put_by(&path, &|to| dir.rename(name, to), &|| dir.make_movable(name))
+    }
+
+    fn put_by(
+        &mut self,
+        path: &Path,
+        rename: &dyn Fn(&Path) -> io::Result<()>,
+        make_movable: &dyn Fn() -> io::Result<()>,
+    ) -> Result<()> {
         loop {
-            let moved = self.try_put(path);
+            let moved = self.try_put(path, rename, make_movable);
             let swept = self.dir.as_ref().is_some_and(|dir| !dir.exists());
             // Another process sweeps, and took away what nothing was in yet.
             if moved.is_err() && swept && fs::symlink_metadata(path).is_ok() {
@@ -47,7 +77,12 @@ impl Bin {
         }
     }
 
-    fn try_put(&mut self, path: &Path) -> Result<()> {
+    fn try_put(
+        &mut self,
+        path: &Path,
+        rename: &dyn Fn(&Path) -> io::Result<()>,
+        make_movable: &dyn Fn() -> io::Result<()>,
+    ) -> Result<()> {
         let doing = || format!("move {} into the trash", path.display());
         let dir = match &self.dir {
             Some(dir) => dir.clone(),
@@ -61,17 +96,12 @@ impl Bin {
         };
         self.count += 1;
         let to = dir.join(self.count.to_string());
-        let moved = fs::rename(path, &to).or_else(|e| {
-            // To move a directory, it and its parent must be writable.
-            let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+        let moved = rename(&to).or_else(|e| {
             if e.kind() != io::ErrorKind::PermissionDenied {
                 return Err(e);
             }
-            path.parent().map_or(Ok(()), make_writable)?;
-            if is_dir {
-                make_writable(path)?;
-            }
-            fs::rename(path, &to)
+            make_movable()?;
+            rename(&to)
         });
         moved.map_err(|e| {
             let error = Error::io(doing(), e);

@@ -1,13 +1,15 @@
 //! What a slot takes on disk, and cleaning it of what the last lease left.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gix::bstr::{BStr, BString, ByteVec};
 use gix::index::entry::{Flags, Mode};
 use pool_core::{Error, Result, SlotId};
 
+use crate::directory::Directory;
 use crate::patterns::Patterns;
 use crate::site::{Site, gix_error};
 use crate::trash::Bin;
@@ -84,7 +86,9 @@ pub(crate) fn clean(
         keep,
         bin,
     };
-    cleaner.directory(root, BStr::new(b""))
+    let dir =
+        Directory::open(root).map_err(|e| Error::io(format!("read {}", root.display()), e))?;
+    cleaner.directory(&dir, BStr::new(b""))
 }
 
 struct Cleaner<'a, 'r> {
@@ -96,15 +100,8 @@ struct Cleaner<'a, 'r> {
 }
 
 impl Cleaner<'_, '_> {
-    fn directory(&mut self, dir: &Path, relative: &BStr) -> Result<()> {
-        let reading = |e| Error::io(format!("read {}", dir.display()), e);
-        let entries: Vec<PathBuf> = fs::read_dir(dir)
-            .map_err(reading)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<_, _>>()
-            .map_err(reading)?;
-        for path in entries {
-            let name = path.file_name().unwrap_or_default();
+    fn directory(&mut self, dir: &Directory, relative: &BStr) -> Result<()> {
+        for name in dir.names().map_err(|e| reading(dir.path(), e))? {
             if relative.is_empty() && name == ".git" {
                 continue;
             }
@@ -113,29 +110,34 @@ impl Cleaner<'_, '_> {
                 child.push(b'/');
             }
             child.push_str(name.as_encoded_bytes());
-            let is_dir = fs::symlink_metadata(&path)
-                .map_err(|e| Error::io(format!("look at {}", path.display()), e))?
-                .is_dir();
-            self.entry(&path, child.as_ref(), is_dir)?;
+            let is_dir = dir.is_dir(&name).map_err(|e| reading(&dir.path().join(&name), e))?;
+            self.entry(dir, &name, child.as_ref(), is_dir)?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, path: &Path, relative: &BStr, is_dir: bool) -> Result<()> {
+    fn entry(
+        &mut self,
+        dir: &Directory,
+        name: &OsStr,
+        relative: &BStr,
+        is_dir: bool,
+    ) -> Result<()> {
         match self.index.entry_by_path(relative) {
-            Some(entry) if entry.mode == Mode::COMMIT => return self.submodule(path),
+            Some(entry) if entry.mode == Mode::COMMIT => return self.submodule(dir, name),
             // Outside a sparse checkout, so not to be here.
             Some(entry) if entry.flags.contains(Flags::SKIP_WORKTREE) => {}
             Some(_) => return Ok(()),
             None => {}
         }
         if is_dir && self.leads_to_something_kept(relative) {
-            return self.directory(path, relative);
+            let child = dir.child(name).map_err(|e| reading(&dir.path().join(name), e))?;
+            return self.directory(&child, relative);
         }
         if self.keep.iter().any(|kept| kept == relative) || self.is_regenerable(relative, is_dir)? {
             return Ok(());
         }
-        self.bin.put(path)
+        self.bin.put_from(dir, name)
     }
 
     fn leads_to_something_kept(&self, dir: &BStr) -> bool {
@@ -158,13 +160,17 @@ impl Cleaner<'_, '_> {
     }
 
     /// A submodule's directory is left empty, as it is in a fresh worktree.
-    fn submodule(&mut self, path: &Path) -> Result<()> {
-        let reading = |e| Error::io(format!("read {}", path.display()), e);
-        let is_dir = fs::symlink_metadata(path).map_err(reading)?.is_dir();
-        if is_dir && fs::read_dir(path).map_err(reading)?.next().is_none() {
+    fn submodule(&mut self, dir: &Directory, name: &OsStr) -> Result<()> {
+        let path = dir.path().join(name);
+        let is_empty = || Ok(dir.is_dir(name)? && dir.child(name)?.names()?.is_empty());
+        if is_empty().map_err(|e| reading(&path, e))? {
             return Ok(());
         }
-        self.bin.put(path)?;
-        fs::create_dir(path).map_err(|e| Error::io(format!("create {}", path.display()), e))
+        self.bin.put_from(dir, name)?;
+        dir.create_dir(name).map_err(|e| Error::io(format!("create {}", path.display()), e))
     }
+}
+
+fn reading(path: &Path, e: std::io::Error) -> Error {
+    Error::io(format!("read {}", path.display()), e)
 }

@@ -14,6 +14,11 @@ use pool_core::{Error, Result};
 
 use super::{failed, os};
 
+/// How times and sizes are compared. Not as the repository says: with `core.checkStat` or `core.trustctime`,
+/// what was written and then given its old time would not be seen; nor would it without fractions of a second.
+pub(crate) const STRICTLY: stat::Options =
+    stat::Options { trust_ctime: true, check_stat: true, use_nsec: true, use_stdev: false };
+
 /// The outcome of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -38,14 +43,12 @@ pub(crate) struct Comparer<'a> {
 
 impl<'a> Comparer<'a> {
     pub(crate) fn new(repo: &'a gix::Repository, index: &'a gix::index::File) -> Result<Self> {
-        let options =
-            repo.stat_options().map_err(|e| failed("read the repository's settings", e))?;
         let fs =
             repo.filesystem_options().map_err(|e| failed("read the repository's settings", e))?;
         Ok(Self {
             repo,
             index,
-            options,
+            options: STRICTLY,
             executable_bit: fs.executable_bit,
             symlinks: fs.symlink,
             filters: None,
@@ -117,7 +120,7 @@ impl<'a> Comparer<'a> {
         }
         let repo = self.repo;
         let Some(filters) = self.filters.as_mut() else { return false };
-        let Ok(file) = File::open(full) else { return false };
+        let Ok(file) = os::open(full) else { return false };
         let converted = match filters.convert_to_git(file, &os::path(path), self.index) {
             Ok(ToGitOutcome::Unchanged(_)) | Err(_) => return false,
             Ok(ToGitOutcome::Buffer(buf)) => {
@@ -139,7 +142,7 @@ impl<'a> Comparer<'a> {
     fn comes_back(&mut self, full: &Path, path: &BStr, id: ObjectId) -> bool {
         let Ok(blob) = self.repo.find_object(id) else { return false };
         let Some(filters) = self.filters.as_mut() else { return false };
-        let Ok(file) = File::open(full) else { return false };
+        let Ok(file) = os::open(full) else { return false };
         let options = Default::default();
         let Ok(mut written) = filters.convert_to_worktree(&blob.data, path, options) else {
             return false;
@@ -189,7 +192,7 @@ impl Write for SameAs {
 /// shorter.
 pub(crate) fn hash_file(repo: &gix::Repository, full: &Path, len: u64) -> Result<Option<ObjectId>> {
     let mut file =
-        File::open(full).map_err(|e| Error::io(format_args!("open {}", full.display()), e))?;
+        os::open(full).map_err(|e| Error::io(format_args!("open {}", full.display()), e))?;
     let never = AtomicBool::new(false);
     let mut silent = gix::progress::Discard;
     Ok(gix::objs::compute_stream_hash(

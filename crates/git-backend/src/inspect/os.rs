@@ -130,6 +130,25 @@ pub(crate) fn kind(_: &Metadata) -> &'static str {
     "neither a file nor a link"
 }
 
+/// Opens a file of a worktree to read it. What became a link since it was looked at is not followed, and what
+/// became a pipe is not waited for.
+#[cfg(unix)]
+pub(crate) fn open(path: &Path) -> std::io::Result<std::fs::File> {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = std::fs::File::from(openat(CWD, path, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::Error::other("it is no file any more")),
+    }
+}
+
+/// Opens a file of a worktree to read it.
+#[cfg(not(unix))]
+pub(crate) fn open(path: &Path) -> std::io::Result<std::fs::File> {
+    std::fs::File::open(path)
+}
+
 /// Makes a symbolic link.
 #[cfg(unix)]
 pub(crate) fn symlink(target: &Path, link: &Path) -> std::io::Result<()> {

@@ -14,7 +14,7 @@ use super::{Survey, admin, commits, failed, object_id, staged, text};
 use crate::copy::Copied;
 use crate::patterns::Patterns;
 use crate::provision::CLONED_REFS;
-use crate::site::{Site, open_repository};
+use crate::site::{Site, open_untrusted};
 
 /// Why what is in the place of a submodule can't be let go; `None` when it can.
 pub(super) fn reason_to_keep(
@@ -60,7 +60,7 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Option<String
     let git_dir = gix::discover::path::from_gitdir_file(&dir.join(".git")).map_err(|e| {
         super::Error::new(super::ErrorKind::Other, format!("cannot {}: {e:?}", opening()))
     })?;
-    let mut repo = open_repository(&git_dir, &site.settings)?;
+    let mut repo = open_untrusted(&git_dir, &site.settings)?;
     repo.set_workdir(dir.to_owned()).map_err(|e| failed(opening(), e))?;
     let index = gix::index::File::at_or_default(
         repo.index_path(),

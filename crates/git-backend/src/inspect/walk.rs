@@ -299,11 +299,7 @@ fn list(dir: &Path) -> std::io::Result<std::vec::IntoIter<OsString>> {
 }
 
 fn readable(full: &Path, meta: &Metadata) -> std::io::Result<()> {
-    if meta.is_file() {
-        std::fs::File::open(full).map(drop)
-    } else {
-        std::fs::read_link(full).map(drop)
-    }
+    if meta.is_file() { os::open(full).map(drop) } else { std::fs::read_link(full).map(drop) }
 }
 
 fn special(meta: &Metadata) -> String {

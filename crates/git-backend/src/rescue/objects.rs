@@ -11,7 +11,7 @@ use gix::objs::tree::EntryKind;
 use gix::objs::{Kind, Write as _};
 use pool_core::{Error, Result};
 
-use crate::inspect::failed;
+use crate::inspect::{failed, os};
 
 /// How many objects are synced each by itself, which costs milliseconds apiece. For more of them the
 /// whole filesystem is, where the system can: that costs whatever others have written to it, once.
@@ -63,7 +63,7 @@ impl<'a> Objects<'a> {
     /// Writes a file as a blob, byte for byte, without holding it in memory.
     pub(super) fn write_file(&self, path: &Path, len: u64) -> Result<ObjectId> {
         let file =
-            File::open(path).map_err(|e| Error::io(format_args!("open {}", path.display()), e))?;
+            os::open(path).map_err(|e| Error::io(format_args!("open {}", path.display()), e))?;
         // A file that grows meanwhile is noticed afterwards; its blob has to be well-formed anyhow.
         let mut exact = file.take(len).chain(std::io::empty());
         let id = self

@@ -49,7 +49,8 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
     })?;
     let admin = prepared.repo().git_dir().to_owned();
     let done = (|| {
-        restore_state(&repo, &parts, &admin, &["HEAD"])?;
+        restore_state(&repo, &parts, &admin, &["HEAD", "config.worktree"])?;
+        restore_sparse(site, &repo, &parts, &admin)?;
         exclusively(site, &never, || set_head(site, &repo, &parts, id, &admin, &mut made))?;
         fill(site, prepared.repo(), &parts, &into, None)
     })();
@@ -108,6 +109,26 @@ pub(super) fn onto(site: &Site, id: &RescueId, plan: &Plan) -> Result<()> {
         ["rebase-merge", "rebase-apply", "BISECT_LOG"].iter().any(|name| admin.join(name).exists());
     if parts.manifest.branch.is_none() && detached {
         write(&admin.join("HEAD"), format!("{head}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+/// What the worktree's own configuration said about which files are there. The rest of it stays in the
+/// rescue: it may name commands, and whoever looks at saved work has not asked for them.
+fn restore_sparse(site: &Site, repo: &gix::Repository, parts: &Parts, admin: &Path) -> Result<()> {
+    let metadata = staged::tree_index(repo, parts.metadata)?;
+    let saved = metadata.entry_by_path("state/config.worktree".into());
+    let saved = saved.map(|entry| blob(repo, entry.id)).transpose()?.unwrap_or_default();
+    // One that git doesn't understand said nothing.
+    let Ok(saved) = gix::config::File::try_from(saved.as_bstr()) else { return Ok(()) };
+    for key in ["core.sparseCheckout", "core.sparseCheckoutCone", "index.sparse"] {
+        if let Ok(Some(value)) = saved.boolean(key) {
+            Git::in_directory(repo.common_dir(), &site.settings)
+                .args(["config", "--file"])
+                .arg(admin.join("config.worktree"))
+                .args([key, if value { "true" } else { "false" }])
+                .run()?;
+        }
     }
     Ok(())
 }
@@ -282,7 +303,7 @@ fn fill(
     }
 
     for record in &manifest.modes {
-        let full = root.join(checked(record.path.to_bytes().as_bstr())?);
+        let full = inside(root, record.path.to_bytes().as_bstr())?;
         if full.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
             chmod(&full, record.mode)?;
         }
@@ -290,7 +311,7 @@ fn fill(
     let directories = manifest
         .directories
         .iter()
-        .map(|d| Ok((root.join(checked(d.path.to_bytes().as_bstr())?), d.mode)));
+        .map(|d| Ok((inside(root, d.path.to_bytes().as_bstr())?, d.mode)));
     let directories = directories.collect::<Result<Vec<_>>>()?;
     for (full, _) in &directories {
         fs::create_dir_all(full)
@@ -390,6 +411,24 @@ fn checked(path: &BStr) -> Result<PathBuf> {
         ));
     }
     Ok(found)
+}
+
+/// Where a path that is a file or a directory is below `root`, if no link leads to it.
+fn inside(root: &Path, path: &BStr) -> Result<PathBuf> {
+    let mut full = root.to_owned();
+    let checked = checked(path)?;
+    let last = checked.components().count();
+    for (count, part) in (1..).zip(checked.components()) {
+        full.push(part);
+        let found = fs::symlink_metadata(&full);
+        if found.is_ok_and(|meta| !meta.is_dir() && (count < last || meta.is_symlink())) {
+            return Err(Error::new(
+                ErrorKind::Store,
+                format!("the rescue names {:?}, where something else is", text(path)),
+            ));
+        }
+    }
+    Ok(full)
 }
 
 fn blob(repo: &gix::Repository, id: ObjectId) -> Result<Vec<u8>> {

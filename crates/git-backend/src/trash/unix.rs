@@ -172,7 +172,7 @@ fn open(dir: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
 
 /// Changes the mode of a directory that can't be opened, following no link.
 #[cfg(target_os = "linux")]
-fn make_readable(dir: &OwnedFd, name: &CStr) -> Result<(), Errno> {
+pub(crate) fn make_readable(dir: &OwnedFd, name: impl rustix::path::Arg) -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
     // Older kernels can't change a mode without following links; a handle that only names the
     // directory, reached through /proc, is the way around.
@@ -182,7 +182,7 @@ fn make_readable(dir: &OwnedFd, name: &CStr) -> Result<(), Errno> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn make_readable(dir: &OwnedFd, name: &CStr) -> Result<(), Errno> {
+pub(crate) fn make_readable(dir: &OwnedFd, name: impl rustix::path::Arg) -> Result<(), Errno> {
     rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)
 }
 

@@ -10,6 +10,7 @@ mod guards;
 mod inspect;
 mod layouts;
 mod lifecycle;
+mod malice;
 mod partial;
 mod random;
 mod rescue;
