@@ -286,3 +286,71 @@ fn lost_or_damaged_sidecars_are_mended_from_the_database() {
     fs::remove_file(dir.file("pool.db")).unwrap();
     assert_rebuilt(&was, &run(dir.open().load()).unwrap());
 }
+
+/// Records of a slot that speak of another one, or of numbers after which there are no larger ones.
+const POISON: [(&str, &str); 5] = [
+    ("$.plan.slot", "2"),
+    ("$.plan.slot", "4294967295"),
+    ("$.state.lease.generation", "18446744073709551615"),
+    ("$.state.lease.generation", "9223372036854775806"),
+    ("$.state.lease.base.commit", "\"../../x\""),
+];
+
+#[test]
+fn a_poisoned_row_is_rebuilt() {
+    for (path, value) in POISON {
+        let (_dir, was, is) = survives(|dir| {
+            let sql = format!(
+                "UPDATE slots SET record=json_set(record, '{path}', json('{value}')) WHERE slot=1"
+            );
+            rusqlite::Connection::open(dir.file("pool.db")).unwrap().execute_batch(&sql).unwrap();
+        });
+        assert_rebuilt(&was, &is);
+    }
+    for key in ["revision", "sequence", "generation", "ticket", "reserved-generation"] {
+        let (_dir, was, is) = survives(|dir| {
+            let sql = format!("UPDATE meta SET value={} WHERE key='{key}'", i64::MAX);
+            rusqlite::Connection::open(dir.file("pool.db")).unwrap().execute_batch(&sql).unwrap();
+        });
+        assert_eq!(is.slots, was.slots, "{key}");
+        assert!(is.generation.0 < 1 << 62, "{key}: {}", is.generation);
+    }
+}
+
+#[test]
+fn a_poisoned_sidecar_is_a_quarantined_slot() {
+    let poisoned = POISON.map(|(path, value)| (path.replace("$.", "slot."), value));
+    let numbers = ["revision", "reserved.generation", "reserved.ticket", "reserved.sequence"];
+    let numbers = numbers.map(|path| (path.to_owned(), "18446744073709551615"));
+    for (path, value) in poisoned.into_iter().chain(numbers) {
+        let (_dir, was, is) = survives(|dir| {
+            fs::remove_file(dir.file("pool.db")).unwrap();
+            let text = fs::read(dir.sidecar(1)).unwrap();
+            let mut file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let pointer = format!("/{}", path.replace('.', "/"));
+            let at = file.pointer_mut(&pointer).unwrap_or_else(|| panic!("{path}"));
+            *at = serde_json::from_str(value).unwrap();
+            fs::write(dir.sidecar(1), file.to_string()).unwrap();
+        });
+        let found = &is.slots[&SlotId(1)];
+        assert!(matches!(found.state, SlotState::Quarantined { .. }), "{path}: {found:?}");
+        assert_eq!(found.plan, None, "{path}");
+        assert_eq!(is.slots[&SlotId(2)], was.slots[&SlotId(2)]);
+        assert!(is.generation.0 < 1 << 62, "{path}: {}", is.generation);
+    }
+}
+
+#[test]
+fn a_poisoned_pool_json_is_no_more_than_a_lost_one() {
+    for number in ["revision", "reserved/generation", "reserved/ticket", "reserved/sequence"] {
+        let (_dir, was, is) = survives(|dir| {
+            fs::remove_file(dir.file("pool.db")).unwrap();
+            let text = fs::read(dir.file("pool.json")).unwrap();
+            let mut file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            *file.pointer_mut(&format!("/{number}")).unwrap() = u64::MAX.into();
+            fs::write(dir.file("pool.json"), file.to_string()).unwrap();
+        });
+        assert_eq!(is.slots, was.slots, "{number}");
+        assert!(is.generation.0 < 1 << 62, "{number}: {}", is.generation);
+    }
+}
