@@ -20,7 +20,8 @@
 //! costs one `fdatasync` of the log for each change (about 1 ms on an SSD, where the change itself
 //! took 1.3 ms), a fraction of what making a workspace costs.
 //! Slot sidecars are not synced; after a power cut they are mended from the database when it is
-//! next opened.
+//! next opened. Should one of them be newer than the database, since the power failed just before a
+//! commit, then what it says holds for its slot, and what the database says for all others.
 //!
 //! # Limitations
 //!

@@ -90,8 +90,8 @@ fn write_all(layout: &Layout, snapshot: &Snapshot) -> Result<()> {
     Ok(())
 }
 
-/// Brings a database that is older than the sidecars (its log was deleted, or it was put back from
-/// a copy) to what they say.
+/// Brings a database that is older than the sidecars (its log was deleted, it was put back from a copy, or
+/// the power failed just before a change was committed) to what they say.
 fn catch_up(layout: &Layout, connection: &mut Connection) -> Result<(), Trouble> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = records::read(&tx)?;
@@ -103,12 +103,7 @@ fn catch_up(layout: &Layout, connection: &mut Connection) -> Result<(), Trouble>
         database = %layout.database().display(),
         "the database is older than the slots' own records; it is brought up to date from them"
     );
-    let mut after = found.restore();
-    let known = before.next(before.state.clone(), 0);
-    after.reserved = after.reserved.max(known.reserved);
-    after.sequence = after.sequence.max(known.sequence);
-    after.state.generation = after.state.generation.max(known.state.generation);
-    after.state.ticket = after.state.ticket.max(known.state.ticket);
+    let after = found.catch_up(&before);
     found.set_aside_unreadable(layout, &stamp())?;
     let mut sidecars = Sidecars::stage(layout, None, &after)?;
     records::write(&tx, &before, after, &[])?;
@@ -172,7 +167,12 @@ fn build(layout: &Layout, snapshot: Snapshot) -> Result<(), Trouble> {
         Error::io(format!("rename {} to {}", unfinished.display(), database.display()), e)
     })?;
     #[cfg(unix)]
-    sync(layout.directory())?;
+    {
+        sync(layout.directory())?;
+        // The directory itself may be new. Those above it may be somebody else's, and not readable.
+        let above = layout.directory().ancestors().skip(1).take(2);
+        above.for_each(|dir| drop(sync(dir)));
+    }
     sidecars.keep();
     Ok(())
 }

@@ -186,6 +186,34 @@ impl Found {
         empty.next(state, 0)
     }
 
+    /// What `before` says, and the sidecars that are newer than it. A sidecar is not synced, so that a loss
+    /// of power can leave an old one, an empty one or none: what the database knows of a slot holds unless
+    /// its own sidecar knows better. The queue is given up: who waits in it, a database that is older than
+    /// the sidecars can't know.
+    pub(super) fn catch_up(&self, before: &Snapshot) -> Snapshot {
+        let mut after = self.restore();
+        let known = before.next(before.state.clone(), 0);
+        after.reserved = after.reserved.max(known.reserved);
+        after.sequence = after.sequence.max(known.sequence);
+        let state = &mut after.state;
+        state.generation = state.generation.max(known.state.generation);
+        state.ticket = state.ticket.max(known.state.ticket);
+        let is_newer = |revision: u64| revision > before.revision;
+        state.slots.retain(|id, _| match self.slots.get(id) {
+            Some(Ok(file)) => is_newer(file.revision),
+            // What was there is told by the database, if by anything.
+            _ => !known.state.slots.contains_key(id),
+        });
+        for (id, slot) in known.state.slots {
+            state.slots.entry(id).or_insert(slot);
+        }
+        if !self.pool().is_some_and(|pool| is_newer(pool.revision)) {
+            state.sessions = known.state.sessions;
+            state.ended = known.state.ended;
+        }
+        after
+    }
+
     /// Moves the unreadable ones aside, so that writing new ones does not destroy them.
     pub(super) fn set_aside_unreadable(&self, layout: &Layout, stamp: &str) -> Result<()> {
         let slots =

@@ -112,6 +112,43 @@ fn a_database_put_back_from_an_old_copy_is_brought_up_to_date() {
     assert!(is.generation >= Generation(6));
 }
 
+/// A loss of power just before a change is committed: its sidecar is on the disk and the database does not know of
+/// it; of the others, which are not synced, there may be anything.
+#[test]
+fn a_sidecar_of_a_change_that_was_not_committed_costs_no_other_slot() {
+    for damage in [
+        |path: &Path| fs::write(path, "").unwrap(),
+        |path: &Path| fs::remove_file(path).unwrap(),
+        |path: &Path| {
+            let text = fs::read_to_string(path).unwrap();
+            fs::write(path, text.replace("lease-", "earlier-")).unwrap();
+        },
+    ] {
+        let dir = Dir::new();
+        run(async { fill(&dir.open()).await });
+        run(change(&dir.open(), |state| {
+            drop(state.slots.insert(SlotId(3), leased(3, 6)));
+        }));
+        let was = run(dir.open().load()).unwrap();
+        let committed = fs::read(dir.file("pool.db")).unwrap();
+        run(change(&dir.open(), |state| {
+            state.generation = Generation(7);
+            state.slots.insert(SlotId(4), leased(4, 7));
+        }));
+        let late = run(dir.open().load()).unwrap().slots[&SlotId(4)].clone();
+        fs::write(dir.file("pool.db"), committed).unwrap();
+        damage(&dir.sidecar(3));
+
+        let is = run(dir.open().load()).unwrap();
+        assert_eq!(is.slots[&SlotId(3)], was.slots[&SlotId(3)], "it had been reported");
+        assert_eq!(is.slots[&SlotId(4)], late);
+        assert_eq!(is.slots.len(), was.slots.len() + 1);
+        assert_eq!((is.sessions, is.ended), (was.sessions, was.ended));
+        assert!(is.generation >= Generation(7));
+        assert_eq!(run(dir.open().load()).unwrap().slots, is.slots);
+    }
+}
+
 /// The files as a process leaves them that is killed: the log is not yet in the database.
 fn killed(from: &Dir) -> Dir {
     fn copy(from: &Path, to: &Path) {
