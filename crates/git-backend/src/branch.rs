@@ -14,6 +14,7 @@ use pool_core::{
     Base, Branch, BranchWish, CommitId, Error, ErrorKind, LeaseName, Plan, Result, SlotId, Wish,
 };
 
+use crate::durable;
 use crate::inspect::commits;
 use crate::repository::Repository;
 use crate::site::{Site, gix_error};
@@ -107,8 +108,8 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
         // The note comes first: a branch without one would stay for ever.
         let note = note(site, plan.slot);
         fs::create_dir_all(site.pool_dir.join("branches"))
-            .and_then(|()| fs::write(&note, format!("{base} {}\n", branch.name)))
             .map_err(|e| Error::io(format!("write {}", note.display()), e))?;
+        durable::write(&note, format!("{base} {}\n", branch.name).as_bytes())?;
         let made = slot_repo.edit_reference(RefEdit {
             change: Change::Update {
                 log: LogChange {
@@ -177,6 +178,7 @@ fn is_reached_otherwise(site: &Site, name: &str, commit: gix::ObjectId) -> Resul
 
 fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId) -> Result<()> {
     let full = full_name(name)?;
+    remove_if_empty(&site.common_dir.join(full.as_bstr().to_string()))?;
     let repo = site.repo();
     let is_unmoved = || {
         repo.try_find_reference(&full)
@@ -199,6 +201,18 @@ fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId) -> Result<()> {
         Err(e) if is_unmoved()? => Err(gix_error(format!("delete the branch {name}"), e)),
         _ => Ok(()),
     }
+}
+
+/// Removes a reference's file with nothing in it. References are written under another name first, so that
+/// only a loss of power leaves one behind, and only one that nobody had been told of. Git can't delete it,
+/// and stops at it whenever it looks at all references.
+pub(crate) fn remove_if_empty(reference: &Path) -> Result<()> {
+    let is_empty = |meta: fs::Metadata| meta.is_file() && meta.len() == 0;
+    if fs::symlink_metadata(reference).is_ok_and(is_empty) {
+        fs::remove_file(reference)
+            .map_err(|e| Error::io(format!("remove {}", reference.display()), e))?;
+    }
+    Ok(())
 }
 
 /// Where the pool notes which branch it made for a slot. Not in the slot's own directory, so that

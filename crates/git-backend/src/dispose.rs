@@ -46,6 +46,10 @@ pub(crate) fn take_away(
     } else {
         registration = match site.look(slot)? {
             Place::Ours(admin) => Some(admin),
+            // Emptied by a loss of power before anybody was told of it.
+            Place::Pruned(admin) if half_made && aside::is_there(&admin.join("gitdir")) => {
+                Some(admin)
+            }
             Place::Pruned(_) | Place::Absent => None,
             // Interrupted before git's files were there. Nobody else makes the marker, and a
             // repository of somebody's own has a `.git`.
@@ -83,10 +87,13 @@ pub(crate) fn take_away(
     stranger.map_or(Ok(()), Err)
 }
 
+/// Without git's file, or with one that a loss of power left empty.
 fn is_bare_beginning(place: &Path) -> bool {
     fs::symlink_metadata(place).is_ok_and(|meta| meta.is_dir())
-        && fs::symlink_metadata(place.join(".git"))
-            .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+        && match fs::symlink_metadata(place.join(".git")) {
+            Ok(meta) => meta.is_file() && meta.len() == 0,
+            Err(e) => e.kind() == io::ErrorKind::NotFound,
+        }
 }
 
 /// See [`pool_core::Isolator::discover`].

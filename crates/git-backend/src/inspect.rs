@@ -92,7 +92,7 @@ pub(crate) struct Survey {
 
 impl Survey {
     /// Opens what there is of a slot.
-    fn open(site: &Site, plan: &Plan, moved: Option<&Path>) -> Result<Option<Self>> {
+    pub(crate) fn open(site: &Site, plan: &Plan, moved: Option<&Path>) -> Result<Option<Self>> {
         let place = site.place(plan.slot);
         let (admin, root) = match site.look(plan.slot)? {
             Place::Ours(admin) => (Some(admin), Some(place)),
@@ -187,10 +187,11 @@ fn look_at(
         unreached: Unreached::default(),
         fingerprint: 0,
     };
-    let branch = report(&site.repo(), plan)?;
     if site.is_half_made(plan.slot) {
-        return Ok(nothing(branch));
+        // Its branch may be half made as well, and not readable.
+        return Ok(nothing(report(&site.repo(), plan).unwrap_or(None)));
     }
+    let branch = report(&site.repo(), plan)?;
     let Some(survey) = Survey::open(site, plan, moved)? else { return Ok(nothing(branch)) };
     saver(Finding::Begin(&survey))?;
 

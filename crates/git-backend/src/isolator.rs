@@ -137,6 +137,7 @@ impl Isolator for GitIsolator {
     async fn sweep(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
         let work = self.blocking(move |site, _| {
+            rescue::clear_unfinished(site)?;
             // Nobody listens any more once the caller has gone away; the deleting is finished.
             trash::sweep(site, &mut |count| {
                 let _ = tell.send(count);

@@ -5,6 +5,7 @@ mod branch;
 mod copy;
 mod directory;
 mod dispose;
+mod durable;
 mod git;
 mod inspect;
 mod isolator;

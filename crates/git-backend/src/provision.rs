@@ -9,8 +9,9 @@ use pool_core::{Error, ErrorKind, Plan, Result};
 use crate::branch;
 use crate::copy;
 use crate::dispose;
+use crate::durable;
 use crate::git::Git;
-use crate::registration;
+use crate::registration::{self, Registered};
 use crate::settings::SubmoduleMode;
 use crate::site::{Place, Site, foreign, gix_error};
 
@@ -44,11 +45,9 @@ pub(crate) fn provision(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Res
     // process dies in between, the slot is seen to be half made.
     let marker = site.making_marker(plan.slot);
     fs::create_dir_all(site.slot_dir(plan.slot))
-        .and_then(|()| fs::write(&marker, b"by wtpool\n"))
         .map_err(|e| Error::io(format!("write {}", marker.display()), e))?;
-    let made = make(site, plan, interrupt).and_then(|()| {
-        fs::remove_file(&marker).map_err(|e| Error::io(format!("remove {}", marker.display()), e))
-    });
+    durable::write(&marker, b"by wtpool\n")?;
+    let made = make(site, plan, interrupt).and_then(|()| unmark(&marker));
     if made.is_err() {
         // What can't be undone stays marked as half made. The first error is the one to report, and
         // undoing must not be interrupted again.
@@ -59,21 +58,33 @@ pub(crate) fn provision(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Res
     made
 }
 
+/// Takes away the mark of what is half made: for good, since what is half made is nobody's work, and soon
+/// somebody works there.
+pub(crate) fn unmark(marker: &Path) -> Result<()> {
+    fs::remove_file(marker).map_err(|e| Error::io(format!("remove {}", marker.display()), e))?;
+    marker.parent().map_or(Ok(()), |dir| durable::file(dir).map(drop))
+}
+
 fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     let place = site.place(plan.slot);
     let prepared = registration::register(site, plan, interrupt)?;
-    let admin = prepared.repo().git_dir().to_owned();
+    let admin = prepared.admin().to_owned();
     let finish = |e| gix_error(format!("check out {} to {}", plan.base.commit, place.display()), e);
     // gix doesn't fetch what a partial clone left out; git does.
-    let complete = if !is_partial(prepared.repo()) {
-        let (_, outcome) = prepared.checkout(gix::progress::Discard, interrupt).map_err(finish)?;
-        outcome.collisions.is_empty()
-            && outcome.errors.is_empty()
-            && outcome.delayed_paths_unknown.is_empty()
-            && outcome.delayed_paths_unprocessed.is_empty()
-    } else {
-        prepared.persist().map_err(finish)?;
-        false
+    let complete = match prepared {
+        Registered::ByGix(prepared) if !is_partial(prepared.repo()) => {
+            let (_, outcome) =
+                prepared.checkout(gix::progress::Discard, interrupt).map_err(finish)?;
+            outcome.collisions.is_empty()
+                && outcome.errors.is_empty()
+                && outcome.delayed_paths_unknown.is_empty()
+                && outcome.delayed_paths_unprocessed.is_empty()
+        }
+        Registered::ByGix(prepared) => {
+            prepared.persist().map_err(finish)?;
+            false
+        }
+        Registered::ByGit(_) => false,
     };
     registration::check(interrupt)?;
     if !complete {
@@ -85,7 +96,8 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     remember_config(site, plan, &admin)?;
     init_submodules(site, plan, &admin)?;
     registration::check(interrupt)?;
-    copy::bring_along(site, plan.slot)
+    copy::bring_along(site, plan.slot)?;
+    registration::keep(site, plan, &admin)
 }
 
 /// Whether a remote has promised to give what is missing here.

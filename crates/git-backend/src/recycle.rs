@@ -20,10 +20,11 @@ use crate::aside;
 use crate::branch;
 use crate::copy;
 use crate::directory::Directory;
+use crate::durable;
 use crate::git::Git;
 use crate::inspect::compare::STRICTLY;
 use crate::inspect::os;
-use crate::provision::{OWN_CONFIG, init_submodules, refuse_submodules, remembered};
+use crate::provision::{OWN_CONFIG, init_submodules, refuse_submodules, remembered, unmark};
 use crate::registration;
 use crate::site::{Site, gix_error};
 use crate::trash::Bin;
@@ -63,8 +64,7 @@ pub(crate) fn recycle(
         return Err(Error::new(ErrorKind::NotFound, message));
     };
     let marker = site.making_marker(plan.slot);
-    fs::write(&marker, b"by wtpool\n")
-        .map_err(|e| Error::io(format!("write {}", marker.display()), e))?;
+    durable::write(&marker, b"by wtpool\n")?;
 
     let mut bin = Bin::new(site);
     clear_state(&admin, &mut bin)?;
@@ -95,7 +95,8 @@ pub(crate) fn recycle(
     })?;
     init_submodules(site, plan, &admin)?;
     copy::bring_along(site, plan.slot)?;
-    fs::remove_file(&marker).map_err(|e| Error::io(format!("remove {}", marker.display()), e))
+    registration::keep(site, plan, &admin)?;
+    unmark(&marker)
 }
 
 /// Gives another git process two seconds to end. Its lock is never removed.

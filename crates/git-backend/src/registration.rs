@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use gix::worktree::add::{Head, PrepareCheckout};
 use pool_core::{Error, ErrorKind, Plan, Result};
 
 use crate::branch;
+use crate::durable;
+use crate::git::Git;
 use crate::site::{Site, gix_error};
 use crate::trash::Bin;
 
@@ -59,13 +61,25 @@ pub(crate) fn check(interrupt: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Registers the plan's worktree, and makes its branch. Nothing is checked out yet; dropping the
-/// result takes the registration back, but not the branch.
-pub(crate) fn register(
-    site: &Site,
-    plan: &Plan,
-    interrupt: &AtomicBool,
-) -> Result<PrepareCheckout> {
+/// A worktree that is registered, with nothing checked out.
+pub(crate) enum Registered {
+    /// Dropping it takes the registration back, but not the branch.
+    ByGix(PrepareCheckout),
+    /// The administrative directory.
+    ByGit(PathBuf),
+}
+
+impl Registered {
+    pub(crate) fn admin(&self) -> &Path {
+        match self {
+            Self::ByGix(prepared) => prepared.repo().git_dir(),
+            Self::ByGit(admin) => admin,
+        }
+    }
+}
+
+/// Registers the plan's worktree, and makes its branch.
+pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<Registered> {
     let place = site.place(plan.slot);
     let base = branch::object_id(&plan.base.commit)?;
     exclusively(site, interrupt, || {
@@ -76,7 +90,9 @@ pub(crate) fn register(
             // Always detached at first: for a branch, gix opens every other worktree, and one broken
             // registration would stop all leases.
             match repo.prepare_add_worktree(&place, Head::Detached(base), interrupt) {
-                Ok(prepared) => break prepared,
+                Ok(prepared) => break Registered::ByGix(prepared),
+                // One of any worktree, somebody's own included, stops gix; git passes over it.
+                Err(_) if has_broken_one(site) => break by_git(site, plan)?,
                 Err(_) if attempt < ATTEMPTS && !interrupt.load(Ordering::Relaxed) => {
                     attempt += 1;
                     std::thread::sleep(PAUSE * attempt);
@@ -87,11 +103,47 @@ pub(crate) fn register(
             }
         };
         if plan.base.branch.is_some() {
-            let admin = prepared.repo().git_dir().to_owned();
-            branch::attach(site, &admin, plan)?;
+            branch::attach(site, prepared.admin(), plan)?;
         }
         Ok(prepared)
     })
+}
+
+/// Whether some registration names no worktree, as a loss of power can leave it.
+fn has_broken_one(site: &Site) -> bool {
+    let empty =
+        |admin: PathBuf| fs::metadata(admin.join("gitdir")).is_ok_and(|meta| meta.len() == 0);
+    fs::read_dir(site.worktrees_dir())
+        .is_ok_and(|entries| entries.flatten().any(|entry| empty(entry.path())))
+}
+
+fn by_git(site: &Site, plan: &Plan) -> Result<Registered> {
+    let place = site.place(plan.slot);
+    Git::in_worktree(&site.common_dir, &site.common_dir, &site.settings)
+        .args(["worktree", "add", "--quiet", "--detach", "--no-checkout"])
+        .arg(&place)
+        .arg(plan.base.commit.as_str())
+        .run()?;
+    site.admin_dir(plan.slot).map(Registered::ByGit)
+}
+
+/// Brings all that makes a slot's worktree one to the disk: its registration, its branch, and the pool's notes on
+/// it. What is checked out there can be checked out again, and is left to the system.
+pub(crate) fn keep(site: &Site, plan: &Plan, admin: &Path) -> Result<()> {
+    let mut paths = vec![site.place(plan.slot).join(".git"), site.common_dir.join("worktrees")];
+    for dir in [admin, &site.slot_dir(plan.slot)] {
+        let reading = |e| Error::io(format!("read {}", dir.display()), e);
+        for entry in fs::read_dir(dir).map_err(reading)? {
+            let entry = entry.map_err(reading)?;
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                paths.push(entry.path());
+            }
+        }
+    }
+    if let Some(branch) = &plan.base.branch {
+        paths.extend(durable::reference(&site.common_dir, &format!("refs/heads/{}", branch.name)));
+    }
+    durable::files(paths)
 }
 
 /// Removes a registration whose worktree is gone. To be called under the lock.

@@ -18,7 +18,7 @@
 //!   private references, and the state of a rebase, merge, cherry-pick or bisect; and `stages/`,
 //!   `blobs/`, `trees/`, `tags/`, which keep objects alive that only those files name.
 //!
-//! Every object and the reference are written under a temporary name, renamed, and brought to the
+//! Every object, those that git had written before included, and the reference are brought to the
 //! disk (`fsync`) before the rescue is reported: it survives a crash right after.
 //!
 //! # Limitations
@@ -123,6 +123,15 @@ fn create_reference(
 fn delete_reference(repo: &gix::Repository, name: &str, at: gix::ObjectId) -> Result<()> {
     let expected = PreviousValue::MustExistAndMatch(Target::Object(at));
     edit_reference(repo, name, Change::Delete { expected, log: RefLog::AndReference })
+}
+
+/// Removes what a loss of power left of rescues whose making it interrupted: references with nothing in them, at
+/// which git would stop whenever it looks at all of them.
+pub(crate) fn clear_unfinished(site: &Site) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(site.common_dir.join(PREFIX)) else { return Ok(()) };
+    let is_lock = |path: &Path| path.extension().is_some_and(|extension| extension == "lock");
+    let mut paths = entries.flatten().map(|entry| entry.path()).filter(|path| !is_lock(path));
+    paths.try_for_each(|path| crate::branch::remove_if_empty(&path))
 }
 
 /// The rescues of one repository.

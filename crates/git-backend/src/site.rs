@@ -176,7 +176,10 @@ impl Site {
                 admin.display(),
                 back.display()
             )),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Place::Pruned(admin)),
+            // Gone, or emptied by a loss of power: to git the same.
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                Ok(Place::Pruned(admin))
+            }
             Err(e) => Err(Error::io(format!("read {}", admin.join("gitdir").display()), e)),
         }
     }

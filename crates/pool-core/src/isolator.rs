@@ -312,7 +312,9 @@ pub trait Isolator: Any + fmt::Debug + Send + Sync {
     async fn inspect(&self, plan: &Plan) -> Result<Inspection>;
 
     /// Saves all that `inspection` found (looking again, since time has passed), durably, and only
-    /// then gives the proof. Leaves the workspace as it is.
+    /// then gives the proof. Leaves the workspace as it is. Where nothing was found, the same holds for
+    /// what is safe elsewhere: a commit that a branch keeps must survive a loss of power as well before
+    /// the workspace goes.
     ///
     /// # Errors
     ///

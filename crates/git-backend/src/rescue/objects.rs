@@ -11,9 +11,10 @@ use gix::objs::tree::EntryKind;
 use gix::objs::{Kind, Write as _};
 use pool_core::{Error, Result};
 
+use crate::durable;
 use crate::inspect::{failed, os};
 
-/// How many objects are synced each by itself, which costs milliseconds apiece. For more of them the
+/// How many objects are synced each by itself, which costs up to a millisecond apiece. For more of them the
 /// whole filesystem is, where the system can: that costs whatever others have written to it, once.
 const ONE_BY_ONE: usize = 64;
 
@@ -43,7 +44,8 @@ impl<'a> Objects<'a> {
     pub(super) fn write(&self, kind: Kind, bytes: &[u8]) -> Result<ObjectId> {
         let id = gix::objs::compute_hash(self.repo.object_hash(), kind, bytes)
             .map_err(|e| failed("hash an object", e))?;
-        if !self.repo.has_object(id) {
+        // That there is one is not enough: a loss of power can have left it empty.
+        if !self.is_readable(id) {
             self.repo
                 .objects
                 .write_buf(kind, bytes)
@@ -51,6 +53,16 @@ impl<'a> Objects<'a> {
         }
         self.written.borrow_mut().push(id);
         Ok(id)
+    }
+
+    /// Whether an object is there, and not only its name.
+    pub(super) fn is_readable(&self, id: ObjectId) -> bool {
+        self.repo.find_header(id).is_ok()
+    }
+
+    /// One that somebody else wrote, and perhaps did not bring to the disk.
+    pub(super) fn found(&self, id: ObjectId) {
+        self.written.borrow_mut().push(id);
     }
 
     /// Writes a commit, tree or tag.
@@ -79,23 +91,16 @@ impl<'a> Objects<'a> {
     pub(super) fn sync(&self) -> Result<()> {
         let store = self.repo.objects.store_ref().path().to_owned();
         let written = std::mem::take(&mut *self.written.borrow_mut());
-        if written.len() > ONE_BY_ONE && sync_filesystem(&store)? {
+        if written.is_empty() {
             return Ok(());
         }
-        let mut directories = std::collections::BTreeSet::from([store.clone()]);
-        for id in &written {
-            let path = loose_path(&store, *id);
-            // What is not loose is in a pack, whose writer has seen to it.
-            if sync_file(&path)?
-                && let Some(directory) = path.parent()
-            {
-                directories.insert(directory.to_owned());
-            }
+        if written.len() > ONE_BY_ONE && durable::filesystem(&store)? {
+            return Ok(());
         }
-        for directory in directories {
-            sync_directory(&directory)?;
-        }
-        Ok(())
+        // What is not loose is in a pack, whose writer has seen to it.
+        let loose = written.iter().map(|id| loose_path(&store, *id)).filter(|path| path.is_file());
+        // The directories that these are in may be new.
+        durable::files(loose.chain([store.join("info")]))
     }
 }
 
@@ -143,39 +148,4 @@ pub(super) fn edit(repo: &gix::Repository, tree: ObjectId) -> Result<gix::objs::
 fn loose_path(store: &Path, id: ObjectId) -> PathBuf {
     let hex = id.to_hex().to_string();
     store.join(&hex[..2]).join(&hex[2..])
-}
-
-/// Brings all of a filesystem to the disk; whether the system can.
-#[cfg(target_os = "linux")]
-fn sync_filesystem(path: &Path) -> Result<bool> {
-    let doing = || format!("sync the filesystem of {}", path.display());
-    let directory = File::open(path).map_err(|e| Error::io(doing(), e))?;
-    rustix::fs::syncfs(&directory).map_err(|e| Error::io(doing(), e.into()))?;
-    Ok(true)
-}
-
-/// Brings all of a filesystem to the disk; whether the system can.
-#[cfg(not(target_os = "linux"))]
-fn sync_filesystem(_: &Path) -> Result<bool> {
-    Ok(false)
-}
-
-/// Brings a file to the disk; whether there is one.
-pub(super) fn sync_file(path: &Path) -> Result<bool> {
-    match File::open(path) {
-        Ok(file) => {
-            file.sync_all().map_err(|e| Error::io(format_args!("sync {}", path.display()), e))?;
-            Ok(true)
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Error::io(format_args!("open {}", path.display()), e)),
-    }
-}
-
-/// Brings a directory's entries to the disk, where the system can.
-pub(super) fn sync_directory(path: &Path) -> Result<()> {
-    if cfg!(unix) {
-        sync_file(path)?;
-    }
-    Ok(())
 }

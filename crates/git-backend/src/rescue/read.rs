@@ -111,6 +111,12 @@ impl Stored {
         Err(damaged("it has no manifest".into()))
     }
 
+    /// The commits that it is made of.
+    pub(super) fn commits(&self, repo: &gix::Repository) -> Result<Vec<ObjectId>> {
+        let whole = repo.find_commit(self.commit).map_err(|e| failed("read a rescue", e))?;
+        Ok(whole.parent_ids().map(gix::Id::detach).chain([self.commit]).collect())
+    }
+
     /// Whether it holds exactly these trees (worktree, index, metadata).
     pub(super) fn holds(
         &self,
@@ -135,7 +141,7 @@ impl Stored {
         for parent in
             repo.find_commit(self.commit).map_err(|e| failed("read back a rescue", e))?.parent_ids()
         {
-            if !repo.has_object(parent) {
+            if repo.find_header(parent).is_err() {
                 return Err(missing(format!("the commit {parent}")));
             }
         }
@@ -143,7 +149,7 @@ impl Stored {
         for record in parts.manifest.paths.iter().filter(|record| record.status.is_raw()) {
             let path = record.path.to_bytes();
             let entry = tree.entry_by_path(path.as_bstr());
-            if !entry.is_some_and(|entry| repo.has_object(entry.id)) {
+            if !entry.is_some_and(|entry| repo.find_header(entry.id).is_ok()) {
                 return Err(missing(crate::inspect::text(path.as_bstr())));
             }
         }

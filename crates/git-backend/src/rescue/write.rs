@@ -10,6 +10,9 @@ use pool_core::{
 
 use super::manifest::{DirectoryRecord, Manifest, Name, PathRecord, PathStatus, VERSION};
 use super::objects::{self, Objects};
+use crate::durable;
+use crate::git::Git;
+use crate::inspect::commits::Unreached;
 use crate::inspect::compare::hash_file;
 use crate::inspect::staged::Staged;
 use crate::inspect::walk::{Seen, Status};
@@ -21,11 +24,26 @@ const ATTEMPTS: usize = 3;
 
 /// Looks again, saves what there is, and gives the proof.
 pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved> {
+    if inspection.losses.is_empty() {
+        // What was committed is safe where it is, once it is on the disk.
+        if !site.is_half_made(inspection.plan.slot)
+            && let Some(survey) = Survey::open(site, &inspection.plan, None)?
+        {
+            let objects = Objects::new(&survey.repo);
+            keep_commits(site, &inspection.plan, &survey, &Unreached::default(), &objects)?;
+        }
+        return Preserved::nothing_to_lose(inspection)
+            .map_err(|i| refusal(site, &i.plan, &i.losses));
+    }
     let plan = inspection.plan;
     let mut seen = look(site, &plan, &mut |_| Ok(()))?;
     for _ in 0..ATTEMPTS {
         if seen.inspection.losses.is_empty() {
             site.seen(plan.slot, seen.fingerprint);
+            if let Some(survey) = &seen.survey {
+                let objects = Objects::new(&survey.repo);
+                keep_commits(site, &plan, survey, &seen.unreached, &objects)?;
+            }
             return Preserved::nothing_to_lose(seen.inspection)
                 .map_err(|i| refusal(site, &plan, &i.losses));
         }
@@ -51,7 +69,7 @@ pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved>
             seen = again;
             continue;
         }
-        let rescue = publish(site, &plan, saved_survey, &commits)?;
+        let rescue = publish(site, &plan, saved_survey, &commits, &saved.unreached)?;
         site.seen(plan.slot, again.fingerprint);
         return Preserved::by_rescue(again.inspection, rescue)
             .map_err(|i| refusal(site, &plan, &i.losses));
@@ -115,6 +133,10 @@ impl Capture {
 
     fn staged(&mut self, staged: &Staged<'_>) {
         let path = staged.path();
+        if let Staged::Set(_, _, id) = staged {
+            // By `git add`, which leaves it to the system when that comes to the disk.
+            self.written.push(*id);
+        }
         self.index.push((
             path.to_owned(),
             match staged {
@@ -182,7 +204,7 @@ impl Capture {
             let kind = if mode & 0o100 != 0 { EntryKind::BlobExecutable } else { EntryKind::Blob };
             let known = match status {
                 PathStatus::Raw => {
-                    hash_file(repo, &full, meta.len())?.filter(|id| repo.has_object(id))
+                    hash_file(repo, &full, meta.len())?.filter(|id| objects.is_readable(*id))
                 }
                 _ => None,
             };
@@ -308,6 +330,7 @@ fn metadata(
     }
     for id in loose {
         if repo.has_object(id) {
+            objects.found(id);
             objects::put(&mut editor, format!("stages/{id}").as_str().into(), EntryKind::Blob, id)?;
         }
     }
@@ -357,7 +380,13 @@ struct Commits {
 
 /// Writes the commits and the reference, brings them to the disk and reads them back. When a rescue
 /// of the same lease holds the very same already, that one is given.
-fn publish(site: &Site, plan: &Plan, survey: &Survey, parts: &Commits) -> Result<Rescue> {
+fn publish(
+    site: &Site,
+    plan: &Plan,
+    survey: &Survey,
+    parts: &Commits,
+    unreached: &Unreached,
+) -> Result<Rescue> {
     let repo = &survey.repo;
     let label = super::label(plan);
     for existing in super::read::all(repo)? {
@@ -368,6 +397,11 @@ fn publish(site: &Site, plan: &Plan, survey: &Survey, parts: &Commits) -> Result
                 [parts.worktree_tree, parts.index_tree, parts.metadata_tree],
             )
         {
+            // Whoever made it may have been killed before it was on the disk.
+            let objects = Objects::with_written(repo, parts.written.clone());
+            existing.commits(repo)?.into_iter().for_each(|id| objects.found(id));
+            keep_commits(site, plan, survey, unreached, &objects)?;
+            durable::files(durable::reference(&site.common_dir, &super::reference(&existing.id)))?;
             return existing.summary(repo);
         }
     }
@@ -401,14 +435,10 @@ fn publish(site: &Site, plan: &Plan, survey: &Survey, parts: &Commits) -> Result
         parts.files, parts.count
     );
     let whole = commit(parts.worktree_tree, parents, message)?;
-    objects.sync()?;
+    keep_commits(site, plan, survey, unreached, &objects)?;
 
     super::create_reference(repo, &reference, whole, "wtpool: rescue")?;
-    let mut file = site.common_dir.join(&reference);
-    objects::sync_file(&file)?;
-    while file.pop() && file.starts_with(site.common_dir.join("refs")) {
-        objects::sync_directory(&file)?;
-    }
+    durable::files(durable::reference(&site.common_dir, &reference))?;
 
     let verified = || {
         let written = super::read::open(&site.repo(), &id)?;
@@ -423,4 +453,57 @@ fn publish(site: &Site, plan: &Plan, survey: &Survey, parts: &Commits) -> Result
             tracing::warn!(rescue = %id, %error, "and can't be deleted");
         }
     })
+}
+
+/// Brings everything to the disk that will be all there is of the work once the worktree is gone: `objects`,
+/// and the commits since the base, which git itself leaves to the system for half a minute, with the
+/// branches that lead to them.
+fn keep_commits(
+    site: &Site,
+    plan: &Plan,
+    survey: &Survey,
+    unreached: &Unreached,
+    objects: &Objects<'_>,
+) -> Result<()> {
+    let base = plan.base.commit.as_str();
+    let mut tips: Vec<String> = survey.head.iter().map(ToString::to_string).collect();
+    let own = plan.base.branch.as_ref().map(|branch| format!("refs/heads/{}", branch.name));
+    if let Some(tip) = own.as_deref().and_then(|own| survey.repo.try_find_reference(own).ok()?)
+        && let Some(tip) = tip.try_id()
+    {
+        tips.push(tip.to_string());
+    }
+    tips.extend(unreached.tips.iter().map(ToString::to_string));
+    tips.extend(unreached.others.iter().map(|(id, _)| id.to_string()));
+    tips.retain(|tip| tip != base);
+    if tips.is_empty() {
+        return objects.sync();
+    }
+    tips.sort();
+    tips.dedup();
+    // Named on the command line as long as that is sure to have the room: there is one for each abandoned line of
+    // commits, as a rule none or one.
+    let listed = (tips.len() < 1000).then(|| {
+        Git::in_worktree(&site.common_dir, &site.common_dir, &site.settings)
+            .args(["rev-list", "--objects", "--no-object-names", "--unpacked"])
+            .args(tips)
+            .args(["--not", base])
+            .run()
+    });
+    match listed {
+        Some(Ok(listed)) => {
+            listed
+                .lines()
+                .filter_map(|id| ObjectId::from_hex(id).ok())
+                .for_each(|id| objects.found(id));
+            objects.sync()?;
+        }
+        // Something of it is missing, which is not for this to judge.
+        _ => {
+            objects.sync()?;
+            durable::filesystem(&site.common_dir)?;
+        }
+    }
+    let branches = survey.branch.iter().chain(&own);
+    durable::files(branches.flat_map(|name| durable::reference(&site.common_dir, name)))
 }

@@ -12,6 +12,7 @@ mod layouts;
 mod lifecycle;
 mod malice;
 mod partial;
+mod power;
 mod random;
 mod rescue;
 mod sources;

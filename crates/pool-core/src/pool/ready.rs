@@ -73,21 +73,17 @@ impl Inner {
     /// Looks at a slot, and saves what would be lost in it.
     pub(super) async fn preserved(&self, plan: &Plan, lease: Option<&Lease>) -> Result<Preserved> {
         let inspection = self.isolator.inspect(plan).await?;
-        match Preserved::nothing_to_lose(inspection) {
-            Ok(proof) => Ok(proof),
-            Err(inspection) => {
-                let proof = self.isolator.preserve(inspection).await?;
-                // A slot at rest should have had nothing; whoever wrote there will look for it.
-                if let (Some(rescue), None) = (proof.rescue(), lease) {
-                    let (slot, note) = (plan.slot, rescue.reference.clone());
-                    self.update(move |state, now| {
-                        state.log(now, EventKind::Rescued, Some(slot), None, Some(&note));
-                    })
-                    .await?;
-                }
-                Ok(proof)
-            }
+        // Also where nothing would be lost: what was committed may not be on the disk yet.
+        let proof = self.isolator.preserve(inspection).await?;
+        // A slot at rest should have had nothing; whoever wrote there will look for it.
+        if let (Some(rescue), None) = (proof.rescue(), lease) {
+            let (slot, note) = (plan.slot, rescue.reference.clone());
+            self.update(move |state, now| {
+                state.log(now, EventKind::Rescued, Some(slot), None, Some(&note));
+            })
+            .await?;
         }
+        Ok(proof)
     }
 
     pub(super) async fn attach(&self, slot: SlotId, base: &Base) -> Attachment {
