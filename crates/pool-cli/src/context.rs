@@ -1,7 +1,8 @@
 //! From the command line to an open pool.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -228,7 +229,8 @@ pub(crate) fn owner_of(pool_dir: &Path) -> Result<Option<PathBuf>> {
     match fs::read(&file) {
         Ok(bytes) => {
             let path = bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec();
-            Ok(Some(PathBuf::from(OsString::from_vec(path))))
+            // Empty where the power failed before its content was on the disk: it is written again.
+            Ok((!path.is_empty()).then(|| PathBuf::from(OsString::from_vec(path))))
         }
         Err(e)
             if matches!(
@@ -253,9 +255,16 @@ fn claim_for(pool_dir: &Path, repository: &Repository) -> Result<()> {
     let unfinished = pool_dir.join(format!(".{OWNER_FILE}-{}", std::process::id()));
     let mut line = repository.common_dir().as_os_str().as_bytes().to_vec();
     line.push(b'\n');
-    let written = fs::write(&unfinished, line).and_then(|()| fs::hard_link(&unfinished, &file));
+    let is_empty = fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_file() && meta.len() == 0);
+    // Without it nobody could say whose the pool is, which may have leases at once: on the disk before it
+    // bears its name.
+    let written = write_durably(&unfinished, &line).and_then(|()| match is_empty {
+        true => fs::rename(&unfinished, &file),
+        false => fs::hard_link(&unfinished, &file),
+    });
     // Gone already, if it was never written.
     let _ = fs::remove_file(&unfinished);
+    let written = written.and_then(|()| File::open(pool_dir)?.sync_all());
     match written {
         // Somebody was quicker: then it must be for the same repository.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match owner_of(pool_dir)? {
@@ -264,6 +273,12 @@ fn claim_for(pool_dir: &Path, repository: &Repository) -> Result<()> {
         },
         other => other.map_err(|e| Error::io(format!("write {}", file.display()), e)),
     }
+}
+
+fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 fn of_another(pool_dir: &Path, owner: &Path) -> Error {
