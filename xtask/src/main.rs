@@ -13,6 +13,8 @@ mod measure;
 #[cfg(unix)]
 mod mutants;
 mod named;
+#[cfg(target_os = "linux")]
+mod power;
 mod steps;
 #[cfg(unix)]
 mod stress;
@@ -51,6 +53,9 @@ enum Step {
     /// every commit and file that they made.
     #[cfg(unix)]
     Stress(stress::Options),
+    /// Losses of power while agents work; then a look at what is left. As root; no part of `ci`.
+    #[cfg(target_os = "linux")]
+    Power(power::Options),
     /// What shared builds save on a real repository, of disk and of time; no part of `ci`.
     #[cfg(unix)]
     #[command(subcommand)]
@@ -79,6 +84,8 @@ fn run(step: Step) -> Result {
         Step::Mutants(options) => mutants::run(&options),
         #[cfg(unix)]
         Step::Stress(options) => stress::run(&options),
+        #[cfg(target_os = "linux")]
+        Step::Power(options) => power::run(&options),
         #[cfg(unix)]
         Step::Measure(what) => measure::run(&what),
         Step::Ci => {
