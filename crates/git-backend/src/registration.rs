@@ -119,7 +119,7 @@ fn has_broken_one(site: &Site) -> bool {
 
 fn by_git(site: &Site, plan: &Plan) -> Result<Registered> {
     let place = site.place(plan.slot);
-    Git::in_worktree(&site.common_dir, &site.common_dir, &site.settings)
+    Git::in_worktree(site, &site.common_dir, &site.common_dir)
         .args(["worktree", "add", "--quiet", "--detach", "--no-checkout"])
         .arg(&place)
         .arg(plan.base.commit.as_str())

@@ -1,7 +1,6 @@
 //! Writing git objects so that they survive a crash.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 

@@ -484,7 +484,7 @@ fn keep_commits(
     // Named on the command line as long as that is sure to have the room: there is one for each abandoned line of
     // commits, as a rule none or one.
     let listed = (tips.len() < 1000).then(|| {
-        Git::in_worktree(&site.common_dir, &site.common_dir, &site.settings)
+        Git::in_worktree(site, &site.common_dir, &site.common_dir)
             .args(["rev-list", "--objects", "--no-object-names", "--unpacked"])
             .args(tips)
             .args(["--not", base])

@@ -7,6 +7,7 @@ mod faults;
 mod killed;
 mod lease;
 mod others;
+mod power;
 mod repository;
 mod rescue;
 mod run;
