@@ -12,6 +12,7 @@
 
 mod analysis;
 mod build;
+mod elf;
 pub(crate) mod times;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use pool_core::{Error, ErrorKind, Result};
 
-use super::{Base, Local, Unit, inode};
+use super::{Base, Local, Unit, elf, inode};
 use crate::cargo::Workspace;
 use crate::depinfo;
 use crate::files::{self, Recorded};
@@ -206,6 +206,10 @@ impl Analysis<'_> {
         let Some(mut copied) = self.fingerprint(outputs, name)? else { return Ok(None) };
         let failed = |e: io::Error| Error::io(format!("read {}", script.display()), e);
         let Ok(dir) = script.strip_prefix(&root) else { return Ok(None) };
+        let later = written_later(script);
+        if later && !self.is_local(call) {
+            return Ok(None);
+        }
         let said = fs::read(script.join("output")).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
         let archived = match self.is_local(call) {
@@ -229,6 +233,9 @@ impl Analysis<'_> {
             let tree = self.tree.to_string_lossy();
             let mut bound =
                 said.contains(&*tree).then(|| "its build script says where it ran".to_owned());
+            if later {
+                bound = Some("something else wrote into its `OUT_DIR`".to_owned());
+            }
             for path in files::tree(&out).unwrap_or_default() {
                 if self.names_the_base(&out.join(path)) {
                     bound = Some("its build script wrote down where it ran".to_owned());
@@ -304,19 +311,44 @@ impl Analysis<'_> {
         fs::read(file).map_or(true, |bytes| memchr::memmem::find(&bytes, needle).is_some())
     }
 
-    /// By about how much a slot grows that edits one crate: by that crate's share of the incremental
-    /// state, and by the largest program, which is linked anew.
+    /// By about how much a slot grows that edits one crate and builds. Of the incremental state that it got, rustc
+    /// writes anew what it knows of the crate, and the code that changed. The crate that most is known of
+    /// counts: mostly the program's, which any change compiles again. Besides, the largest program is linked.
     fn growth<'u>(&self, units: impl Iterator<Item = &'u Unit>, states: &[PathBuf]) -> u64 {
-        let dirs: Vec<PathBuf> = states.iter().map(|dir| self.root().join(dir)).collect();
-        let dirs: Vec<&Path> = dirs.iter().map(PathBuf::as_path).collect();
-        let members = u64::try_from(self.workspace.members.len()).unwrap_or(u64::MAX).max(1);
+        let crates = states.iter().flat_map(|dir| fs::read_dir(self.root().join(dir)));
+        let sessions = crates.flatten().flatten().map(|state| session(&state.path()));
         let linked = units
             .filter(|unit| unit.local.is_some())
             .flat_map(|unit| &unit.shared)
             .filter(|file| file.path.extension().is_none())
-            .map(|file| file.size);
-        files::allocated(&dirs) / members + linked.max().unwrap_or(0)
+            .map(|file| elf::unpacked(&self.root().join(&file.path)).unwrap_or(file.size));
+        sessions.max().unwrap_or(0) + linked.max().unwrap_or(0)
     }
+}
+
+/// What rustc writes to a crate's incremental state after a small change: all that it knows, and one object.
+fn session(state: &Path) -> u64 {
+    let (mut known, mut object) = (0, 0);
+    for path in files::tree(state).unwrap_or_default() {
+        let size = fs::metadata(state.join(&path)).map_or(0, |meta| meta.len());
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("bin") => known += size,
+            Some("o") => object = size.max(object),
+            _ => {}
+        }
+    }
+    known + object
+}
+
+/// Whether something wrote into a build script's directory when the script had ended: another package's script, or a
+/// test. That is not made again with the unit. What the script said is written down when it has ended; `output`
+/// has the time of the beginning.
+fn written_later(script: &Path) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let Some(ended) = modified(&script.join("root-output")) else { return true };
+    let out = script.join("out");
+    let written = files::tree(&out).unwrap_or_default();
+    written.iter().filter_map(|path| modified(&out.join(path))).any(|at| at > ended)
 }
 
 /// What any unit includes of what build scripts wrote.
@@ -403,6 +435,40 @@ mod tests {
         write("empty.o", "");
         let spared = archived(dir.path(), "cargo:rustc-link-arg=/w/out/second.o");
         assert_eq!(spared, HashSet::from([dir.path().join("first.o")]));
+    }
+
+    #[test]
+    fn a_session_is_what_is_known_and_one_object() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let sizes = [("dep-graph.bin", 50), ("query-cache.bin", 7), ("a.o", 300), ("b.o", 400)];
+        fs::create_dir(dir.path().join("s-1")).expect("made");
+        for (name, size) in sizes {
+            fs::write(dir.path().join("s-1").join(name), vec![0; size]).expect("written");
+        }
+        fs::write(dir.path().join("s-1.lock"), "").expect("written");
+        assert_eq!(session(dir.path()), 457);
+        assert_eq!(session(&dir.path().join("gone")), 0);
+    }
+
+    #[test]
+    fn what_a_script_did_not_write_is_noticed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let write = |name: &str, seconds: u64| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+            fs::write(&path, "").expect("written");
+            let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            files::set_modified(&path, at).expect("set");
+        };
+        assert!(written_later(dir.path()), "it is not known when it ended");
+        write("output", 1);
+        write("root-output", 2);
+        assert!(!written_later(dir.path()));
+        write("out/a/own", 2);
+        write("invoked.timestamp", 3);
+        assert!(!written_later(dir.path()));
+        write("out/a/foreign", 3);
+        assert!(written_later(dir.path()));
     }
 
     #[test]
