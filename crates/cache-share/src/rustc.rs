@@ -238,10 +238,10 @@ fn compile(
 }
 
 /// Whether a unit of this worktree can't be taken for another worktree's. If it can, its package is given the
-/// identity from the next build on, and this one must not succeed.
+/// identity from the next build on, and this one must not succeed. What is no unit is nobody's.
 fn has_identity(own: &Path, config: &mut Config, invocation: &Invocation) -> bool {
     let Some(identity) = &mut config.identity else { return true };
-    if identity.is_in(invocation.codegen_units) {
+    if !invocation.is_unit || identity.is_in(invocation.codegen_units) {
         return true;
     }
     let package = std::env::var("CARGO_PKG_NAME").unwrap_or_default();

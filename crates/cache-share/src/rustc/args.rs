@@ -10,6 +10,8 @@ pub(super) struct Invocation {
     pub(super) crate_name: String,
     /// Cargo's hash of the unit.
     pub(super) hash: Option<String>,
+    /// Whether it is a unit of cargo's, and not something that a build script tries.
+    pub(super) is_unit: bool,
     pub(super) out_dir: PathBuf,
     /// Where incremental state is kept, if any is.
     pub(super) incremental: Option<PathBuf>,
@@ -61,6 +63,7 @@ impl Invocation {
                     Some(("extra-filename", hash)) => {
                         found.hash = Some(hash.trim_start_matches('-').to_owned());
                     }
+                    Some(("metadata", _)) => found.is_unit = true,
                     Some(("codegen-units", units)) => found.codegen_units = units.parse().ok(),
                     Some(("incremental", dir)) => found.incremental = Some(dir.into()),
                     _ => {}
@@ -244,6 +247,7 @@ mod tests {
         let read = Invocation::read(&arguments(BIN)).expect("a compilation");
         assert_eq!(read.crate_name, "rg");
         assert_eq!(read.hash.as_deref(), Some("0a1b"));
+        assert!(read.is_unit);
         assert_eq!(read.out_dir, Path::new("/w/target/debug/deps"));
         assert_eq!(read.incremental.as_deref(), Some(Path::new("/w/target/debug/incremental")));
         assert!(read.links);
@@ -252,6 +256,7 @@ mod tests {
             arguments("--crate-name a --crate-type=lib --out-dir=/w/t -Cextra-filename=-2 x.rs");
         let read = Invocation::read(&lib).expect("a compilation");
         assert_eq!((read.links, read.hash.as_deref()), (false, Some("2")));
+        assert!(!read.is_unit);
     }
 
     #[test]
