@@ -134,6 +134,20 @@ fn blocks(meta: &fs::Metadata, _: &mut std::collections::HashSet<(u64, u64)>) ->
     meta.len()
 }
 
+/// A path without links in it, as far as there is something there.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    let found = path.ancestors().find_map(|dir| {
+        let real = fs::canonicalize(dir).ok()?;
+        Some((real, path.strip_prefix(dir).ok()?))
+    });
+    match found {
+        // Nothing added, so that it does not end with a separator.
+        Some((real, rest)) if rest == Path::new("") => real,
+        Some((real, rest)) => real.join(rest),
+        None => path.to_owned(),
+    }
+}
+
 /// Writes a file whole or not at all; one that is the same already stays as it is.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|found| found == content) {
@@ -165,6 +179,18 @@ mod tests {
         assert!(recorded.is_intact(dir.path()));
         fs::remove_file(&from).expect("removed");
         assert!(!recorded.is_intact(dir.path()));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_real_path_has_no_links_in_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = dir.path().canonicalize().expect("it exists");
+        fs::create_dir(root.join("there")).expect("made");
+        std::os::unix::fs::symlink(root.join("there"), root.join("link")).expect("linked");
+        assert_eq!(real(&root.join("link")), root.join("there"));
+        assert_eq!(real(&root.join("link/not/yet")), root.join("there/not/yet"));
+        assert_eq!(real(Path::new("/no-such-directory/x")), Path::new("/no-such-directory/x"));
     }
 
     #[test]

@@ -86,7 +86,12 @@ pub(crate) fn put(
     let mut cargo = cargo.clone();
     let mut installed = None;
     if let Some(wrapper) = wrapper {
-        let json = serde_json::to_vec(rustc).map_err(|e| failed(&place, e.into()))?;
+        // Where a host names a path by way of a link, cargo and rustc see where it leads.
+        let root = files::real(&rustc.root);
+        let target = rustc.target.strip_prefix(&rustc.root).map(|inside| root.join(inside));
+        let target = target.unwrap_or_else(|_| rustc.target.clone());
+        let rustc = Config { root, target, ..rustc.clone() };
+        let json = serde_json::to_vec(&rustc).map_err(|e| failed(&place, e.into()))?;
         let config = place.join(CONFIG);
         files::write(&config, &json).map_err(|e| failed(&config, e))?;
         let program = place.join(PROGRAM).with_extension(std::env::consts::EXE_EXTENSION);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pool_core::{Attachment, CacheSite, Result, Sources};
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::install;
 
 /// Everything a strategy is told. The library looks for nothing by itself.
@@ -47,8 +48,9 @@ impl Setup {
         }
     }
 
+    /// By its real path, which is what cargo and rustc see.
     pub(crate) fn cache(&self) -> PathBuf {
-        self.pool_dir.join("cache")
+        files::real(&self.pool_dir).join("cache")
     }
 
     /// The wrapper of rustc, where it can be given a further name for each slot.

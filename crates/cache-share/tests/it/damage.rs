@@ -203,6 +203,28 @@ fn many_seedings_at_once() {
     assert_same(&before, &look(&workshop.base(1)));
 }
 
+/// Cargo and rustc see where they really are.
+#[cfg(unix)]
+#[test]
+fn a_pool_behind_a_link() {
+    let workshop = workshop_with(|setup| {
+        let (real, link) = (setup.pool_dir.clone(), setup.pool_dir.with_file_name("link"));
+        std::os::unix::fs::symlink(real.parent().expect("a directory"), &link).expect("linked");
+        setup.pool_dir = link.join(real.file_name().expect("a name"));
+    });
+    assert_eq!(workshop.warm("main").expect("built"), Prepared::Built { trouble: None });
+    let lease = workshop.lease("main");
+    assert!(lease.is_warm(), "{}", lease.reason());
+    assert_eq!(lease.built_anew("build --workspace"), Vec::<String>::new());
+    assert_right(&lease);
+    let link = workshop.pool_dir().with_file_name("link");
+    let slot = lease.path().parent().expect("it is in a slot").to_owned();
+    for place in [slot.join(".cargo"), workshop.base(1).join(".cargo")] {
+        let told = fs::read_to_string(place.join("wtpool-rustc.json")).expect("it is told");
+        assert!(!told.contains(link.to_str().expect("UTF-8")), "{told}");
+    }
+}
+
 /// Whoever was killed at it left half of a target directory.
 #[test]
 fn a_seeding_that_was_killed() {
