@@ -27,7 +27,7 @@ use crate::cargo::Toolchain;
 use crate::files::Recorded;
 
 pub(crate) use analysis::hash_in;
-pub(crate) use build::{Recipe, build};
+pub(crate) use build::{Recipe, build, is_being_built};
 
 /// Of this program's own format. Another one: the base is of no use.
 const FORMAT: u32 = 1;
@@ -129,6 +129,16 @@ impl Base {
         self.dir.join("calls.jsonl")
     }
 
+    /// What the manifest is called once the base is of no use.
+    fn condemned(&self) -> PathBuf {
+        self.dir.join("damaged.json")
+    }
+
+    /// Whether it was given up, since it is not what it was.
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.condemned().exists()
+    }
+
     fn manifest(&self) -> PathBuf {
         self.dir.join("manifest.json")
     }
@@ -149,8 +159,27 @@ impl Base {
     /// Says that it is not what it was, so that no other slot starts from it.
     pub(crate) fn condemn(&self, why: &str) {
         // Should that fail, the next slot finds the same damage.
-        let _ = fs::rename(self.manifest(), self.dir.join("damaged.json"));
+        let _ = fs::rename(self.manifest(), self.condemned());
         tracing::warn!(target: "wtpool", base = %self.dir.display(), why, "the base of the build cache is damaged");
+    }
+
+    /// A file of it that is not what it was, if there is one.
+    pub(crate) fn damage(&self, manifest: &Manifest) -> Option<PathBuf> {
+        let target = self.tree().join(&manifest.target);
+        let files = manifest.units.iter().flat_map(|unit| unit.shared.iter().chain(&unit.copied));
+        let mut damaged = files.filter(|file| !file.is_intact(&target));
+        damaged.next().map(|file| target.join(&file.path))
+    }
+
+    /// Why it would be built anew for slots that start from its own commit, if it would; where everything is
+    /// the way it is in `workspace`.
+    pub(crate) fn obsolete(&self, manifest: &Manifest, workspace: &Path) -> Option<String> {
+        if let Some(file) = self.damage(manifest) {
+            return Some(format!("{} is not what it was", file.display()));
+        }
+        // Without a toolchain, none better can be built.
+        let found = Toolchain::find(workspace).ok()?;
+        manifest.toolchain.difference(&found)
     }
 
     /// Whether it still has the incremental state of what it was made from, as far as there was any.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pool_core::{
-    Attachment, CacheSite, CacheStrategy, CommitId, Error, ErrorKind, Prepared, Result,
+    Attachment, CacheFinding, CacheSite, CacheStrategy, CommitId, Error, ErrorKind, Prepared,
+    Result,
 };
 
 use crate::files;
@@ -161,6 +162,10 @@ impl CacheStrategy for Directories {
 
     async fn detach(&self, site: &CacheSite) -> Result<()> {
         self.inner.detach(site).await
+    }
+
+    async fn examine(&self, workspace: &Path) -> Vec<CacheFinding> {
+        self.inner.examine(workspace).await
     }
 
     async fn trim(&self, budget: u64) -> Result<u64> {

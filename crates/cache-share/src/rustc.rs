@@ -158,7 +158,11 @@ fn may_chain(config: &Config, arguments: &[OsString]) -> bool {
 
 /// Whether the wrapper at `program` may make namespaces in which `root` stands at `canonical`.
 pub(crate) fn may_unshare(program: &Path, root: &Path, canonical: &Path) -> bool {
-    Command::new(program)
+    let mut command = Command::new(program);
+    // By which it knows what it is to do, whatever its file is called.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::arg0(&mut command, PROGRAM);
+    command
         .arg(PROBE)
         .args([root, canonical])
         .stdout(Stdio::null())

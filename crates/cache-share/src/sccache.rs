@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pool_core::{Attachment, CacheSite, CacheStrategy, Error, Result};
+use pool_core::{Attachment, CacheFinding, CacheSite, CacheStrategy, Error, Result};
 
 use crate::files;
 use crate::install::{self, Build, CargoConfig};
@@ -82,9 +82,8 @@ impl Sccache {
         Self { setup: Arc::new(setup), program, env }
     }
 
-    /// What all slots share, with the server's lock and socket.
     fn dir(&self) -> PathBuf {
-        self.setup.cache().join("sccache")
+        dir_in(&self.setup.cache())
     }
 
     /// Where the cache itself is, if that is the pool's own affair.
@@ -148,6 +147,8 @@ impl Sccache {
         let cargo = CargoConfig { build, ..CargoConfig::default() };
         // First, so that nobody stops the server who sees no slot that needs it.
         install::put(slot_dir(&site.path), self.setup.wrapper.as_deref(), &rustc, &cargo)?;
+        // Whoever removes the last slot may have another strategy.
+        client.note()?;
         client.ensure(&self.env).map_err(|why| unsupported(&why))?;
         Ok(client)
     }
@@ -174,6 +175,42 @@ impl Sccache {
         Ok(Attachment { warm, reason: reason.map(str::to_owned), ..self.attachment(&client) })
     }
 
+    /// What there is to say of the program, of where the cache is, and of its server.
+    fn look(&self) -> Vec<CacheFinding> {
+        let name = self.shown();
+        let Some(program) = &self.program else {
+            let why = format!("{name} is not installed: each worktree compiles everything");
+            let advice =
+                "install it (https://github.com/mozilla/sccache), or set another `cache.strategy`";
+            return vec![CacheFinding::trouble(why, advice)];
+        };
+        let version = match client::version(program) {
+            Ok(version) => version,
+            Err(why) => {
+                let what = format!("{} can't be run: {why}", program.display());
+                let advice = "install it anew, or name another program by `cache.wrapper`; until then \
+                              each worktree compiles everything";
+                return vec![CacheFinding::trouble(what, advice)];
+            }
+        };
+        if !self.is_served() {
+            return vec![CacheFinding::fine(format!(
+                "{version}, which has no server of the pool's"
+            ))];
+        }
+        let place = match self.store() {
+            Some(store) => format!("in {}", store.display()),
+            // Their values may have passwords in them.
+            None => format!("where {} says", self.places().collect::<Vec<_>>().join(", ")),
+        };
+        let mut found = vec![CacheFinding::fine(format!("{version}, with a cache {place}"))];
+        found.push(match Client::noted(&self.dir()) {
+            Some(client) => client.examine(),
+            None => client::unused(),
+        });
+        found
+    }
+
     fn attachment(&self, client: &Client) -> Attachment {
         Attachment {
             strategy: Self::NAME.to_owned(),
@@ -188,14 +225,28 @@ impl Sccache {
         let name = self.program.as_deref().and_then(Path::file_name);
         name.map_or(Self::NAME.into(), |name| name.to_string_lossy().into_owned())
     }
+}
 
-    /// Whether another slot needs the server.
-    fn is_needed(&self) -> bool {
-        let slots = fs::read_dir(self.setup.pool_dir.join("slots")).into_iter().flatten().flatten();
-        slots
-            .filter_map(|slot| rustc::config_of(&slot.path().join(".cargo")))
-            .any(|config| config.cache.is_some_and(|cache| cache.dir.is_some()))
+/// Stops the server of the pool that a slot is in, unless another slot needs it.
+pub(crate) fn leave(slot_dir: &Path) {
+    let Some(slots) = slot_dir.parent() else { return };
+    let Some(pool_dir) = slots.parent() else { return };
+    if let Some(client) = Client::noted(&dir_in(&pool_dir.join("cache"))) {
+        client.stop_unless(|| is_needed(slots));
     }
+}
+
+/// What all slots share, with the server's lock and socket.
+fn dir_in(cache: &Path) -> PathBuf {
+    cache.join("sccache")
+}
+
+/// Whether any of these slots needs a server.
+fn is_needed(slots: &Path) -> bool {
+    let slots = fs::read_dir(slots).into_iter().flatten().flatten();
+    slots
+        .filter_map(|slot| rustc::config_of(&slot.path().join(".cargo")))
+        .any(|config| config.cache.is_some_and(|cache| cache.dir.is_some()))
 }
 
 impl fmt::Debug for Sccache {
@@ -248,17 +299,14 @@ impl CacheStrategy for Sccache {
 
     /// Stops the server when no slot needs it any more.
     async fn detach(&self, site: &CacheSite) -> Result<()> {
-        let (this, dir) = (self.clone(), slot_dir(&site.path).to_owned());
-        blocking(move || {
-            note::forget(&dir)?;
-            if this.dir().is_dir()
-                && let Ok(client) = this.client()
-            {
-                client.stop_unless(|| this.is_needed());
-            }
-            Ok(())
-        })
-        .await
+        let dir = slot_dir(&site.path).to_owned();
+        blocking(move || note::forget(&dir)).await
+    }
+
+    async fn examine(&self, _: &Path) -> Vec<CacheFinding> {
+        let this = self.clone();
+        let found = blocking(move || Ok(this.look())).await;
+        found.unwrap_or_else(|e| vec![CacheFinding::fine(e.to_string())])
     }
 
     /// Removes what was used least recently. Where the cache is not in the pool's directory, it frees nothing:

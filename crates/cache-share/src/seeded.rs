@@ -1,5 +1,7 @@
 //! A private target at the slot's stable path, which starts from what the pool built before.
 
+mod examine;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +10,8 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use pool_core::{
-    Attachment, CacheSite, CacheStrategy, CommitId, ContentId, Error, ErrorKind, Prepared, Result,
+    Attachment, CacheFinding, CacheSite, CacheStrategy, CommitId, ContentId, Error, ErrorKind,
+    Prepared, Result,
 };
 
 use crate::base::{self, Base, Manifest};
@@ -304,6 +307,13 @@ impl CacheStrategy for Seeded {
     async fn detach(&self, site: &CacheSite) -> Result<()> {
         let dir = slot_dir(&site.path).to_owned();
         blocking(move || note::forget(&dir)).await
+    }
+
+    async fn examine(&self, workspace: &Path) -> Vec<CacheFinding> {
+        let (setup, workspace) = (self.setup.clone(), workspace.to_owned());
+        let lean = self.lean_flag();
+        let found = blocking(move || Ok(examine::examine(&setup, &workspace, &lean))).await;
+        found.unwrap_or_else(|e| vec![CacheFinding::fine(e.to_string())])
     }
 
     /// Removes bases, the oldest first; never one that a slot refers to.

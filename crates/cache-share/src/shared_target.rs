@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pool_core::{Attachment, CacheSite, CacheStrategy, Error, Result};
+use pool_core::{Attachment, CacheFinding, CacheSite, CacheStrategy, Error, Result};
 
 use crate::cargo;
 use crate::files;
@@ -160,6 +160,18 @@ impl CacheStrategy for SharedTarget {
         }
         let (this, site) = (self.clone(), site.clone());
         blocking(move || this.install(&site)).await
+    }
+
+    async fn examine(&self, workspace: &Path) -> Vec<CacheFinding> {
+        let (dir, workspace) = (self.dir(), workspace.to_owned());
+        let examined = blocking(move || Ok(survey(&workspace).err())).await;
+        vec![match examined.ok().flatten() {
+            Some(why) => CacheFinding::trouble(
+                format!("worktrees have targets of their own, and share nothing: {why}"),
+                "set another `cache.strategy`, such as seeded",
+            ),
+            None => CacheFinding::fine(format!("worktrees build into {}", dir.display())),
+        }]
     }
 
     async fn detach(&self, site: &CacheSite) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,27 @@ pub struct Attachment {
     pub reason: Option<String>,
     /// Whether [preparing](CacheStrategy::prepare) would make later workspaces warmer.
     pub unprepared: bool,
+}
+
+/// Something that is known of a cache, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheFinding {
+    /// What was found.
+    pub message: String,
+    /// What to do about it; `None`: nothing, it is as it should be.
+    pub advice: Option<String>,
+}
+
+impl CacheFinding {
+    /// It is as it should be.
+    pub fn fine(message: impl Into<String>) -> Self {
+        Self { message: message.into(), advice: None }
+    }
+
+    /// Builds are slower than they need be, and this helps.
+    pub fn trouble(message: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { message: message.into(), advice: Some(advice.into()) }
+    }
 }
 
 /// What [`CacheStrategy::prepare`] did.
@@ -110,6 +131,13 @@ pub trait CacheStrategy: fmt::Debug + Send + Sync {
     ///
     /// Any; the workspace is removed nevertheless.
     async fn detach(&self, site: &CacheSite) -> Result<()>;
+
+    /// Looks at the cache, for somebody who wants to know why builds are as they are. `workspace` is one of
+    /// the repository, such as the user's own. Changes nothing, and may take seconds.
+    async fn examine(&self, workspace: &Path) -> Vec<CacheFinding> {
+        let _ = workspace;
+        Vec::new()
+    }
 
     /// Gives up what can be built again until at most `budget` bytes are used by what idle slots
     /// and the strategy itself hold. Returns the bytes freed.

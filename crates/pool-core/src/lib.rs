@@ -19,7 +19,7 @@ mod time;
 mod ttl;
 
 pub use blocking::BlockingPool;
-pub use cache::{Attachment, CacheSite, CacheStrategy, Prepared};
+pub use cache::{Attachment, CacheFinding, CacheSite, CacheStrategy, Prepared};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
 pub use id::{

@@ -15,6 +15,7 @@ use crate::cargo::{self, Toolchain, Workspace};
 use crate::files;
 use crate::install::{self, CargoConfig};
 use crate::rustc::{Config, may_unshare};
+use crate::seeded::blocking;
 
 /// How a base is built.
 #[derive(Clone, Debug)]
@@ -33,9 +34,11 @@ pub(crate) struct Recipe {
     pub(crate) used: Vec<u64>,
 }
 
+const LOCK: &str = "base.lock";
+
 /// The lock of whoever builds; `None` when somebody else has it.
 fn lock(cache: &Path) -> Result<Option<File>> {
-    let path = cache.join("base.lock");
+    let path = cache.join(LOCK);
     let failed = |e| Error::io(format!("lock {}", path.display()), e);
     fs::create_dir_all(cache).map_err(failed)?;
     let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
@@ -44,6 +47,21 @@ fn lock(cache: &Path) -> Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(failed(e)),
     }
+}
+
+/// Whether there is a base of `commit` that is whole, and that was made as one would be made today.
+fn is_present(cache: &Path, commit: &CommitId) -> bool {
+    let Some((base, manifest)) = choose(cache, commit) else { return false };
+    manifest.commit == *commit
+        && base.has_state(&manifest)
+        && base.obsolete(&manifest, &base.tree()).is_none()
+}
+
+/// Whether somebody is building a base.
+pub(crate) fn is_being_built(cache: &Path) -> bool {
+    let Ok(file) = File::open(cache.join(LOCK)) else { return false };
+    // Shared: those who look do not take each other for a builder.
+    matches!(fs4::FileExt::try_lock_shared(&file), Err(TryLockError::WouldBlock))
 }
 
 /// Builds a base of `commit`, unless there is one, or somebody else is at it. Whoever was killed at it
@@ -56,10 +74,9 @@ pub(crate) async fn build(
 ) -> Result<Prepared> {
     let Some(lock) = lock(&recipe.cache)? else { return Ok(Prepared::Busy) };
     tidy(&recipe.cache, usize::MAX, &recipe.used)?;
-    let present = choose(&recipe.cache, commit);
-    if present
-        .is_some_and(|(base, manifest)| manifest.commit == *commit && base.has_state(&manifest))
-    {
+    let (cache, same) = (recipe.cache.clone(), commit.clone());
+    let present = blocking(move || Ok(is_present(&cache, &same))).await?;
+    if present {
         return Ok(Prepared::Present);
     }
     let number = all(&recipe.cache).first().map_or(1, |newest| newest.number() + 1);

@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use fs4::TryLockError;
-use pool_core::{Error, Result};
+use pool_core::{CacheFinding, Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// How a cache of compilations is used, as it is written down for the wrapper of rustc.
@@ -43,7 +43,25 @@ const LIMIT: Duration = Duration::from_secs(15);
 const NOT_HERE: [&str; 4] =
     ["SCCACHE_NO_DAEMON", "SCCACHE_START_SERVER", "SCCACHE_STARTUP_NOTIFY", "SCCACHE_SERVER_PORT"];
 
+/// Where it is written down, beside the server's lock.
+const NOTE: &str = "client.json";
+
 impl Client {
+    /// As it was written down there by whoever used it last.
+    pub(super) fn noted(dir: &Path) -> Option<Self> {
+        let text = fs::read(dir.join(NOTE)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Writes it down, for those who have to stop the server.
+    pub(super) fn note(&self) -> Result<()> {
+        let Some(path) = self.dir.as_ref().map(|dir| dir.join(NOTE)) else { return Ok(()) };
+        serde_json::to_vec(self)
+            .map_err(io::Error::from)
+            .and_then(|text| crate::files::write(&path, &text))
+            .map_err(|e| Error::io(format!("write {}", path.display()), e))
+    }
+
     /// With a place for the socket: the cache's directory, or one that has a shorter path.
     pub(super) fn with_socket(mut self) -> Result<Self> {
         let Some(dir) = &self.dir else { return Ok(self) };
@@ -110,6 +128,34 @@ impl Client {
     pub(crate) fn ensure_inside(&self) -> bool {
         let knows = |name: &String| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         self.answers() || (self.needs.iter().all(knows) && self.ensure(&BTreeMap::new()).is_ok())
+    }
+
+    /// What there is to say of its server.
+    pub(super) fn examine(&self) -> CacheFinding {
+        if !self.answers() {
+            return match self.dir.as_deref().and_then(|dir| recent(&dir.join("trouble"))) {
+                Some(why) => CacheFinding::trouble(
+                    why,
+                    "put that right; it is tried again a minute after it failed, and until then each worktree \
+                     compiles everything",
+                ),
+                None => unused(),
+            };
+        }
+        let mut command = self.command("--show-stats", &BTreeMap::new());
+        let said = match output(command.arg("--stats-format=json"), LIMIT) {
+            Ok(said) => said,
+            Err(why) => {
+                return CacheFinding::trouble(
+                    format!(
+                        "a server listens at {}, and does not answer: {why}",
+                        self.socket.display()
+                    ),
+                    "end it; the next lease starts another",
+                );
+            }
+        };
+        summed_up(&serde_json::from_slice(&said).unwrap_or_default())
     }
 
     /// Starts a server unless there is one. The error says why there is none.
@@ -208,6 +254,59 @@ impl Client {
 /// Has something done that may fail, and that nobody wants to hear of.
 fn quiet(command: &mut Command) {
     let _ = finish(command.stdout(Stdio::null()).stderr(Stdio::null()), LIMIT);
+}
+
+/// Where there is no server, which is no trouble.
+pub(super) fn unused() -> CacheFinding {
+    CacheFinding::fine("no server runs; the next lease starts one")
+}
+
+/// What a server counted, since it was started.
+fn summed_up(stats: &serde_json::Value) -> CacheFinding {
+    let stats = &stats["stats"];
+    let of_all = |name: &str| -> u64 {
+        let counts = stats[name]["counts"].as_object().into_iter().flatten();
+        counts.filter_map(|(_, count)| count.as_u64()).sum()
+    };
+    let one = |name: &str| stats[name].as_u64().unwrap_or_default();
+    let (hits, misses) = (of_all("cache_hits"), of_all("cache_misses"));
+    let what = format!("a server runs: {hits} compilations were found, {misses} were not");
+    let (writes, reads) = (one("cache_write_errors"), of_all("cache_errors"));
+    let timeouts = one("cache_timeouts");
+    if writes + reads + timeouts == 0 {
+        return CacheFinding::fine(what);
+    }
+    CacheFinding::trouble(
+        format!(
+            "{what}; {reads} could not be read, {writes} not be written, {timeouts} took too long"
+        ),
+        "see whether the cache can be reached, and has room",
+    )
+}
+
+/// What a program calls itself, with its version.
+pub(super) fn version(program: &Path) -> Result<String, String> {
+    let said = output(Command::new(program).arg("--version"), LIMIT)?;
+    let said = String::from_utf8_lossy(&said);
+    let first = said.lines().next().unwrap_or_default().trim();
+    Ok(if first.is_empty() { program.display().to_string() } else { first.to_owned() })
+}
+
+/// What a command prints, if it succeeds.
+fn output(command: &mut Command, limit: Duration) -> Result<Vec<u8>, String> {
+    // Not a pipe, which somebody has to read meanwhile.
+    let mut said = tempfile::tempfile().map_err(|e| e.to_string())?;
+    let out = said.try_clone().map_err(|e| e.to_string())?;
+    command.stdin(Stdio::null()).stdout(out).stderr(Stdio::null());
+    match finish(command, limit) {
+        Ok(Some(status)) if status.success() => {}
+        Ok(Some(status)) => return Err(format!("it failed ({status})")),
+        Ok(None) => return Err("it takes too long".to_owned()),
+        Err(e) => return Err(e.to_string()),
+    }
+    let mut text = Vec::new();
+    said.rewind().and_then(|()| said.read_to_end(&mut text)).map_err(|e| e.to_string())?;
+    Ok(text)
 }
 
 /// Waits for a command, and ends it when that takes too long: `None`.

@@ -194,6 +194,7 @@ async fn pool(context: &Context, found: &mut Findings) {
     on_disk(context, &state, found).await;
     watched(context, &state, found);
     trash(context, found);
+    cache(context, found).await;
     rescues(context, found).await;
 }
 
@@ -278,6 +279,18 @@ fn watched(context: &Context, state: &PoolState, found: &mut Findings) {
         ),
         Ok(false) => found.ok("reaper", "none runs, and none is needed"),
         Err(error) => found.error("reaper", &error),
+    }
+}
+
+/// A cache is never wrong: at worst builds are slow.
+async fn cache(context: &Context, found: &mut Findings) {
+    let Some(cache) = context.pool.cache() else { return };
+    found.ok("cache", format!("the strategy is {}", cache.name()));
+    for one in cache.examine(context.repository_path()).await {
+        match one.advice {
+            None => found.ok("cache", one.message),
+            Some(advice) => found.note("cache", one.message, advice),
+        }
     }
 }
 
