@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::install;
+use crate::sccache;
 
 /// The note's name.
 const NAME: &str = "cache.json";
@@ -62,14 +63,34 @@ impl Note {
     }
 }
 
-/// Removes what a strategy put beside a slot: the note, and what cargo was told.
+/// What is put together beside a worktree before it is moved there: by `seed`, and by `directories`. It is found
+/// only where somebody was killed at it.
+const UNFINISHED: [&str; 2] = [".seeding", ".copying"];
+
+/// Removes what any strategy put beside a slot: the note, and what cargo was told; and what was not finished. A
+/// cache's server that only this slot needed is stopped.
 ///
 /// # Errors
 ///
 /// When something can't be removed.
 pub(crate) fn forget(slot_dir: &Path) -> Result<()> {
     install::take_away(slot_dir)?;
-    Note::remove(slot_dir)
+    discard_unfinished(slot_dir)?;
+    Note::remove(slot_dir)?;
+    sccache::leave(slot_dir);
+    Ok(())
+}
+
+fn discard_unfinished(slot_dir: &Path) -> Result<()> {
+    for path in UNFINISHED.map(|name| slot_dir.join(name)) {
+        match fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("remove {}", path.display()), e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Notes that a lease begins at `commit` in a slot that builds into `target`. If the one before began
@@ -80,6 +101,7 @@ pub(crate) fn forget(slot_dir: &Path) -> Result<()> {
 ///
 /// When the note, or cargo's, can't be changed.
 pub(crate) fn begin(slot_dir: &Path, target: &Path, commit: &CommitId) -> Result<()> {
+    discard_unfinished(slot_dir)?;
     let mut note = Note::read(slot_dir);
     if note.commit.as_ref() == Some(commit) {
         return Ok(());
@@ -149,6 +171,29 @@ fn package_of(unit: &Path) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_unfinished_stays() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let leave = || {
+            for name in [".seeding/debug/deps", ".copying/bin"] {
+                fs::create_dir_all(dir.path().join(name)).expect("made");
+                fs::write(dir.path().join(name).join("half"), "x").expect("written");
+            }
+        };
+        let left = || {
+            let entries = fs::read_dir(dir.path()).expect("it is there").flatten();
+            entries.map(|entry| entry.file_name()).collect::<Vec<_>>()
+        };
+        leave();
+        let commit = CommitId::new("0123abcd").expect("a commit id");
+        begin(dir.path(), &dir.path().join("tree/target"), &commit).expect("begun");
+        assert_eq!(left(), [NAME]);
+        leave();
+        forget(dir.path()).expect("forgotten");
+        assert!(left().is_empty());
+        forget(dir.path()).expect("there is nothing to forget");
+    }
 
     #[test]
     fn scripts_that_say_nothing_run_again_at_another_commit() {

@@ -5,7 +5,9 @@ use std::path::Path;
 use async_trait::async_trait;
 use pool_core::{Attachment, CacheSite, CacheStrategy, Result};
 
-use crate::note::{self, Note};
+use crate::install;
+use crate::note;
+use crate::seeded::blocking;
 use crate::setup::slot_dir;
 
 /// Each workspace builds into its own `target` directory, where cargo puts it by default.
@@ -53,6 +55,8 @@ impl CacheStrategy for Private {
 
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
         let attachment = self.announce(site);
+        // What another strategy put there, before the settings changed.
+        install::take_away(slot_dir(&site.path))?;
         if attachment.warm {
             note::begin(slot_dir(&site.path), &site.path.join("target"), &site.base)?;
         }
@@ -60,7 +64,8 @@ impl CacheStrategy for Private {
     }
 
     async fn detach(&self, site: &CacheSite) -> Result<()> {
-        Note::remove(slot_dir(&site.path))
+        let dir = slot_dir(&site.path).to_owned();
+        blocking(move || note::forget(&dir)).await
     }
 
     /// Frees nothing, and returns 0: all there is lies in the slots, and this strategy keeps no record

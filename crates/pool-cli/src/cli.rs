@@ -135,6 +135,9 @@ pub(crate) enum Verb {
         /// The commit to build it from
         #[arg(long, value_name = "REV")]
         base: String,
+        /// How build artifacts are shared
+        #[arg(long, value_name = "STRATEGY")]
+        cache: String,
     },
     /// Watch over a pool until nothing is left in it; started by other verbs
     #[command(hide = true)]

@@ -50,7 +50,7 @@ pub(crate) async fn perform(Cli { global, verb }: Cli) -> Result<u8> {
             Ok(0)
         }
         Verb::Cache(verb) => cache::perform(&global, verb).await,
-        Verb::BuildBase { base } => cache::build_base(&global, base).await,
+        Verb::BuildBase { base, cache } => cache::build_base(&global, base, &cache).await,
         Verb::Reaper => Ok(reaper::live(&global).await.map(|()| 0)?),
     }
 }

@@ -76,10 +76,10 @@ async fn trim(context: &Context, to: ByteSize) -> Result<u8> {
 }
 
 /// What [`start_if_missing`] starts.
-pub(crate) async fn build_base(global: &Global, base: String) -> Result<u8> {
+pub(crate) async fn build_base(global: &Global, base: String, strategy: &str) -> Result<u8> {
     background::detach();
     background::yield_to_others();
-    let context = Context::open(global, None, Access::Visit)?;
+    let context = Context::open(global, Some(strategy), Access::Visit)?;
     if context.exists {
         context.pool.prepare_cache(Some(base), None, &|_| ()).await?;
     }
@@ -91,7 +91,9 @@ pub(crate) fn start_if_missing(context: &Context, lease: &pool_core::Lease) {
     if !lease.attachment.unprepared || !context.settings.cache.auto {
         return;
     }
-    let args = ["build-base", "--base", lease.base.commit.as_str()];
+    // Which may be another strategy than that of the settings.
+    let (base, strategy) = (lease.base.commit.as_str(), lease.attachment.strategy.as_str());
+    let args = ["build-base", "--base", base, "--cache", strategy];
     if let Err(error) = background::start(&context.pool_dir, &args, "build-base.log") {
         // Builds are slower without; the next lease tries again.
         tracing::warn!(target: "wtpool", %error, "the base of the build cache is not being built");

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use testkit::fixture::{Fixture, Layout};
 
 /// So long something may take that is to happen by itself. Far more than it needs.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The program itself.
 pub(crate) const WTPOOL: &str = env!("CARGO_BIN_EXE_wtpool");

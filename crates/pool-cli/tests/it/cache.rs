@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, eventually};
+use crate::bench::{Bench, PATIENCE, eventually, write};
 
 /// A repository with a cargo workspace in it, and cargo where it is for this process.
 fn cargo_bench() -> Bench {
@@ -86,6 +87,134 @@ fn a_lease_that_stays_has_the_base_built_in_the_background() {
     bench.ok(&["release", lease.to_str().expect("UTF-8")]);
     let ran = bench.ok(&["run", "--", "sh", "-c", BUILD]);
     assert_eq!(ran.out, "0\none\n", "{ran:?}");
+}
+
+/// What the doctor says of the cache.
+fn said_of_cache(bench: &Bench) -> Vec<(String, String)> {
+    let document = bench.json(&["doctor"]);
+    let findings = document["findings"].as_array().expect("an array").iter();
+    let of_cache = findings.filter(|finding| finding["check"] == "cache");
+    let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
+    of_cache.map(|finding| (text(&finding["status"]), text(&finding["message"]))).collect()
+}
+
+fn says(bench: &Bench, status: &str, part: &str) {
+    let said = said_of_cache(bench);
+    let found = said.iter().any(|(is, message)| is == status && message.contains(part));
+    assert!(found, "{status} {part:?} is not in {said:?}");
+}
+
+#[test]
+fn the_doctor_knows_the_base() {
+    let bench = cargo_bench();
+    bench.ok(&["warm", "1"]);
+    let head = bench.fixture.git().args(["rev-parse", "--short=12", "HEAD"]).stdout();
+    says(&bench, "ok", "the strategy is seeded");
+    says(&bench, "ok", &format!("start from base 1 (commit {head}, rustc "));
+    assert!(said_of_cache(&bench).iter().any(|(_, said)| said.contains("mount namespaces are")));
+    let base = |number: u32| bench.pool().join(format!("cache/base/{number}"));
+    // Another toolchain made it.
+    let manifest = base(1).join("manifest.json");
+    let text = fs::read_to_string(&manifest).expect("read");
+    write(&manifest, &text.replacen("\"rustc\":\"rustc 1.", "\"rustc\":\"rustc 0.", 1));
+    says(&bench, "note", "is of no use: it was built by rustc 0.");
+    let warmed = bench.ok(&["warm", "0"]);
+    assert!(warmed.err.contains("the base of the build cache is built"), "{warmed:?}");
+    says(&bench, "ok", "start from base 2");
+    // Somebody writes into a file of it.
+    let deps = base(2).join("tree/target/debug/deps");
+    let program = fs::read_dir(deps).expect("built").flatten().map(|entry| entry.path());
+    let program = program.into_iter().find(|path| path.extension().is_none()).expect("a program");
+    fs::File::options().write(true).open(&program).and_then(|f| f.set_len(7)).expect("cut");
+    says(&bench, "note", "base 2 (commit");
+    says(&bench, "note", "is not what it was");
+    let warmed = bench.ok(&["warm", "0"]);
+    assert!(warmed.err.contains("the base of the build cache is built"), "{warmed:?}");
+    says(&bench, "ok", "start from base 3");
+    let ran = bench.ok(&["run", "--base", "HEAD", "--", "sh", "-c", BUILD]);
+    assert_eq!(ran.out, "0\none\n", "{ran:?}");
+}
+
+#[test]
+fn the_doctor_knows_that_there_is_no_base() {
+    let bench = cargo_bench();
+    bench.acquire(&["--name", "cold"]);
+    says(&bench, "note", "there is no base: the first build in a new worktree compiles everything");
+    let bench = bench.var("WTPOOL_CACHE__STRATEGY", "private");
+    assert_eq!(said_of_cache(&bench), [("ok".to_owned(), "the strategy is private".to_owned())]);
+    let bench = bench.var("WTPOOL_CACHE__STRATEGY", "sccache");
+    let bench = bench.var("WTPOOL_CACHE__WRAPPER", "/no/such/program");
+    says(&bench, "note", "/no/such/program can't be run");
+    let bench = bench.var("WTPOOL_CACHE__WRAPPER", "no-such-program");
+    says(&bench, "note", "is not installed");
+    assert_eq!(bench.json(&["doctor"])["ok"], true, "builds are slow, and right");
+}
+
+/// An option names another strategy than the settings do: its base is built all the same.
+#[test]
+fn a_base_is_built_for_whom_asks_for_one() {
+    let bench = cargo_bench().var("WTPOOL_CACHE__AUTO", "true");
+    let bench = bench.var("WTPOOL_CACHE__STRATEGY", "private");
+    bench.acquire(&["--name", "seeded", "--cache", "seeded"]);
+    let manifest = bench.pool().join("cache/base/1/manifest.json");
+    eventually("the base is built", || manifest.exists());
+}
+
+/// Killed at any moment of it: nothing of it is left, and the next lease is as good as any.
+#[test]
+fn a_process_that_is_killed_while_it_seeds() {
+    let bench = cargo_bench();
+    // Much to copy.
+    let script = "fn main() {\n    println!(\"cargo::rerun-if-changed=build.rs\");\n    \
+                  let out = std::env::var(\"OUT_DIR\").unwrap();\n    for number in 0..8000 {\n        \
+                  std::fs::write(format!(\"{out}/{number}\"), \"x\").unwrap();\n    }\n}\n";
+    write(bench.repo().join("build.rs"), script);
+    bench.fixture.git().args(["add", "-A"]).ok();
+    bench.fixture.git().args(["commit", "-qm", "a build script"]).ok();
+    bench.ok(&["warm", "0"]);
+    let slot = bench.pool().join("slots/1");
+    let name = bench.repo().file_name().expect("it has a name").to_owned();
+    let (unfinished, target) = (slot.join(".seeding"), slot.join(name).join("target"));
+    let interrupt = || {
+        let mut child = bench.spawn(&["acquire", "--name", "killed"]);
+        let begun = Instant::now();
+        while !unfinished.exists() && child.try_wait().expect("it can be asked").is_none() {
+            assert!(begun.elapsed() < PATIENCE, "nothing is being seeded");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // It may have ended meanwhile.
+        let _ = child.kill();
+        child.wait().expect("it ends");
+        unfinished.exists() && !target.exists()
+    };
+    // On a machine with much else to do, it may be through before we look.
+    let interrupted = (0..20).any(|_| {
+        let interrupted = interrupt();
+        if !interrupted {
+            bench.run(&["release", "killed", "--linger", "0s"]);
+            bench.ok(&["prune", "--all"]);
+        }
+        interrupted
+    });
+    assert!(interrupted, "nothing is tested");
+    bench.ok(&["prune"]);
+    assert!(!slot.exists(), "something is left of it");
+    assert_eq!((bench.slots().len(), bench.worktrees()), (0, 1));
+    let ran = bench.ok(&["run", "--", "sh", "-c", BUILD]);
+    assert_eq!(ran.out, "0\none\n", "{ran:?}");
+    // Nor does it hold up those who do not wait for anybody to clean up.
+    assert!((0..20).any(|_| {
+        let interrupted = interrupt();
+        if !interrupted {
+            bench.run(&["release", "killed", "--linger", "0s"]);
+        }
+        interrupted
+    }));
+    let ran = bench.ok(&["run", "--", "sh", "-c", BUILD]);
+    assert_eq!(ran.out, "0\none\n", "{ran:?}");
+    bench.ok(&["prune", "--all"]);
+    bench.eventually_empty();
+    assert!(!slot.exists(), "something is left of it");
 }
 
 #[test]

@@ -108,6 +108,36 @@ fn a_server_that_a_build_starts_does_not_hold_its_lease() {
     eventually("the server ends", || servers(&pool).is_empty());
 }
 
+/// An option says so, and not the settings, by which slots are removed.
+#[test]
+fn a_server_that_an_option_asked_for_ends_with_the_slots() {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|dir| dir.join("sccache").is_file()) {
+        return skip("sccache is not installed");
+    }
+    let bench = bench().var("WTPOOL_CACHE__STRATEGY", "private");
+    let pool = bench.pool();
+    let mut warm = with_cargo(&bench, &["warm", "1", "--cache", "sccache"]);
+    let warmed = finish(&mut warm);
+    assert_eq!(warmed.code, Some(0), "{warmed:?}");
+    assert_eq!(servers(&pool).len(), 1);
+    let mut one = with_cargo(&bench, &["acquire", "--name", "one", "--cache", "sccache"]);
+    let mut other = with_cargo(&bench, &["acquire", "--name", "other", "--cache", "sccache"]);
+    assert_eq!((finish(&mut one).code, finish(&mut other).code), (Some(0), Some(0)));
+    let mut doctor = with_cargo(&bench, &["doctor"]);
+    let said = finish(doctor.env("WTPOOL_CACHE__STRATEGY", "sccache")).out;
+    assert!(said.contains("a server runs: 0 compilations were found"), "{said}");
+    bench.ok(&["release", "one", "--linger", "0s"]);
+    bench.ok(&["prune", "--all"]);
+    assert_eq!(servers(&pool).len(), 1, "the other one still needs it");
+    bench.ok(&["release", "other", "--linger", "0s"]);
+    bench.ok(&["prune", "--all"]);
+    eventually("the server ends", || servers(&pool).is_empty());
+    let mut doctor = with_cargo(&bench, &["doctor"]);
+    let said = finish(doctor.env("WTPOOL_CACHE__STRATEGY", "sccache")).out;
+    assert!(said.contains("no server runs; the next lease starts one"), "{said}");
+}
+
 /// What sccache sees to by itself by now, for a program that doesn't.
 #[test]
 fn nor_does_any_daemon_of_a_wrapper() {
