@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -24,6 +24,31 @@ pub(crate) struct Ground {
     // In this order: a volume is unmounted before its mount point goes.
     volume: Option<Volume>,
     _dir: TempDir,
+    _sweeper: Sweeper,
+}
+
+/// Removes a directory when this process has ended, however it did.
+struct Sweeper(Child);
+
+impl Sweeper {
+    /// A process that waits for the end of its input, which only this one has the other end of. What is still at
+    /// work in the directory (cargo, the pool's reaper) soon finds its ground gone.
+    fn new(dir: &Path) -> Result<Self> {
+        let script = "trap '' INT TERM HUP; read -r _; for _ in $(seq 60); do \
+                      [ ! -d \"$1/volume\" ] || umount \"$1/volume\"; rm -rf \"$1\" && break; sleep 1; done";
+        let mut sh = Command::new("sh");
+        sh.args(["-c", script, "sh"]).arg(dir).stdin(Stdio::piped());
+        sh.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(sh.spawn()?))
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        // By now there is nothing to remove.
+        let _ = self.0.wait();
+    }
 }
 
 /// A worktree that was leased.
@@ -52,6 +77,7 @@ impl Ground {
             Some(place) => builder.tempdir_in(place)?,
             None => builder.tempdir()?,
         };
+        let sweeper = Sweeper::new(dir.path())?;
         let volume = match common.filesystem {
             Some(kind) => Some(Volume::make(kind, common.size, dir.path())?),
             None => None,
@@ -68,6 +94,7 @@ impl Ground {
             root,
             volume,
             _dir: dir,
+            _sweeper: sweeper,
         };
         fs::create_dir(ground.root.join("settings"))?;
         clone(&common.repo.canonicalize()?, &ground.repo())?;
