@@ -37,7 +37,6 @@ pub(super) struct Analysis<'a> {
     pub(super) base: &'a Base,
     pub(super) tree: &'a Path,
     pub(super) target: &'a Path,
-    pub(super) workspace: &'a Workspace,
 }
 
 /// What was found.
