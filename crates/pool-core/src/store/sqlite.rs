@@ -100,8 +100,8 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::PermissionDenied`]: the directory is read-only, not accessible, or somebody
-    ///   else's;
+    /// - [`ErrorKind::PermissionDenied`]: the directory is read-only, not accessible, somebody
+    ///   else's, or one that others may write to;
     /// - [`ErrorKind::Unsupported`]: it is on a network filesystem, or one on which SQLite's WAL
     ///   does not work;
     /// - [`ErrorKind::Store`]: the records were written by a newer version;

@@ -286,7 +286,15 @@ fn check_owner(dir: &Path) -> Result<()> {
     }
     let user = rustix::process::geteuid().as_raw();
     if meta.uid() == user {
-        return Ok(());
+        // Whoever may write there may have the records say anything, and put links in the place of files.
+        let mode = meta.mode() & 0o7777;
+        if mode & 0o022 == 0 {
+            return Ok(());
+        }
+        let message =
+            format!("others may write in the pool directory {} (mode {mode:04o})", dir.display());
+        return Err(Error::new(ErrorKind::PermissionDenied, message)
+            .with_hint(format!("see what is in it, then run: chmod go-w {}", dir.display())));
     }
     let message = format!(
         "the pool directory {} belongs to another user (uid {}; this is uid {user})",
