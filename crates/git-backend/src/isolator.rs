@@ -37,8 +37,9 @@ impl GitIsolator {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when `pool_dir` lies inside the git directory, and
-    /// any when the repository can't be opened (its format is too new, for example).
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when `pool_dir` lies inside the git directory,
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) when the repository is another user's and not
+    /// listed in `safe.directory`, and any when the repository can't be opened (its format is too new, for example).
     pub fn open(repository: &Repository, pool_dir: &Path, settings: GitSettings) -> Result<Self> {
         let site = Arc::new(Site::open(repository, pool_dir, settings)?);
         let archive = rescue::Archive { site: Arc::clone(&site) };

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use gix::bstr::ByteSlice;
 use pool_core::{Error, ErrorKind, Result, SlotId};
 
+use crate::git::Git;
 use crate::repository::Repository;
 use crate::settings::GitSettings;
 
@@ -52,6 +53,7 @@ impl Site {
         pool_dir: &Path,
         settings: GitSettings,
     ) -> Result<Self> {
+        check_owner(repository, &settings)?;
         let repo = open_repository(repository.common_dir(), &settings)?;
         let pool_dir = gix::path::realpath(pool_dir).map_err(|e| {
             gix_error(format!("resolve the pool directory {}", pool_dir.display()), e)
@@ -324,6 +326,28 @@ impl Site {
     pub(crate) fn repo(&self) -> gix::Repository {
         self.repo.to_thread_local()
     }
+}
+
+/// Whether git would work in that repository. One of another user may name commands in its configuration;
+/// git refuses it, but for those that `safe.directory` lists.
+fn check_owner(repository: &Repository, settings: &GitSettings) -> Result<()> {
+    let (common, main) = (repository.common_dir(), repository.main_worktree());
+    let is_own = |path: &Path| gix::sec::identity::is_path_owned_by_current_user(path);
+    let all_own =
+        [Some(common), main].into_iter().flatten().all(|path| is_own(path).unwrap_or(false));
+    if all_own {
+        return Ok(());
+    }
+    // What is asked is in the user's own configuration, whatever else of it is to hold.
+    let settings = GitSettings { user_config: true, ..settings.clone() };
+    let asked =
+        Git::in_directory(main.unwrap_or(common), &settings).args(["rev-parse", "--git-dir"]);
+    asked.run().map(drop).map_err(|e| {
+        let message = format!("{} belongs to another user", main.unwrap_or(common).display());
+        Error::new(ErrorKind::PermissionDenied, message)
+            .with_hint("if you trust it, add it to `safe.directory`, as git asks for it")
+            .with_source(e)
+    })
 }
 
 /// That what is at `place` isn't the pool's, and stays as it is.

@@ -519,3 +519,139 @@ async fn what_the_next_lease_finds() {
     assert!(git_succeeds(&place, &["rev-parse", "--verify", "-q", "theirs"]));
     assert_eq!(isolator.place(SlotId(1)), place);
 }
+
+/// A rescue that somebody has made up, or that came with a mirrored repository.
+#[tokio::test]
+async fn a_rescue_that_leads_elsewhere() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let root = fixture.root.path().canonicalize().unwrap();
+    let outside = root.join("outside");
+    write(&outside, "secret", "precious");
+    for path in [outside.clone(), outside.join("secret")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let (plan, place) = slot(&isolator, 1, "lease").await;
+    symlink(&outside, place.join("link")).unwrap();
+    let saved = proof(&isolator, &plan).await;
+    let reference = saved.rescue().unwrap().reference.clone();
+    isolator.dispose(saved).await.unwrap();
+
+    let scratch = root.join("scratch");
+    let metadata = format!("{reference}^3");
+    git(
+        &fixture.repo,
+        &["worktree", "add", "-q", "--detach", scratch.to_str().unwrap(), &metadata],
+    );
+    let sound: serde_json::Value =
+        serde_json::from_str(&read(scratch.join("manifest.json"))).unwrap();
+    for (number, (list, path)) in [
+        ("modes", "link/secret"),
+        ("directories", "link/made"),
+        ("directories", "link"),
+        ("directories", "../outside"),
+        ("modes", "../outside/secret"),
+        ("modes", ".git/config"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut manifest = sound.clone();
+        let record = serde_json::json!({"path": path, "mode": 0o777});
+        manifest[list].as_array_mut().unwrap().push(record);
+        fs::write(scratch.join("manifest.json"), manifest.to_string()).unwrap();
+        git(&scratch, &["add", "-A"]);
+        let tree = git(&scratch, &["write-tree"]);
+        let made_up = git(&scratch, &["commit-tree", &tree, "-m", "state"]);
+        let [head, index] = ["^1", "^2"].map(|parent| format!("{reference}{parent}"));
+        let tree = format!("{reference}^{{tree}}");
+        let args = ["commit-tree", &tree, "-p", &head, "-p", &index, "-p", &made_up, "-m", "x"];
+        let whole = git(&fixture.repo, &args);
+        let id = format!("lease-01arz3ndektsv4rrffq69g5fa{number}");
+        git(&fixture.repo, &["update-ref", &format!("refs/wtpool/rescue/{id}"), &whole]);
+        let id = pool_core::RescueId::new(id).unwrap();
+        let into = root.join(format!("restored-{number}"));
+        let refused = archive(&isolator).restore_into(&id, &into).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Store, "{path}: {refused}");
+        for path in [outside.clone(), outside.join("secret")] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "{path}");
+        assert!(!into.exists(), "{path}: taken back");
+    }
+}
+
+/// The submodule's repository is wherever its `.git` says, and so is its configuration.
+#[tokio::test]
+async fn commands_in_the_configuration_of_a_submodule() {
+    let fixture = Fixture::new();
+    let library = Fixture::new();
+    write(&library.repo, ".gitattributes", "*.md filter=trap\n");
+    let named = commit(&library.repo, "attributes");
+    let entry = format!("160000,{named},sub");
+    git(&fixture.repo, &["update-index", "--add", "--cacheinfo", &entry]);
+    git(&fixture.repo, &["commit", "-q", "-m", "a submodule"]);
+    let isolator = fixture.isolator();
+    let (plan, place) = slot(&isolator, 1, "lease").await;
+    let theirs = fixture.root.path().join("theirs");
+    let args = ["clone", "-q", library.repo.to_str().unwrap(), theirs.to_str().unwrap()];
+    git(&fixture.repo, &args);
+    fs::remove_dir(place.join("sub")).unwrap();
+    fs::create_dir(place.join("sub")).unwrap();
+    fs::write(place.join("sub/.git"), format!("gitdir: {}/.git\n", theirs.display())).unwrap();
+    git(&place.join("sub"), &["reset", "-q", "--hard"]);
+    let (script, trace) = trap(&fixture, "trap", "cat");
+    git(&theirs, &["config", "filter.trap.clean", script.to_str().unwrap()]);
+    // Only reading it tells whether that was changed.
+    write(&place.join("sub"), "README.md", "DEMO\n");
+    let losses = isolator.inspect(&plan).await.unwrap().losses;
+    assert_eq!(losses.unsavable.len(), 1, "{losses:?}");
+    assert!(!trace.exists());
+}
+
+/// The directory above a worktree, or the name that it is set aside under, given to a link after the look.
+#[tokio::test]
+async fn a_slots_own_directory_swapped_for_a_link() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let (plan, place) = slot(&isolator, 1, "lease").await;
+    let (_, neighbour) = slot(&isolator, 2, "neighbour").await;
+    write(&fixture.repo, "precious", "precious");
+    let (dir, away) = (place.parent().unwrap().to_owned(), fixture.root.path().join("away"));
+    // The main worktree has the name that worktrees have.
+    for target in [neighbour.parent().unwrap(), fixture.repo.parent().unwrap()] {
+        let settled = proof(&isolator, &plan).await;
+        let other = proof(&isolator, &plan).await;
+        fs::rename(&dir, &away).unwrap();
+        symlink(target, &dir).unwrap();
+        let refused = isolator.dispose(settled).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::WouldLoseWork, "{refused}");
+        let refused = isolator.recycle(&plan, other).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::WouldLoseWork, "{refused}");
+        assert_eq!(isolator.provision(&plan).await.unwrap_err().kind(), ErrorKind::WouldLoseWork);
+        fs::remove_file(&dir).unwrap();
+        fs::rename(&away, &dir).unwrap();
+    }
+    for (target, there) in [(&neighbour, true), (&fixture.repo, true), (&fixture.repo, false)] {
+        let settled = proof(&isolator, &plan).await;
+        symlink(target, dir.join(".leaving")).unwrap();
+        if !there {
+            fs::rename(&place, &away).unwrap();
+        }
+        isolator.dispose(settled).await.unwrap_err();
+        assert_eq!(status(&fixture.repo), "?? precious");
+        assert_eq!(status(&neighbour), "");
+        for link in [dir.join(".leaving"), place.clone()] {
+            if link.is_symlink() {
+                fs::remove_file(link).unwrap();
+            }
+        }
+        if !there {
+            fs::rename(&away, &place).unwrap();
+        }
+    }
+    isolator.dispose(proof(&isolator, &plan).await).await.unwrap();
+    assert!(!place.exists());
+    assert_eq!(read(fixture.repo.join("precious")), "precious");
+    assert_eq!(status(&neighbour), "");
+}
