@@ -124,6 +124,9 @@ pub(crate) fn local_packages(dir: &Path) -> Result<BTreeSet<String>> {
         command.env_remove(name);
     }
     command.current_dir(dir).other_options(["--offline".to_owned(), "--locked".to_owned()]);
+    // Cargo asks the compiler about itself, and the repository's configuration may name any program as
+    // that, or as a wrapper of it. To be leased runs nothing.
+    command.env("RUSTC", "rustc").env("RUSTC_WRAPPER", "").env("RUSTC_WORKSPACE_WRAPPER", "");
     let metadata = command.exec().map_err(|e| {
         let message = format!("cargo can't tell what {} depends on: {e}", dir.display());
         Error::new(ErrorKind::Unsupported, message)

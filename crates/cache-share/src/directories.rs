@@ -45,7 +45,11 @@ impl Directories {
         let names: Vec<PathBuf> = names.into_iter().collect();
         let leads_elsewhere = |name: &&PathBuf| {
             let mut parts = name.components();
-            name.as_os_str().is_empty() || !parts.all(|part| matches!(part, Component::Normal(_)))
+            let is_inside = |part| match part {
+                Component::Normal(name) => !name.eq_ignore_ascii_case(".git"),
+                _ => false,
+            };
+            name.as_os_str().is_empty() || !parts.all(is_inside)
         };
         match names.iter().find(leads_elsewhere) {
             None => Ok(Self { inner, main: main.into(), names }),
@@ -231,7 +235,7 @@ mod tests {
 
     #[test]
     fn only_what_is_inside() {
-        for name in ["../x", "/etc", "", "a/../../b"] {
+        for name in ["../x", "/etc", "", "a/../../b", ".git/hooks", "a/.GIT"] {
             let refused = Directories::new(Arc::new(Private::new()), "/main", [name.into()]);
             assert_eq!(refused.expect_err(name).kind(), ErrorKind::InvalidInput);
         }
