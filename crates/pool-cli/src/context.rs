@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -115,11 +116,18 @@ impl Place {
         let Self { repository, mut pool_dir, loaded: Loaded { settings, .. } } = self;
         // Before anything is made where a pool may not be.
         let isolator = Arc::new(GitIsolator::open(&repository, &pool_dir, settings.git())?);
-        if access == Access::Lease {
-            fs::create_dir_all(&pool_dir)
-                .map_err(|e| Error::io(format!("create {}", pool_dir.display()), e))?;
+        if pool_dir == repository.default_pool_dir() {
+            pool_dir.parent().map_or(Ok(()), check_above)?;
         }
-        let exists = pool_dir.is_dir();
+        let mut exists = is_pool(&pool_dir)?;
+        if access == Access::Lease && !exists {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&pool_dir)
+                .map_err(|e| Error::io(format!("create {}", pool_dir.display()), e))?;
+            exists = true;
+        }
         if exists {
             pool_dir = pool_dir
                 .canonicalize()
@@ -221,6 +229,81 @@ fn program(name: &Path) -> Result<Option<PathBuf>> {
 fn inherited(loaded: &Loaded) -> bool {
     let by_variable = loaded.origins.get("pool_dir") == Some(&settings::variable("pool_dir"));
     by_variable && std::env::var_os("WTPOOL_LEASE").is_some()
+}
+
+/// Whether there is a pool in a directory; not if that is empty.
+///
+/// # Errors
+///
+/// When it has anything else in it: a pool removes what is in its `trash`, among others.
+fn is_pool(dir: &Path) -> Result<bool> {
+    let reading = |e| Error::io(format!("read {}", dir.display()), e);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        Err(e) => return Err(reading(e)),
+    };
+    let records = [OWNER_FILE, "pool.db", "pool.json"];
+    if records.iter().any(|name| fs::symlink_metadata(dir.join(name)).is_ok_and(|m| m.is_file())) {
+        return Ok(true);
+    }
+    let mut exists = false;
+    for entry in entries {
+        let name = entry.map_err(reading)?.file_name();
+        let is_own = name.to_str().is_some_and(|name| {
+            OWN_NAMES.contains(&name) || OWN_BEGINNINGS.iter().any(|own| name.starts_with(own))
+        });
+        if !is_own {
+            let message = format!("{} is not a pool, and not empty", dir.display());
+            return Err(invalid(message)
+                .with_hint("name a directory that is empty or does not exist (`--pool-dir`)"));
+        }
+        exists = true;
+    }
+    Ok(exists)
+}
+
+/// What is there of a pool that others are just making, or that somebody deleted under a running process.
+const OWN_NAMES: [&str; 10] = [
+    "branches",
+    "build-base.log",
+    "cache",
+    "locks",
+    "reaper.lock",
+    "reaper.log",
+    "registration.lock",
+    OWNER_FILE,
+    "slots",
+    "trash",
+];
+const OWN_BEGINNINGS: [&str; 5] = ["pool.", "reserve", ".repository-", ".reserve-", ".sidecar-"];
+
+/// Whether anybody else could put something in the place of a default pool, whose name can be foretold.
+fn check_above(dir: &Path) -> Result<()> {
+    let reading = |e| Error::io(format!("look at {}", dir.display()), e);
+    // If it is a link, both it and where it leads.
+    let looked = fs::symlink_metadata(dir).and_then(|own| Ok([own, fs::metadata(dir)?]));
+    let found = match looked {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(reading(e)),
+    };
+    let user = rustix::process::geteuid().as_raw();
+    let foreign = |meta: &fs::Metadata| ![user, 0].contains(&meta.uid());
+    let open = |meta: &fs::Metadata| meta.is_dir() && meta.mode() & 0o022 != 0;
+    let (what, hint) = match () {
+        () if found.iter().any(foreign) => {
+            ("belongs to another user", "set another pool directory".to_owned())
+        }
+        () if found.iter().any(open) => {
+            ("is one that others may write to", format!("run: chmod go-w {}", dir.display()))
+        }
+        () => return Ok(()),
+    };
+    let message = format!("the directory of pools {} {what}", dir.display());
+    Err(Error::new(ErrorKind::PermissionDenied, message).with_hint(hint))
 }
 
 /// The common directory of the repository that a pool belongs to; `None` when there is no pool.

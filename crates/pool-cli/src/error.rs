@@ -5,6 +5,8 @@ use std::io::Write;
 use pool_core::{Error, ErrorKind};
 use serde::Serialize;
 
+use crate::output::{escaped, harmless};
+
 /// Why a verb did not do what it was asked for.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -78,9 +80,9 @@ pub(crate) fn tell(kind: &str, message: &str, hint: Option<&str>, json: bool) {
     // When stderr is gone there is nowhere left to complain to.
     let _ = if json {
         let document = Document { error: Body { kind, message, hint } };
-        writeln!(err, "{}", serde_json::to_string(&document).unwrap_or_default())
+        writeln!(err, "{}", escaped(&serde_json::to_string(&document).unwrap_or_default()))
     } else {
         let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-        writeln!(err, "error: {message}{hint}")
+        writeln!(err, "{}", harmless(&format!("error: {message}{hint}")))
     };
 }

@@ -29,10 +29,16 @@ impl Output {
         Self { json, quiet }
     }
 
-    /// A result, on stdout.
+    /// A result, on stdout, for people: without what could move a terminal's cursor, which an agent may have
+    /// put into the names of files.
     pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<()> {
+        self.exactly(&harmless(text.as_ref()))
+    }
+
+    /// A result, on stdout, to the last byte.
+    pub(crate) fn exactly(&self, text: &str) -> Result<()> {
         let mut out = std::io::stdout().lock();
-        match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+        match writeln!(out, "{text}").and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Unread),
             Err(e) => Err(pool_core::Error::io("write to the standard output", e).into()),
@@ -41,7 +47,7 @@ impl Output {
 
     /// One document on stdout.
     pub(crate) fn document(&self, document: &impl Serialize) -> Result<()> {
-        self.line(json(document)?)
+        self.exactly(&json(document)?)
     }
 
     /// A remark for people, on stderr.
@@ -60,14 +66,26 @@ impl Output {
 /// One line on stderr.
 pub(crate) fn say(text: &str) {
     // When stderr is gone, nobody wants to know.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", harmless(text));
 }
 
 /// A document as one line.
 pub(crate) fn json(document: &impl Serialize) -> Result<String> {
     let failed =
         |e| pool_core::Error::new(pool_core::ErrorKind::Other, format!("cannot write JSON: {e}"));
-    Ok(serde_json::to_string(document).map_err(failed)?)
+    Ok(escaped(&serde_json::to_string(document).map_err(failed)?))
+}
+
+/// The same JSON without the control characters that JSON allows in it, but that mean something to a terminal.
+pub(crate) fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c.is_control() {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// Sends what the libraries tell to stderr.
@@ -282,6 +300,12 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -
     let lines =
         table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Lines without anything that could move a terminal's cursor.
+pub(crate) fn harmless(text: &str) -> String {
+    let is_bad = |c: char| c.is_control() && c != '\n' && c != '\t';
+    text.chars().map(|c| if is_bad(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Without anything that could move a terminal's cursor.

@@ -18,8 +18,25 @@ use serde::{Deserialize, Serialize};
 use crate::error::invalid;
 use crate::output::LEASE_VARIABLES;
 
-/// The repository's file, at the root of its main worktree.
+/// The repository's file, at the root of its main worktree. It comes with whatever was checked out there.
 pub(crate) const REPOSITORY_FILE: &str = ".wtpool.toml";
+
+/// What the repository's file may not say: commands to run, and where to write.
+const NOT_THE_REPOSITORYS: [(&str, &str); 3] = [
+    ("cache.warm_command", "names a command to run"),
+    ("cache.wrapper", "names a command to run"),
+    ("pool_dir", "says where the pool is"),
+];
+
+/// What the repository's file may say only where its user's file says nothing: whether what the repository
+/// has in it is built or cloned by the pool itself, and whose configuration holds.
+const THE_USERS_FIRST: [&str; 4] = ["cache.auto", "cache.strategy", "submodules", "user_config"];
+
+/// No file of settings is longer.
+const LONGEST: u64 = 1 << 20;
+
+/// A shorter interval would keep the reaper busy with nothing but looking.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A span of time, as people write it: `90s`, `5m`, `1h30m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -304,12 +321,12 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
     // Without a home directory there is no user's file.
     let user = etcetera::choose_base_strategy().ok().map(|base| base.config_dir());
     let user = user.map(|dir| dir.join("wtpool").join("config.toml"));
+    let mut users_own = Config::builder();
     for path in user.into_iter().chain(main_worktree.map(|root| root.join(REPOSITORY_FILE))) {
-        let present =
-            path.try_exists().map_err(|e| Error::io(format!("read {}", path.display()), e))?;
-        if !present {
+        if !is_present(&path)? {
             continue;
         }
+        let of_repository = path.ends_with(REPOSITORY_FILE);
         let file = File::from(path.clone()).format(FileFormat::Toml);
         let values = file.collect().map_err(|e| malformed(&e))?;
         for key in keys("", &values) {
@@ -317,16 +334,32 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
                 let message = format!("unknown key {key} in {}", path.display());
                 return Err(invalid(message).with_hint("`wtpool config` lists the keys there are"));
             }
-            let is_command = ["cache.warm_command", "cache.wrapper"].contains(&key.as_str());
-            if is_command && path.ends_with(REPOSITORY_FILE) {
-                let message = format!("{} names a command to run", path.display());
-                return Err(invalid(message)
-                    .with_hint(format!("{key} belongs into your own configuration file")));
+            let forbidden = NOT_THE_REPOSITORYS.iter().find(|(forbidden, _)| key == *forbidden);
+            if let Some((_, what)) = forbidden.filter(|_| of_repository) {
+                let message = format!("{} {what}", path.display());
+                let hint = format!(
+                    "{key} belongs into your own configuration file, or into {}",
+                    variable(&key)
+                );
+                return Err(invalid(message).with_hint(hint));
+            }
+            if of_repository && THE_USERS_FIRST.contains(&&*key) && origins.contains_key(&key) {
+                continue;
             }
             origins.insert(key, path.display().to_string());
         }
+        if !of_repository {
+            let own = Config::builder().add_source(file.clone()).build();
+            let own = own.map_err(|e| malformed(&e))?;
+            for key in THE_USERS_FIRST {
+                if let Ok(value) = own.get::<Value>(key) {
+                    users_own = users_own.set_override(key, value).map_err(|e| malformed(&e))?;
+                }
+            }
+        }
         builder = builder.add_source(file);
     }
+    builder = builder.add_source(users_own.build().map_err(|e| malformed(&e))?);
     let variables: Map<String, String> = known
         .keys()
         .filter_map(|key| Some((variable(key), std::env::var(variable(key)).ok()?)))
@@ -362,10 +395,25 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
         settings.pool_dir = Some(absolute(dir, origin, main_worktree)?);
     }
     settings.pool().check()?;
-    if settings.reap_interval.0.is_zero() {
-        return Err(invalid("reap_interval is zero: the reaper would spin"));
+    if settings.reap_interval.0 < SHORTEST_INTERVAL {
+        return Err(invalid("reap_interval is below 10ms: the reaper would spin"));
     }
     Ok(Loaded { settings, origins })
+}
+
+/// Whether there is a file of settings. What a repository has in its place may be a link to a device, or to
+/// a pipe.
+fn is_present(path: &Path) -> Result<bool> {
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::io(format!("read {}", path.display()), e)),
+    };
+    match (meta.is_file(), meta.len()) {
+        (true, ..=LONGEST) => Ok(true),
+        (true, _) => Err(invalid(format!("{} is too long for settings", path.display()))),
+        (false, _) => Err(invalid(format!("{} is not a file", path.display()))),
+    }
 }
 
 /// A directory is relative to the file that names it, or else to the working directory.

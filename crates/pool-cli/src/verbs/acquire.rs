@@ -79,5 +79,5 @@ fn print(context: &Context, guard: &LeaseGuard) -> Result<()> {
         invalid(format!("the path {} can't be printed on one line", path.display()))
             .with_hint("choose another directory with `--pool-dir`")
     })?;
-    context.out.line(printed)
+    context.out.exactly(printed)
 }

@@ -122,7 +122,7 @@ async fn restore_into(context: &Context, id: &RescueId, path: PathBuf) -> Result
     if context.out.json {
         context.out.document(&IntoDocument { rescue: id, path: &path })?;
     } else {
-        context.out.line(path.display().to_string())?;
+        context.out.exactly(&path.display().to_string())?;
     }
     Ok(0)
 }

@@ -54,7 +54,7 @@ pub(crate) async fn perform(
         context.out.document(&Document { idle: report.idle, made: report.made })?;
     } else {
         for path in report.idle {
-            context.out.line(path.display().to_string())?;
+            context.out.exactly(&path.display().to_string())?;
         }
     }
     Ok(0)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::bench::{Bench, PATIENCE, eventually, write};
 
 /// A repository with a cargo workspace in it, and cargo where it is for this process.
-fn cargo_bench() -> Bench {
+pub(crate) fn cargo_bench() -> Bench {
     let home = |variable: &str, name: &str| {
         let given = std::env::var_os(variable).map(PathBuf::from);
         let usual = || PathBuf::from(std::env::var_os("HOME").expect("a home")).join(name);

@@ -6,6 +6,7 @@ mod cap;
 mod faults;
 mod killed;
 mod lease;
+mod malice;
 mod others;
 mod power;
 mod repository;
