@@ -18,7 +18,7 @@ pub(crate) mod times;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use pool_core::{CommitId, ContentId, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,21 @@ pub(crate) struct Manifest {
     pub(crate) size: u64,
     /// What went wrong while it was built, if anything.
     pub(crate) trouble: Option<String>,
+}
+
+impl Manifest {
+    /// Whether it names nothing outside of a target directory that is to be copied to, linked to, made or
+    /// removed there: damaged or not, it must lead nowhere else.
+    fn stays_inside(&self) -> bool {
+        let of_units = self.units.iter().flat_map(|unit| {
+            let files = unit.shared.iter().chain(&unit.copied).map(|file| &file.path);
+            files.chain(&unit.dirs)
+        });
+        of_units.chain(&self.states).chain([&self.target]).all(|path| {
+            let mut parts = path.components().peekable();
+            parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -153,7 +168,7 @@ impl Base {
     pub(crate) fn load(&self) -> Option<Manifest> {
         let text = fs::read(self.manifest()).ok()?;
         let manifest: Manifest = serde_json::from_slice(&text).ok()?;
-        (manifest.format == FORMAT).then_some(manifest)
+        (manifest.format == FORMAT && manifest.stays_inside()).then_some(manifest)
     }
 
     /// Says that it is not what it was, so that no other slot starts from it.

@@ -92,6 +92,8 @@ impl Identity {
 
 /// A slot, and how many codegen units are wanted (0: whatever rustc thinks right), in one number.
 fn encoded(slot: u32, wanted: u32) -> u32 {
+    // A slot of a larger number is not told from the last: no pool has as many.
+    let slot = slot.min((u32::MAX - FIRST) / 1000 - 1);
     FIRST + slot * 1000 + wanted.min(999)
 }
 

@@ -5,6 +5,8 @@ mod cargo;
 mod depinfo;
 mod directories;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 mod install;
 mod note;

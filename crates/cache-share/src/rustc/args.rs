@@ -242,6 +242,29 @@ mod tests {
         -C incremental=/w/target/debug/incremental -L dependency=/w/target/debug/deps \
         --extern grep=/w/target/debug/deps/libgrep-77.rlib";
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_asked_is_understood_or_left_alone(
+            words in proptest::collection::vec(
+                "(-C|--|@|=|[a-z]{1,3}|codegen-units=|[0-9]{1,11}|debuginfo=2|--crate-name|--out-dir|/)\
+                 {0,4}",
+                0..9,
+            ),
+        ) {
+            let mut arguments: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+            let before = arguments.clone();
+            let Some(invocation) = Invocation::read(&arguments) else { return Ok(()) };
+            proptest::prop_assert!(invocation.out_dir.is_absolute());
+            assert!(invocation.outputs().all(|path| path.starts_with(&invocation.out_dir)));
+            put_back_codegen_units(&mut arguments);
+            spare_debug_information(&mut arguments);
+            compress_debug_sections(&mut arguments, &invocation);
+            make_lean(&mut arguments, &invocation);
+            relative_to(&mut arguments, Path::new("/somewhere"));
+            proptest::prop_assert!(arguments.len() <= before.len() + 5);
+        }
+    }
+
     #[test]
     fn a_compilation_is_read() {
         let read = Invocation::read(&arguments(BIN)).expect("a compilation");

@@ -1,0 +1,185 @@
+//! Files of cargo's, of rustc's, of repositories and of this crate's own, as nobody wrote them.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use pool_core::{CommitId, SlotId};
+use proptest::prelude::*;
+use testkit::fuzz::damage;
+
+use crate::base::{Base, Local, Manifest, Unit};
+use crate::files::Recorded;
+use crate::identity::Identity;
+use crate::note::{self, Note};
+use crate::{depinfo, rustc};
+
+/// With everything in it that there can be.
+fn manifest() -> String {
+    let file = |path: &str| Recorded {
+        path: path.into(),
+        size: 7,
+        modified: std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_600_000_000, 7),
+    };
+    let local = Local {
+        package: "part".into(),
+        inputs: vec!["part/src/lib.rs".into()],
+        this_commit_only: true,
+        bound: Some("why".into()),
+    };
+    let mut manifest = Manifest::empty();
+    manifest.canonical = Some("/wtpool".into());
+    manifest.files.insert("part/src/lib.rs".into(), pool_core::ContentId("1".into()));
+    manifest.units = vec![Unit {
+        name: "part-0123456789abcdef".into(),
+        local: Some(local),
+        shared: vec![file("debug/deps/libpart-0123456789abcdef.rlib")],
+        copied: vec![file("debug/.fingerprint/part-0123456789abcdef/lib-part")],
+        dirs: vec!["debug/build/part-0123456789abcdef/out".into()],
+    }];
+    manifest.read_silently = Some(vec!["data.txt".into()]);
+    manifest.listed.insert("data".into());
+    manifest.written = vec!["part/src/made.rs".into()];
+    manifest.states = vec!["debug/incremental".into()];
+    serde_json::to_string(&manifest).expect("it can be written")
+}
+
+fn base_with(text: &[u8]) -> (tempfile::TempDir, Base) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let base = Base { dir: dir.path().join("base/1") };
+    fs::create_dir_all(base.tree()).expect("made");
+    fs::write(base.dir.join("manifest.json"), text).expect("written");
+    (dir, base)
+}
+
+fn stays_inside(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// What is copied to, linked to, made, or removed.
+fn places(manifest: &Manifest) -> impl Iterator<Item = &PathBuf> {
+    manifest
+        .units
+        .iter()
+        .flat_map(|unit| {
+            unit.shared.iter().chain(&unit.copied).map(|file| &file.path).chain(&unit.dirs)
+        })
+        .chain(&manifest.states)
+        .chain([&manifest.target])
+}
+
+#[test]
+fn a_base_that_leads_out_of_itself_is_none() {
+    let good = manifest();
+    assert!(base_with(good.as_bytes()).1.load().is_some());
+    for inside in [
+        "\"target\":\"target\"",
+        "\"debug/incremental\"",
+        "\"debug/deps/libpart-0123456789abcdef.rlib\"",
+        "\"debug/.fingerprint/part-0123456789abcdef/lib-part\"",
+        "\"debug/build/part-0123456789abcdef/out\"",
+    ] {
+        assert!(good.contains(inside), "{inside}");
+        for outside in ["../outside", "/nowhere/at/all", "a/../../outside", ""] {
+            let key = if inside.contains(':') { "\"target\":" } else { "" };
+            let text = good.replace(inside, &format!("{key}\"{outside}\""));
+            let (_dir, base) = base_with(text.as_bytes());
+            assert_eq!(base.load(), None, "{inside}: {outside:?}");
+        }
+    }
+}
+
+#[test]
+fn no_slot_has_too_large_a_number_for_an_identity() {
+    for slot in [0, 1, 4_293_966, 4_293_967, u32::MAX] {
+        let identity = Identity::new(SlotId(slot), ["excluded".to_owned()].into());
+        let profiles = identity.profiles("[profile.dev]\ncodegen-units = 4\n");
+        assert!(identity.is_in(profiles["dev"].codegen_units), "{slot}");
+    }
+}
+
+const DEP_INFO: &str = "target/debug/deps/a.d: a/src/lib.rs a/src/b\\ c.rs\n\na/src/lib.rs:\n\
+                        a/src/b\\ c.rs:\n\n# env-dep:OUT_DIR=/x\\\\y\\n\n# env-dep:UNSET\n";
+
+const CARGO_TOML: &str = "[workspace]\nmembers = [\"a\"]\n[profile.dev]\ncodegen-units = 4\n\
+                          [profile.dev.package.\"*\"]\ncodegen-units = 1\n\
+                          [profile.x]\ninherits = \"dev\"\n[profile.x.build-override]\n";
+
+const FINGERPRINT: &str = r#"{"rustc":1,"features":"[]","target":2,"profile":3,"path":4,"deps":[[5,"a",false,6]],"local":[{"Precalculated":"1.2s (a/src/lib.rs)"}],"rustflags":[],"config":7,"compile_kind":8}"#;
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_rustc_read(text in prop::collection::vec(any::<u8>(), 0..400), damage in damage()) {
+        depinfo::parse(&text);
+        let found = depinfo::parse(&damage.apply(DEP_INFO.as_bytes()));
+        prop_assert!(found.inputs.len() < 1000);
+    }
+
+    #[test]
+    fn manifests_of_repositories(text in ".*", damage in damage(), slot in any::<u32>()) {
+        let identity = Identity::new(SlotId(slot), ["excluded".to_owned()].into());
+        for text in [text.as_bytes().to_vec(), damage.apply(CARGO_TOML.as_bytes())] {
+            let profiles = identity.profiles(&String::from_utf8_lossy(&text));
+            prop_assert!(profiles.contains_key("dev") && profiles.contains_key("release"));
+            prop_assert!(identity.is_in(profiles["dev"].codegen_units));
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            fs::write(dir.path().join("Cargo.toml"), &text).expect("written");
+            identity.profiles_at(dir.path());
+        }
+    }
+
+    #[test]
+    fn manifests_of_bases(damages in prop::collection::vec(damage(), 1..3)) {
+        let text = damages.iter().fold(manifest().into_bytes(), |text, damage| damage.apply(&text));
+        let (dir, base) = base_with(&text);
+        fs::write(dir.path().join("outside"), "theirs").expect("written");
+        if let Some(read) = base.load() {
+            for place in places(&read) {
+                prop_assert!(stays_inside(place), "{}", place.display());
+            }
+            base.has_state(&read);
+            base.drop_state();
+        }
+        crate::base::choose(dir.path(), &CommitId::new("c0").expect("an id"));
+        prop_assert!(dir.path().join("outside").exists() && base.dir.exists());
+    }
+
+    #[test]
+    fn notes_of_slots(damage in damage()) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let commit = CommitId::new("c0").expect("an id");
+        Note { base: Some(7), commit: Some(commit.clone()) }.write(dir.path()).expect("written");
+        let path = dir.path().join("cache.json");
+        let text = fs::read(&path).expect("it is there");
+        fs::write(&path, damage.apply(&text)).expect("written");
+        Note::read(dir.path());
+        note::begin(dir.path(), &dir.path().join("target"), &commit).expect("it begins");
+        prop_assert_eq!(Note::read(dir.path()).commit, Some(commit));
+    }
+
+    #[test]
+    fn fingerprints_of_cargo(damage in damage()) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let unit = dir.path().join("target/debug/.fingerprint/a-0123456789abcdef");
+        fs::create_dir_all(&unit).expect("made");
+        let name = "run-build-script-build-script-build";
+        fs::write(unit.join(name), "0123456789abcdef").expect("written");
+        let text = damage.apply(FINGERPRINT.as_bytes());
+        fs::write(unit.join(format!("{name}.json")), text).expect("written");
+        let commit = CommitId::new("c0").expect("an id");
+        note::begin(dir.path(), &dir.path().join("target"), &commit).expect("it begins");
+        assert!(unit.join(format!("{name}.json")).exists());
+    }
+
+    #[test]
+    fn what_the_wrapper_is_told(damage in damage()) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let text = serde_json::to_vec(&rustc::Config::default()).expect("it can be written");
+        let name = rustc::CONFIG;
+        fs::write(dir.path().join(name), &text).expect("written");
+        prop_assert_eq!(rustc::config_of(dir.path()), Some(rustc::Config::default()));
+        fs::write(dir.path().join(name), damage.apply(&text)).expect("written");
+        rustc::config_of(dir.path());
+    }
+}
