@@ -64,7 +64,7 @@ pub(crate) fn check(interrupt: &AtomicBool) -> Result<()> {
 /// A worktree that is registered, with nothing checked out.
 pub(crate) enum Registered {
     /// Dropping it takes the registration back, but not the branch.
-    ByGix(PrepareCheckout),
+    ByGix(Box<PrepareCheckout>),
     /// The administrative directory.
     ByGit(PathBuf),
 }
@@ -90,7 +90,7 @@ pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Resu
             // Always detached at first: for a branch, gix opens every other worktree, and one broken
             // registration would stop all leases.
             match repo.prepare_add_worktree(&place, Head::Detached(base), interrupt) {
-                Ok(prepared) => break Registered::ByGix(prepared),
+                Ok(prepared) => break Registered::ByGix(Box::new(prepared)),
                 // One of any worktree, somebody's own included, stops gix; git passes over it.
                 Err(_) if has_broken_one(site) => break by_git(site, plan)?,
                 Err(_) if attempt < ATTEMPTS && !interrupt.load(Ordering::Relaxed) => {

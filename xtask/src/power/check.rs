@@ -129,14 +129,9 @@ fn rescues(ground: &Ground, over: &[&Value], found: &mut Sum) -> Result {
         }
         for commit in fact["commits"].as_array().into_iter().flatten() {
             found.more("commits looked for");
-            let id = text(commit, "0");
-            let id = commit[0].as_str().unwrap_or(id);
-            compare(
-                ground,
-                &format!("{id}:{}", commit[1].as_str().unwrap_or_default()),
-                &commit[2],
-                found,
-            );
+            let [id, path, content] = [0, 1, 2].map(|part| &commit[part]);
+            let id = id.as_str().unwrap_or_default();
+            compare(ground, &format!("{id}:{}", path.as_str().unwrap_or_default()), content, found);
             let whole = ground.git(["rev-list", "--objects", "--quiet", id]);
             let kept = ground.git(["for-each-ref", "--contains", id, "--count", "1"]);
             match (whole, kept) {
