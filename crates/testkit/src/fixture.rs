@@ -4,6 +4,7 @@
 mod build;
 pub mod dirty;
 mod snapshot;
+mod state;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tempfile::TempDir;
 
 pub use snapshot::{Entry, Kind, Snapshot, snapshot, snapshot_files};
+pub use state::{State, state};
 
 /// The kinds of fixture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
