@@ -30,7 +30,7 @@ use crate::provision::{OWN_CONFIG, remembered};
 use crate::site::{Place, Site};
 use commits::Unreached;
 use staged::Staged;
-use walk::{Ground, Seen, Status};
+use walk::{Ground, Seen, Status, Submodule};
 
 /// How many paths that can't be saved are named, at most.
 const NAMED: usize = 20;
@@ -72,6 +72,9 @@ pub(crate) struct Look {
     pub(crate) unreached: Unreached,
     /// Changes whenever anything that was found does.
     pub(crate) fingerprint: u64,
+    /// Whether attributes are among the changes: a checkout may then write what is unchanged otherwise
+    /// than it is.
+    pub(crate) attributes_changed: bool,
 }
 
 /// A slot's git state, as found.
@@ -186,6 +189,7 @@ fn look_at(
         survey: None,
         unreached: Unreached::default(),
         fingerprint: 0,
+        attributes_changed: false,
     };
     if site.is_half_made(plan.slot) {
         // Its branch may be half made as well, and not readable.
@@ -203,8 +207,7 @@ fn look_at(
     if let Some(root) = &survey.root {
         let regenerable = Patterns::new(&site.settings.regenerable);
         let copies = Copied::load(site, plan.slot)?;
-        let keep =
-            |path: &BStr, dir: &Path| submodule::reason_to_keep(&survey, site, plan, path, dir);
+        let keep = |path: &BStr, dir: &Path| submodule::look_into(&survey, site, plan, path, dir);
         let ground = Ground {
             repo: &survey.repo,
             index: &survey.index,
@@ -228,11 +231,14 @@ fn look_at(
             if ["index", "HEAD", "logs/HEAD"].contains(&name) {
                 tally.written(meta.modified().ok());
             }
-            (name, os::stamp(&meta)).hash(&mut tally.hasher);
+            // The larger part of a split index is named by its content, and git touches it whenever it is read.
+            let stamp = (!name.starts_with("sharedindex.")).then(|| os::stamp(&meta));
+            (name, stamp).hash(&mut tally.hasher);
             Ok(())
         })?;
     }
     let fingerprint = tally.hasher.finish();
+    let attributes_changed = tally.attributes_changed;
     let inspection = Inspection {
         plan: plan.clone(),
         losses: tally.losses(),
@@ -241,7 +247,7 @@ fn look_at(
         fingerprint: Some(fingerprint),
         present: survey.root.is_some(),
     };
-    Ok(Look { inspection, survey: Some(survey), unreached, fingerprint })
+    Ok(Look { inspection, survey: Some(survey), unreached, fingerprint, attributes_changed })
 }
 
 /// Counts what is found.
@@ -251,11 +257,13 @@ struct Tally {
     more_unsavable: usize,
     last_write: Option<SystemTime>,
     hasher: DefaultHasher,
+    attributes_changed: bool,
 }
 
 impl Tally {
     fn staged(&mut self, repo: &gix::Repository, staged: &Staged<'_>) {
         self.losses.staged += 1;
+        self.attributes_changed |= is_attributes(staged.path());
         if let Some(why) = staged::missing(repo, staged) {
             self.unsavable(why);
         }
@@ -263,11 +271,20 @@ impl Tally {
 
     fn path(&mut self, seen: &Seen<'_>) {
         match &seen.status {
-            Status::Modified | Status::Deleted => self.losses.modified += 1,
+            Status::Modified | Status::Deleted | Status::Submodule(Submodule::Moved(_)) => {
+                self.losses.modified += 1
+            }
             Status::Untracked => self.losses.untracked += 1,
             Status::Ignored => self.losses.ignored += 1,
             Status::Unsavable(why) => self.unsavable(format!("{}: {why}", text(seen.path))),
-            Status::Equivalent | Status::Unchanged | Status::Directory { .. } => return,
+            Status::Equivalent
+            | Status::Unchanged
+            | Status::Submodule(_)
+            | Status::Directory { .. } => return,
+        }
+        self.attributes_changed |= is_attributes(seen.path);
+        if let Status::Submodule(Submodule::Moved(at)) = &seen.status {
+            at.hash(&mut self.hasher);
         }
         let kind = match &seen.status {
             Status::Modified => 1u8,
@@ -300,6 +317,11 @@ impl Tally {
         }
         losses
     }
+}
+
+/// Whether a path is a file of attributes.
+pub(crate) fn is_attributes(path: &BStr) -> bool {
+    path.rsplit(|b| *b == b'/').next() == Some(b".gitattributes")
 }
 
 /// What only this worktree knows.

@@ -24,8 +24,9 @@
 //! # Limitations
 //!
 //! Not saved: times, owners, extended attributes and hard links; empty directories are. Nested
-//! repositories, submodules with work of their own, sockets, pipes, devices, mount points and
-//! unreadable files make a slot unsavable: it is kept. What was staged or committed through a filter
+//! repositories, submodules with work of their own, sockets, pipes, devices, mount points,
+//! unreadable files and names that are git's own (`.GIT`) make a slot unsavable: it is kept. Of a
+//! submodule without, its commit is saved; a restore fetches it from its remote. What was staged or committed through a filter
 //! that keeps the content elsewhere, such as LFS, is saved as the pointer that git has: `git lfs
 //! prune` does not ask rescues.
 

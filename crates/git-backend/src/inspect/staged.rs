@@ -85,17 +85,20 @@ pub(crate) fn compare(
     }
 }
 
-/// All paths of a tree. Whatever name the disk could hold is allowed.
-pub(crate) fn tree_index(repo: &gix::Repository, tree: ObjectId) -> Result<gix::index::State> {
-    let any = gix::validate::path::component::Options {
+/// Which names are allowed: whatever the disk could hold, but git's own.
+pub(crate) const ANY_NAME: gix::validate::path::component::Options =
+    gix::validate::path::component::Options {
         protect_windows: false,
         protect_hfs: false,
         protect_ntfs: false,
     };
+
+/// All paths of a tree.
+pub(crate) fn tree_index(repo: &gix::Repository, tree: ObjectId) -> Result<gix::index::State> {
     if tree == repo.empty_tree().id {
         return Ok(gix::index::State::new(repo.object_hash()));
     }
-    gix::index::State::from_tree(&tree, &repo.objects, any)
+    gix::index::State::from_tree(&tree, &repo.objects, ANY_NAME)
         .map_err(|e| failed(format_args!("read the tree {tree}"), e))
 }
 

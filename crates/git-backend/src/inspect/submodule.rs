@@ -9,21 +9,25 @@ use gix::ObjectId;
 use gix::bstr::{BStr, ByteSlice};
 use pool_core::{Plan, Result};
 
-use super::walk::{Ground, Status};
+use super::walk::{Ground, Status, Submodule};
 use super::{Survey, admin, commits, failed, object_id, staged, text};
 use crate::copy::Copied;
 use crate::patterns::Patterns;
 use crate::provision::CLONED_REFS;
 use crate::site::{Site, open_untrusted};
 
-/// Why what is in the place of a submodule can't be let go; `None` when it can.
-pub(super) fn reason_to_keep(
+/// What is known of a submodule: the commit that is checked out, `None` without any; or why what is in
+/// its place can't be let go.
+type Judgement = std::result::Result<Option<ObjectId>, String>;
+
+/// Looks at what is in the place of a submodule.
+pub(super) fn look_into(
     survey: &Survey,
     site: &Site,
     plan: &Plan,
     path: &BStr,
     dir: &Path,
-) -> Result<Option<String>> {
+) -> Result<Judgement> {
     let base = object_id(plan.base.commit.as_str())?;
     judge(site, recorded(&survey.repo, base, path), dir)
 }
@@ -35,27 +39,28 @@ fn recorded(repo: &gix::Repository, commit: ObjectId, path: &BStr) -> Option<Obj
 }
 
 /// `recorded`: the commit that the lease's base names for it.
-fn judge(site: &Site, recorded: Option<ObjectId>, dir: &Path) -> Result<Option<String>> {
+fn judge(site: &Site, recorded: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
     let dot_git = dir.join(".git");
     let Ok(meta) = std::fs::symlink_metadata(&dot_git) else {
         return Ok(match std::fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
-            Ok(true) => None,
+            Ok(true) => Ok(None),
             Ok(false) => {
-                Some("files are in the place of a submodule that is not initialised".into())
+                Err("files are in the place of a submodule that is not initialised".into())
             }
-            Err(e) => Some(format!("it cannot be read: {e}")),
+            Err(e) => Err(format!("it cannot be read: {e}")),
         });
     };
     if meta.is_dir() {
-        return Ok(Some("a submodule whose repository lies inside the worktree".into()));
+        return Ok(Err("a submodule whose repository lies inside the worktree".into()));
     }
-    match look(site, recorded, dir) {
-        Ok(reason) => Ok(reason.map(|why| format!("a submodule that {why}"))),
-        Err(e) => Ok(Some(format!("a submodule that cannot be looked into: {e}"))),
-    }
+    Ok(match look(site, recorded, dir) {
+        Ok(Ok(head)) => Ok(head),
+        Ok(Err(why)) => Err(format!("a submodule that {why}")),
+        Err(e) => Err(format!("a submodule that cannot be looked into: {e}")),
+    })
 }
 
-fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Option<String>> {
+fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
     let opening = || format!("open the submodule {}", dir.display());
     let git_dir = gix::discover::path::from_gitdir_file(&dir.join(".git")).map_err(|e| {
         super::Error::new(super::ErrorKind::Other, format!("cannot {}: {e:?}", opening()))
@@ -70,7 +75,7 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Option<String
     )
     .map_err(|e| failed(opening(), e))?;
     if admin::operation(&git_dir).is_some() {
-        return Ok(Some("is in the middle of an operation".into()));
+        return Ok(Err("is in the middle of an operation".into()));
     }
 
     let mut changed = 0u64;
@@ -96,6 +101,7 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Option<String
     super::walk::walk(&ground, &mut |seen| {
         match &seen.status {
             Status::Unchanged | Status::Equivalent | Status::Directory { .. } => {}
+            Status::Submodule(found) if !matches!(found, Submodule::Moved(_)) => {}
             Status::Unsavable(why) => {
                 unsavable.get_or_insert_with(|| format!("holds {}: {why}", text(seen.path)));
             }
@@ -104,10 +110,10 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Option<String
         Ok(())
     })?;
     if changed > 0 {
-        return Ok(Some(format!("has {changed} uncommitted paths")));
+        return Ok(Err(format!("has {changed} uncommitted paths")));
     }
-    if unsavable.is_some() {
-        return Ok(unsavable);
+    if let Some(why) = unsavable {
+        return Ok(Err(why));
     }
 
     // Everything that it knows has to be on a remote, in the commit that the lease began with, or have
@@ -132,5 +138,9 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Option<String
     commits::mentioned(&repo, &noted, &mut cloned);
     kept.extend(cloned);
     let lost = commits::unreached(&repo, &known, &kept);
-    Ok((lost.count > 0).then(|| format!("has {} commits that no remote has", lost.count)))
+    if lost.count > 0 {
+        return Ok(Err(format!("has {} commits that no remote has", lost.count)));
+    }
+    // A branch without a commit is as good as none.
+    Ok(Ok(repo.head_id().ok().map(gix::Id::detach)))
 }

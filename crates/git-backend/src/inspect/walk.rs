@@ -11,12 +11,13 @@ use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 use gix::index::entry::{Flags, Mode, Stage};
 use pool_core::{Error, Result};
 
 use super::compare::{Comparer, Verdict};
-use super::{os, text};
+use super::{os, staged, text};
 use crate::copy::Copied;
 use crate::patterns::Patterns;
 
@@ -35,6 +36,8 @@ pub(crate) enum Status {
     Equivalent,
     /// Tracked and as it was checked out.
     Unchanged,
+    /// A submodule.
+    Submodule(Submodule),
     /// A directory that is not regenerable.
     Directory {
         /// Whether nothing at all is in it.
@@ -42,6 +45,19 @@ pub(crate) enum Status {
     },
     /// Nothing that a rescue could hold; the text says why.
     Unsavable(String),
+}
+
+/// What is in the place of a submodule, if that can be let go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Submodule {
+    /// Nothing, not even a directory.
+    Absent,
+    /// An empty directory.
+    Empty,
+    /// It is checked out, at the commit that is staged.
+    AsStaged(ObjectId),
+    /// It is checked out at another one.
+    Moved(ObjectId),
 }
 
 /// One finding.
@@ -57,6 +73,10 @@ pub(crate) struct Seen<'a> {
     pub(crate) parent_written: Option<SystemTime>,
 }
 
+/// See [`Ground::submodule`].
+pub(crate) type Judge<'a> =
+    dyn Fn(&BStr, &Path) -> Result<std::result::Result<Option<ObjectId>, String>> + 'a;
+
 /// What a walk needs to know.
 pub(crate) struct Ground<'a> {
     pub(crate) repo: &'a gix::Repository,
@@ -64,8 +84,9 @@ pub(crate) struct Ground<'a> {
     pub(crate) root: &'a Path,
     pub(crate) regenerable: &'a Patterns,
     pub(crate) copies: &'a Copied,
-    /// Judges what is in the place of a submodule: the reason why it can't be let go, if any.
-    pub(crate) submodule: &'a dyn Fn(&BStr, &Path) -> Result<Option<String>>,
+    /// Judges what is in the place of a submodule: at which commit it is, if it is checked out; or the
+    /// reason why it can't be let go.
+    pub(crate) submodule: &'a Judge<'a>,
 }
 
 /// One directory that is being read.
@@ -153,6 +174,12 @@ pub(crate) fn walk(
             }
             continue;
         }
+        if let Err(why) = nameable(&name, &meta)
+            && !regenerable
+        {
+            tell(Status::Unsavable(why), Some(&meta))?;
+            continue;
+        }
         let is_dir = meta.is_dir();
         let entries = if tracked { ground.index.entry_range(path) } else { None };
 
@@ -161,9 +188,14 @@ pub(crate) fn walk(
                 entries.clone().and_then(|r| r.into_iter().find(|i| is_gitlink(ground.index, *i)))
             {
                 present[i] = true;
-                if let Some(why) = (ground.submodule)(path, &full)? {
-                    tell(Status::Unsavable(why), Some(&meta))?;
-                }
+                let staged = ground.index.entries()[i].id;
+                let status = match (ground.submodule)(path, &full)? {
+                    Ok(None) => Status::Submodule(Submodule::Empty),
+                    Ok(Some(at)) if at == staged => Status::Submodule(Submodule::AsStaged(at)),
+                    Ok(Some(at)) => Status::Submodule(Submodule::Moved(at)),
+                    Err(why) => Status::Unsavable(why),
+                };
+                tell(status, Some(&meta))?;
                 continue;
             }
             let holds_tracked =
@@ -245,15 +277,19 @@ fn absent(
 ) -> Result<()> {
     let mut last: Option<&BStr> = None;
     for (entry, present) in ground.index.entries().iter().zip(present) {
-        // A submodule that is not checked out has no bytes; what sparse checkout left out was never there.
-        let expected = !entry.mode.is_submodule()
-            && entry.mode != Mode::DIR
-            && !entry.flags.contains(Flags::SKIP_WORKTREE);
+        // What sparse checkout left out was never there.
+        let expected = entry.mode != Mode::DIR && !entry.flags.contains(Flags::SKIP_WORKTREE);
         let path = entry.path(ground.index);
         if *present || !expected || last == Some(path) {
             continue;
         }
         last = Some(path);
+        if entry.mode.is_submodule() {
+            // Not checked out, it has no bytes.
+            let status = Status::Submodule(Submodule::Absent);
+            found(&Seen { path, status, meta: None, parent_written: None })?;
+            continue;
+        }
         let parent = ground.root.join(os::path(path));
         let parent_written = parent
             .parent()
@@ -262,6 +298,15 @@ fn absent(
         found(&Seen { path, status: Status::Deleted, meta: None, parent_written })?;
     }
     Ok(())
+}
+
+/// The reason why no tree of git's can hold something of that name.
+fn nameable(name: &std::ffi::OsStr, meta: &Metadata) -> std::result::Result<(), String> {
+    use gix::validate::path::component::Mode::Symlink;
+    let mode = meta.file_type().is_symlink().then_some(Symlink);
+    gix::validate::path::component(os::bytes(name).as_ref().into(), mode, staged::ANY_NAME)
+        .map(drop)
+        .map_err(|why| format!("git can hold no such name: {why}"))
 }
 
 fn is_gitlink(index: &gix::index::File, i: usize) -> bool {

@@ -32,6 +32,17 @@ pub(super) struct Manifest {
     pub(super) directories: Vec<DirectoryRecord>,
     /// Unchanged files with a mode that a checkout wouldn't give them.
     pub(super) modes: Vec<DirectoryRecord>,
+    /// Submodules in whose place there was something else than an empty directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) submodules: Vec<SubmoduleRecord>,
+}
+
+/// A submodule.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SubmoduleRecord {
+    pub(super) path: Name,
+    /// The commit that was checked out; `None`: there was not even a directory.
+    pub(super) at: Option<String>,
 }
 
 /// One path.

@@ -149,7 +149,11 @@ impl Stored {
         for record in parts.manifest.paths.iter().filter(|record| record.status.is_raw()) {
             let path = record.path.to_bytes();
             let entry = tree.entry_by_path(path.as_bstr());
-            if entry.is_none_or(|entry| repo.find_header(entry.id).is_err()) {
+            // A submodule's commit is in its own repository.
+            let there = |entry: &gix::index::Entry| {
+                entry.mode.is_submodule() || repo.find_header(entry.id).is_ok()
+            };
+            if !entry.is_some_and(there) {
                 return Err(missing(crate::inspect::text(path.as_bstr())));
             }
         }

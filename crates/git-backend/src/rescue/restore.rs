@@ -1,6 +1,6 @@
 //! The way back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -55,10 +55,13 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
         fill(site, prepared.repo(), &parts, &into, None)
     })();
     match done {
-        Ok(()) => prepared
-            .persist()
-            .map(drop)
-            .map_err(|e| failed(format_args!("register the worktree {}", into.display()), e)),
+        Ok(()) => {
+            prepared
+                .persist()
+                .map_err(|e| failed(format_args!("register the worktree {}", into.display()), e))?;
+            check_out_submodules(site, &parts, &into);
+            Ok(())
+        }
         Err(error) => {
             for (name, at) in made {
                 if let Err(error) = super::delete_reference(&repo, &name, at) {
@@ -110,6 +113,7 @@ pub(super) fn onto(site: &Site, id: &RescueId, plan: &Plan) -> Result<()> {
     if parts.manifest.branch.is_none() && detached {
         write(&admin.join("HEAD"), format!("{head}\n").as_bytes())?;
     }
+    check_out_submodules(site, &parts, &place);
     Ok(())
 }
 
@@ -131,6 +135,35 @@ fn restore_sparse(site: &Site, repo: &gix::Repository, parts: &Parts, admin: &Pa
         }
     }
     Ok(())
+}
+
+/// Checks out again those submodules that were, at the commits that they were at. All of them were on a
+/// remote then; one that can't be had now stays an empty directory.
+fn check_out_submodules(site: &Site, parts: &Parts, root: &Path) {
+    for record in &parts.manifest.submodules {
+        let Some(at) = &record.at else { continue };
+        let path = record.path.to_bytes();
+        let done = (|| {
+            let path = checked(path.as_bstr())?;
+            let place = root.join(&path);
+            let at = object_id(at)?.to_string();
+            let git = |dir: &Path| Git::in_directory(dir, &site.settings);
+            let submodule = |args: &[&str]| {
+                git(root).args(["submodule", "--quiet"]).args(args).arg("--").arg(&path).run()
+            };
+            // This writes to the repository's configuration, which all worktrees share.
+            exclusively(site, &AtomicBool::new(false), || submodule(&["init"]))?;
+            submodule(&["update", "--init"])?;
+            if git(&place).args(["rev-parse", "HEAD"]).run()?.trim_ascii() != at.as_bytes() {
+                git(&place).args(["checkout", "--quiet", "--detach", &at]).run()?;
+            }
+            Ok::<_, Error>(())
+        })();
+        if let Err(error) = done {
+            let path = text(path.as_bstr());
+            tracing::warn!(path, at, %error, "a submodule can't be checked out again");
+        }
+    }
 }
 
 fn check_unused(into: &Path) -> Result<()> {
@@ -271,11 +304,20 @@ fn fill(
     }
 
     let left_out = left_out(repo, parts)?;
+    let absent: HashSet<BString> = manifest
+        .submodules
+        .iter()
+        .filter(|submodule| submodule.at.is_none())
+        .map(|submodule| submodule.path.to_bytes())
+        .collect();
     let mut links = Vec::new();
     for entry in whole.entries() {
         let path = entry.path(&whole);
         let full = root.join(checked(path)?);
         if entry.mode.is_submodule() {
+            if absent.contains(path) {
+                continue;
+            }
             fs::create_dir_all(&full)
                 .map_err(|e| Error::io(format_args!("make {}", full.display()), e))?;
         } else if let Some(record) = raw.get(path) {
@@ -326,7 +368,7 @@ fn fill(
 
 /// What sparse checkout had left out of the worktree.
 struct LeftOut {
-    paths: std::collections::HashSet<BString>,
+    paths: HashSet<BString>,
     directories: Vec<BString>,
 }
 

@@ -8,15 +8,19 @@ use pool_core::{
     Error, ErrorKind, Inspection, LeaseId, Losses, Plan, Preserved, Rescue, RescueId, Result,
 };
 
-use super::manifest::{DirectoryRecord, Manifest, Name, PathRecord, PathStatus, VERSION};
+use super::manifest::{
+    DirectoryRecord, Manifest, Name, PathRecord, PathStatus, SubmoduleRecord, VERSION,
+};
 use super::objects::{self, Objects};
 use crate::durable;
 use crate::git::Git;
 use crate::inspect::commits::Unreached;
 use crate::inspect::compare::hash_file;
 use crate::inspect::staged::Staged;
-use crate::inspect::walk::{Seen, Status};
-use crate::inspect::{Finding, Look, Survey, admin, failed, look, os};
+use crate::inspect::walk::{Seen, Status, Submodule};
+use crate::inspect::{
+    Finding, Look, Survey, admin, failed, is_attributes, look, object_id, os, staged,
+};
 use crate::site::Site;
 
 /// How often a worktree that changes while it is being saved is saved again.
@@ -50,7 +54,8 @@ pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved>
         if !seen.inspection.losses.unsavable.is_empty() {
             return Err(refusal(site, &plan, &seen.inspection.losses));
         }
-        let mut capture = Capture::default();
+        let exact = seen.attributes_changed || attributes_differ(&seen, &plan)?;
+        let mut capture = Capture { exact, ..Capture::default() };
         let saved = look(site, &plan, &mut |finding| capture.take(finding))?;
         let Some(saved_survey) = &saved.survey else {
             seen = saved;
@@ -84,6 +89,29 @@ pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved>
     .with_hint("end the processes that work in it and try again"))
 }
 
+/// Whether the lease's commits changed attributes. Files that were checked out before that are as the old
+/// ones say, and unchanged to git all the same.
+fn attributes_differ(look: &Look, plan: &Plan) -> Result<bool> {
+    let Some(survey) = &look.survey else { return Ok(false) };
+    let base = object_id(plan.base.commit.as_str())?;
+    if survey.head == Some(base) {
+        return Ok(false);
+    }
+    let repo = &survey.repo;
+    let found = |tree| -> Result<Vec<(BString, ObjectId)>> {
+        let index = staged::tree_index(repo, tree)?;
+        let all = index.entries().iter().map(|entry| (entry.path(&index), entry.id));
+        let found = all.filter(|(path, _)| is_attributes(path));
+        Ok(found.map(|(path, id)| (path.to_owned(), id)).collect())
+    };
+    let tree = repo.find_commit(base).and_then(|commit| Ok(commit.tree_id()?.detach()));
+    // What can't be told is taken for changed: then all files are read, and nothing else is different.
+    let Ok(before) = tree.map_err(|e| failed("read the base", e)).and_then(found) else {
+        return Ok(true);
+    };
+    Ok(before != found(survey.tree)?)
+}
+
 fn refusal(site: &Site, plan: &Plan, losses: &Losses) -> Error {
     let place = site.place(plan.slot);
     Error::new(
@@ -104,6 +132,9 @@ struct Capture {
     paths: Vec<PathRecord>,
     directories: Vec<DirectoryRecord>,
     modes: Vec<DirectoryRecord>,
+    submodules: Vec<SubmoduleRecord>,
+    /// Whether what is unchanged is stored byte for byte as well.
+    exact: bool,
     written: Vec<ObjectId>,
     file_mode: u32,
     directory_mode: u32,
@@ -137,6 +168,14 @@ impl Capture {
             // By `git add`, which leaves it to the system when that comes to the disk.
             self.written.push(*id);
         }
+        let size = match (staged, &self.repo) {
+            (Staged::Set(_, kind, id), Some(repo))
+                if !matches!(kind, EntryKind::Tree | EntryKind::Commit) =>
+            {
+                repo.find_header(*id).map_or(0, |header| header.size())
+            }
+            _ => 0,
+        };
         self.index.push((
             path.to_owned(),
             match staged {
@@ -148,7 +187,7 @@ impl Capture {
             path: Name::new(path),
             status: PathStatus::Staged,
             mode: None,
-            bytes: 0,
+            bytes: size,
         });
     }
 
@@ -159,6 +198,13 @@ impl Capture {
             Status::Untracked => PathStatus::Untracked,
             Status::Ignored => PathStatus::Ignored,
             Status::Equivalent => PathStatus::Raw,
+            Status::Unchanged if self.exact && seen.meta.is_some_and(|m| m.is_file()) => {
+                PathStatus::Raw
+            }
+            Status::Submodule(found) => {
+                self.submodule(seen, found);
+                return Ok(());
+            }
             Status::Unchanged => {
                 if let Some(meta) = seen.meta.filter(|m| m.is_file()) {
                     let mode = os::mode(meta);
@@ -216,6 +262,25 @@ impl Capture {
         Ok(())
     }
 
+    fn submodule(&mut self, seen: &Seen<'_>, found: &Submodule) {
+        let at = match found {
+            Submodule::Empty => return,
+            Submodule::Absent => None,
+            Submodule::AsStaged(at) => Some(at.to_string()),
+            Submodule::Moved(at) => {
+                self.worktree.push((seen.path.to_owned(), Some((EntryKind::Commit, *at))));
+                self.paths.push(PathRecord {
+                    path: Name::new(seen.path),
+                    status: PathStatus::Modified,
+                    mode: None,
+                    bytes: 0,
+                });
+                Some(at.to_string())
+            }
+        };
+        self.submodules.push(SubmoduleRecord { path: Name::new(seen.path), at });
+    }
+
     /// Writes trees and commits.
     fn finish(self, survey: &Survey, plan: &Plan, look: &Look) -> Result<Commits> {
         let repo = &survey.repo;
@@ -242,6 +307,7 @@ impl Capture {
             paths: self.paths,
             directories: self.directories,
             modes: self.modes,
+            submodules: self.submodules,
         };
         let metadata_tree = metadata(&objects, survey, &manifest, look)?;
         Ok(Commits {

@@ -181,6 +181,11 @@ async fn a_dirty_tree_comes_back_byte_for_byte() {
     assert_eq!(status("src/lib/deep.rs"), ["deleted"]);
     assert_eq!(status("inv\\xff\\xfealid"), ["untracked"]);
     assert_eq!(status("kept"), [""; 0]);
+    let sizes = |path: &str| {
+        contents.iter().filter(|c| c.path == path).map(|c| c.bytes).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes("README.md"), ["staged\n".len() as u64, "staged and changed\n".len() as u64]);
+    assert_eq!(sizes("staged-only")[0], "gone from disk".len() as u64);
 
     let listed = archive(&isolator).list().await.unwrap();
     assert_eq!(listed, std::slice::from_ref(&rescue));

@@ -8,7 +8,8 @@ use git_backend::{GitIsolator, GitSettings, SubmoduleMode};
 use pool_core::{ErrorKind, Isolator, Losses, Plan, SlotId};
 
 use crate::support::{
-    Fixture, commit, git, git_succeeds, plan, proof, registrations, settings, status, write,
+    Fixture, archive, commit, git, git_succeeds, plan, proof, registrations, settings, status,
+    write,
 };
 
 const ALLOW: [&str; 2] = ["-c", "protocol.file.allow=always"];
@@ -279,6 +280,44 @@ mod at_home {
         let found = lease.isolator.inspect(&lease.plan).await.unwrap();
         assert_eq!(found.losses, Losses::default());
         assert!(found.branch.unwrap().kept);
+    }
+
+    #[tokio::test]
+    #[ignore = "run with a home of its own by another test"]
+    async fn the_commit_that_one_is_at_is_saved_and_checked_out_again() {
+        let Some(lease) = Lease::new().await else { return };
+        let vendor = lease.place.join("vendor");
+        write(&vendor, "work.txt", "work\n");
+        let work = commit(&vendor, "work");
+        git(&vendor, &["push", "-q", "origin", "HEAD:refs/heads/work"]);
+        assert_eq!(lease.losses().await, Losses { modified: 1, ..Losses::default() });
+        let settled = proof(&lease.isolator, &lease.plan).await;
+        let rescue = settled.rescue().unwrap().clone();
+        lease.isolator.dispose(settled).await.unwrap();
+        let name = format!("{}:vendor", rescue.reference);
+        assert_eq!(git(&lease.fixture.repo, &["rev-parse", &name]), work);
+
+        let archive = archive(&lease.isolator);
+        let contents = archive.contents(&rescue.id).await.unwrap();
+        assert_eq!(
+            (contents[0].path.as_str(), contents[0].status.as_str()),
+            ("vendor", "modified")
+        );
+        let into = lease.fixture.root.path().join("restored");
+        archive.restore_into(&rescue.id, &into).await.unwrap();
+        assert_eq!(git(&into.join("vendor"), &["rev-parse", "HEAD"]), work);
+        assert_eq!(fs::read_to_string(into.join("vendor/work.txt")).unwrap(), "work\n");
+        assert_eq!(status(&into), " M vendor");
+
+        // What can't be had any more does not get in the way of the rest.
+        fs::rename(
+            lease.fixture.root.path().join("library"),
+            lease.fixture.root.path().join("elsewhere"),
+        )
+        .unwrap();
+        let without = lease.fixture.root.path().join("without");
+        archive.restore_into(&rescue.id, &without).await.unwrap();
+        assert!(without.join("README.md").is_file() && !without.join("vendor/work.txt").exists());
     }
 
     #[tokio::test]
