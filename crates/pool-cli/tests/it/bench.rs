@@ -191,10 +191,14 @@ impl Drop for Bench {
             }
         }
         self.run(&["prune", "--all", "--pool-dir", pool_arg]);
-        // A slot that has to be kept ends with the fixture; a reaper ends with its pool.
-        let _ = fs::remove_dir_all(&pool);
         let begun = Instant::now();
-        while !is_free(&lock) {
+        loop {
+            // A slot that has to be kept ends with the fixture; a reaper ends with its pool, but may put
+            // something there just now.
+            let _ = fs::remove_dir_all(&pool);
+            if is_free(&lock) {
+                return;
+            }
             if begun.elapsed() > PATIENCE {
                 assert!(std::thread::panicking(), "the reaper of {} lives on", pool.display());
                 return;

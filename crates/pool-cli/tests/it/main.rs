@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod cap;
+mod corpus;
 mod faults;
 mod killed;
 mod lease;

@@ -1,0 +1,415 @@
+//! The corpus of dirty trees: each shape, through each end that a lease can have, with the program itself.
+//! What goes comes back as it was; what can't be saved stays where it is, and is reported.
+//!
+//! Every shape plays one end in an ordinary run. `WTPOOL_CORPUS=all` plays all of them at each, and those that
+//! need gigabytes; `WTPOOL_CORPUS=stash,socket` those shapes at each end.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use testkit::fixture::dirty::{Cell, Fate, Need, Shape, assert_in_step};
+use testkit::fixture::{Snapshot, State, snapshot, state};
+use testkit::git;
+
+use crate::bench::{Bench, WTPOOL, eventually, skip};
+
+/// The table that users read.
+const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/CORPUS.md");
+
+/// How a lease ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// `wtpool release`.
+    Release,
+    /// Its TTL runs out, and the reaper sees it.
+    Expiry,
+    /// `wtpool run` and its command are killed.
+    Crash,
+    /// `wtpool end-session`, and `wtpool prune --all`.
+    Prune,
+}
+
+impl End {
+    const ALL: [Self; 4] = [Self::Release, Self::Expiry, Self::Crash, Self::Prune];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Expiry => "expiry",
+            Self::Crash => "crash",
+            Self::Prune => "end of session",
+        }
+    }
+}
+
+/// What has to become of a shape at that end.
+fn expected(shape: Shape, end: End) -> Fate {
+    match (shape, end) {
+        // It can't be looked at, so nobody can tell whether its holder still writes there.
+        (Shape::IndexCorrupt | Shape::GitFileDeleted | Shape::GitFileReplaced, End::Expiry) => {
+            Fate::Kept("not known to be quiet")
+        }
+        _ => shape.fate(),
+    }
+}
+
+/// A lease of a worktree, and what holds it.
+struct Held<'a> {
+    bench: &'a Bench,
+    end: End,
+    path: PathBuf,
+    run: Option<Child>,
+}
+
+impl<'a> Held<'a> {
+    fn new(bench: &'a Bench, end: End) -> Self {
+        let options = ["--name", "shaped", "--linger", "0s"];
+        if end != End::Crash {
+            // While a session lives, a slot is reset and kept idle; else it is removed.
+            let session: &[&str] = if end == End::Expiry { &[] } else { &["--session", "s"] };
+            let path = bench.acquire(&[&options[..], &["--ttl", "1h"], session].concat());
+            return Self { bench, end, path, run: None };
+        }
+        let script = ["--", "sh", "-c", "pwd; exec sleep 1000"];
+        let mut command = bench.wtpool(&[&["run"], &options[..], &script].concat());
+        let mut run = command.process_group(0).stderr(Stdio::null()).spawn().expect("start wtpool");
+        let mut line = String::new();
+        let out = run.stdout.take().expect("a pipe");
+        BufReader::new(out).read_line(&mut line).expect("it says where it is");
+        let path = PathBuf::from(line.trim_end_matches('\n'));
+        assert!(path.is_dir(), "{line:?}");
+        Self { bench, end, path, run: Some(run) }
+    }
+
+    fn end(mut self) {
+        match self.end {
+            End::Release => drop(self.bench.run(&["release", "shaped"])),
+            End::Expiry => drop(self.bench.ok(&["renew", "shaped", "--ttl", "1ms"])),
+            End::Crash => self.kill(),
+            End::Prune => {
+                self.bench.run(&["end-session", "s"]);
+                self.bench.run(&["prune", "--all"]);
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        let Some(mut run) = self.run.take() else { return };
+        let group = i32::try_from(run.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process_group(group, Signal::KILL).expect("they run");
+        run.wait().expect("it was killed");
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What no end of a lease may touch.
+#[derive(PartialEq)]
+struct Elsewhere {
+    main: State,
+    outside: Option<Snapshot>,
+}
+
+impl Elsewhere {
+    fn look(bench: &Bench) -> Self {
+        let outside = bench.fixture.root().join("outside");
+        let mut main = state(bench.repo());
+        // Both have these in common, and they are looked at there.
+        main.references.clear();
+        main.files.retain(|path, _| !path.starts_with(b".git/"));
+        main.directories.retain(|path, _| !path.starts_with(b".git/"));
+        Self { main, outside: outside.exists().then(|| snapshot(outside)) }
+    }
+}
+
+/// Plays one shape at one end, and says what became of the worktree.
+fn play(shape: Shape, end: End) -> Fate {
+    /// There may be space for one of these.
+    static LARGE: Mutex<()> = Mutex::new(());
+    let _alone = (shape.need() == Some(Need::Space))
+        .then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+    let bench = Bench::of(shape.layout()).var("WTPOOL_QUIET", "0s");
+    // git clones no submodule from a local path unless the user's own configuration allows it.
+    let allow = "[protocol \"file\"]\n\tallow = always\n";
+    std::fs::write(bench.home.path().join(".gitconfig"), allow).expect("a home");
+    let held = Held::new(&bench, end);
+    let path = held.path.clone();
+    shape.apply(&path);
+    let before = state(&path);
+    let elsewhere = Elsewhere::look(&bench);
+    let known = commits(&path);
+    let checked_out = submodules(&path);
+    held.end();
+
+    let mut slots = Vec::new();
+    eventually("the lease's end is dealt with", || {
+        slots = bench.slots();
+        slots.iter().all(|slot| {
+            let why = slot["kept_because"].as_str().unwrap_or_default();
+            match expected(shape, end) {
+                Fate::Kept(expected) if why.contains(expected) => true,
+                _ => slot["state"] == "quarantined" || slot["state"] == "free",
+            }
+        })
+    });
+    if slots.iter().any(|slot| slot["state"] == "free") {
+        let args = ["status", "--porcelain", "--ignored", "--untracked-files=all"];
+        assert_eq!(git(&path).args(args).stdout(), "", "it was not reset");
+        bench.ok(&["prune", "--all"]);
+        slots = bench.slots();
+    }
+    let fate = match slots.first() {
+        Some(slot) => {
+            let why = slot["kept_because"].as_str().expect("a reason");
+            let fate = expected(shape, end);
+            let Fate::Kept(expected) = fate else { panic!("kept: {why}") };
+            assert!(why.contains(expected), "kept for another reason: {why}");
+            let shown = bench.json(&["show", path.to_str().expect("UTF-8")]);
+            assert_eq!(shown["kept_because"], slot["kept_because"]);
+            assert_eq!(before.differences(&state(&path)), Vec::<String>::new(), "it was kept");
+            fate
+        }
+        None => {
+            assert!(!path.exists(), "it is neither listed nor gone");
+            forget_all(&bench);
+            let into = bench.fixture.root().join("back");
+            let fate = bring_back(&bench, &before, &known, &into);
+            compare(&bench, before, &into);
+            let reference = match fate {
+                Fate::Restored => {
+                    bench.rescues()[0]["ref"].as_str().expect("a reference").to_owned()
+                }
+                _ => "HEAD".to_owned(),
+            };
+            for (submodule, commit) in checked_out {
+                let name = format!("{reference}:{submodule}");
+                assert_eq!(git(&into).args(["rev-parse", &name]).stdout(), commit, "{submodule}");
+            }
+            fate
+        }
+    };
+    assert!(elsewhere == Elsewhere::look(&bench), "something else was touched");
+    fate
+}
+
+/// Each commit that a worktree's HEAD or reflog knows.
+fn commits(worktree: &Path) -> Vec<String> {
+    let known = git(worktree).args(["rev-list", "--reflog", "HEAD"]).output().stdout;
+    String::from_utf8_lossy(&known).lines().map(str::to_owned).collect()
+}
+
+/// The submodules that are checked out, and at which commit.
+fn submodules(worktree: &Path) -> BTreeMap<String, String> {
+    let links = git(worktree).args(["ls-files", "--stage"]).output().stdout;
+    let links = String::from_utf8_lossy(&links).into_owned();
+    let paths = links.lines().filter(|line| line.starts_with("160000 "));
+    let paths = paths.filter_map(|line| line.split_once('\t').map(|(_, path)| path.to_owned()));
+    paths
+        .filter(|path| worktree.join(path).join(".git").exists())
+        .map(|path| {
+            let head = git(worktree.join(&path)).args(["rev-parse", "HEAD"]).stdout();
+            (path, head)
+        })
+        .collect()
+}
+
+/// Has git throw away all that no reference keeps. The stash is one by its reflog.
+fn forget_all(bench: &Bench) {
+    let git = || bench.fixture.git();
+    let branches = git().args(["for-each-ref", "--format=%(refname)", "refs/heads"]).stdout();
+    git()
+        .args(["reflog", "expire", "--expire=all", "--expire-unreachable=all", "HEAD"])
+        .args(branches.lines())
+        .ok();
+    git().args(["gc", "--quiet", "--prune=now"]).ok();
+}
+
+/// Makes the worktree again: from the rescue if there is one, else from the commit it stood at.
+fn bring_back(bench: &Bench, before: &State, known: &[String], into: &Path) -> Fate {
+    for commit in known {
+        let there = bench.fixture.git().args(["cat-file", "-e", commit]).succeeds();
+        assert!(there, "the commit {commit} is lost");
+    }
+    let rescues = bench.rescues();
+    assert!(rescues.len() < 2, "{rescues:?}");
+    let Some(rescue) = rescues.first() else {
+        let head = before.head.lines().next().expect("it had a commit");
+        bench
+            .fixture
+            .git()
+            .args(["worktree", "add", "--quiet", "--detach"])
+            .arg(into)
+            .arg(head)
+            .ok();
+        return Fate::Clean;
+    };
+    let id = rescue["id"].as_str().expect("an id");
+    bench.ok(&["rescue", "restore", id, "--into", into.to_str().expect("UTF-8")]);
+    Fate::Restored
+}
+
+/// Asserts that the worktree is back as it was.
+fn compare(bench: &Bench, mut before: State, back: &Path) {
+    let mut after = state(back);
+    if bench.rescues().is_empty() {
+        // What git does not keep by itself: how it came there, modes, and that it was on a branch.
+        for state in [&mut before, &mut after] {
+            state.own.clear();
+            state.index_bytes = None;
+            state.directories.clear();
+            state.status.clear();
+            state.head.truncate(state.head.find('\n').unwrap_or_default());
+            state.files.values_mut().for_each(|entry| entry.mode &= 0o100);
+        }
+    }
+    if before.index_bytes.is_none() {
+        // A new one, as empty.
+        after.index_bytes = None;
+    }
+    // A branch that a lease was given, and made nothing of, goes with it.
+    let unused = format!("refs/heads/wtpool/shaped {}", bench.fixture.head());
+    for state in [&mut before, &mut after] {
+        state.references.remove(&unused);
+    }
+    assert_eq!(before.differences(&after), Vec::<String>::new(), "it is not what it was");
+    bench.fixture.git().args(["fsck", "--no-dangling"]).ok();
+}
+
+/// Plays these, four at a time, and asserts that of each became what had to.
+fn play_all(plays: &[(Shape, End)]) {
+    let todo = Mutex::new(plays.iter().rev().copied().collect::<Vec<_>>());
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let Some((shape, end)) = todo.lock().expect("no panic here").pop() else {
+                        return;
+                    };
+                    let text = match std::panic::catch_unwind(|| play(shape, end)) {
+                        Ok(fate) if fate == expected(shape, end) => continue,
+                        Ok(fate) => format!("{fate:?} instead of {:?}", expected(shape, end)),
+                        Err(panic) => said(panic.as_ref()),
+                    };
+                    let text = format!("{} at {}: {text}", shape.name(), end.name());
+                    failed.lock().expect("no panic here").push(text);
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("no panic here");
+    assert!(failed.is_empty(), "{} of them:\n\n{}", failed.len(), failed.join("\n\n"));
+}
+
+/// Asserts that the table says of these what they came to, which is what they had to.
+fn assert_in_table(plays: &[(Shape, End)]) {
+    let cell = |(shape, end): &(Shape, End)| Cell {
+        shape: *shape,
+        end: end.name().to_owned(),
+        fate: expected(*shape, *end),
+    };
+    let cells: Vec<Cell> = plays.iter().map(cell).collect();
+    assert_in_step(Path::new(TABLE), &End::ALL.map(End::name), &cells);
+}
+
+fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+        (Some(text), _) => text.clone(),
+        (_, Some(text)) => (*text).to_owned(),
+        _ => "it panicked".to_owned(),
+    }
+}
+
+/// Which shapes and ends to play, of those that `may` be: what is asked for at each end, or each shape at
+/// one of them.
+fn wanted(may: impl Fn(Shape) -> bool) -> Vec<(Shape, End)> {
+    let all = Shape::all();
+    let asked = std::env::var("WTPOOL_CORPUS").ok();
+    let names: Option<Vec<&str>> =
+        asked.as_deref().filter(|names| *names != "all").map(|names| names.split(',').collect());
+    for name in names.iter().flatten() {
+        assert!(all.iter().any(|s| s.name() == *name), "WTPOOL_CORPUS: there is no shape {name}");
+    }
+    let everyday = asked.is_none();
+    let mut plays = Vec::new();
+    for (n, shape) in all.into_iter().enumerate().filter(|(_, shape)| may(*shape)) {
+        let name = shape.name();
+        let wanted = match &names {
+            Some(names) => names.contains(&&*name),
+            None => !everyday || shape.need() != Some(Need::Space),
+        };
+        for (m, end) in End::ALL.into_iter().enumerate() {
+            if wanted && (!everyday || n % End::ALL.len() == m) {
+                plays.push((shape, end));
+            }
+        }
+    }
+    plays
+}
+
+fn has_lfs() -> bool {
+    Command::new("git").args(["lfs", "version"]).output().is_ok_and(|o| o.status.success())
+}
+
+#[test]
+fn nothing_is_lost() {
+    let lfs = has_lfs();
+    if !lfs {
+        skip("git-lfs is not installed");
+    }
+    let plays = wanted(|shape| match shape.need() {
+        Some(Need::User) => false,
+        Some(Need::GitLfs) => lfs,
+        _ => true,
+    });
+    play_all(&plays);
+    assert_in_table(&plays);
+}
+
+/// Root may read everything. So this is played as another user, by a process of its own.
+#[test]
+fn nothing_is_lost_that_may_not_be_read() {
+    let plays = wanted(|shape| shape.need() == Some(Need::User));
+    if !rustix::process::geteuid().is_root() {
+        play_all(&plays);
+        return assert_in_table(&plays);
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let program = Command::new("setpriv").args(nobody).args([WTPOOL, "--version"]).output();
+    let owned = Command::new("chown").arg("65534:65534").arg(home.path()).status();
+    if !program.is_ok_and(|o| o.status.success()) || !owned.is_ok_and(|status| status.success()) {
+        skip("this runs as root, and can't become another user who may run the program");
+        return;
+    }
+    let output = Command::new("setpriv")
+        .args(nobody)
+        .arg(std::env::current_exe().expect("this program"))
+        .args(["corpus::not_as_root", "--exact", "--ignored", "--nocapture"])
+        .env("TMPDIR", home.path())
+        .env("HOME", home.path())
+        .current_dir(home.path())
+        .output()
+        .expect("it was started before");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1 passed"), "{said}");
+    assert_in_table(&plays);
+}
+
+#[test]
+#[ignore = "run by another test as a user who is not root"]
+fn not_as_root() {
+    if !rustix::process::geteuid().is_root() {
+        play_all(&wanted(|shape| shape.need() == Some(Need::User)));
+    }
+}
