@@ -149,7 +149,7 @@ proptest! {
     fn notes_of_slots(damage in damage()) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let commit = CommitId::new("c0").expect("an id");
-        Note { base: Some(7), commit: Some(commit.clone()) }.write(dir.path()).expect("written");
+        Note { base: Some(7), commit: Some(commit.clone()), ..Note::default() }.write(dir.path()).expect("written");
         let path = dir.path().join("cache.json");
         let text = fs::read(&path).expect("it is there");
         fs::write(&path, damage.apply(&text)).expect("written");

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files;
 use crate::install;
+use crate::renew;
 use crate::sccache;
 
 /// The note's name.
@@ -76,6 +77,7 @@ const UNFINISHED: [&str; 2] = [".seeding", ".copying"];
 pub(crate) fn forget(slot_dir: &Path) -> Result<()> {
     install::take_away(slot_dir)?;
     discard_unfinished(slot_dir)?;
+    renew::end(slot_dir)?;
     Note::remove(slot_dir)?;
     sccache::leave(slot_dir);
     Ok(())

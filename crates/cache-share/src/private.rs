@@ -7,6 +7,7 @@ use pool_core::{Attachment, CacheSite, CacheStrategy, Result};
 
 use crate::install;
 use crate::note;
+use crate::renew;
 use crate::seeded::blocking;
 use crate::setup::slot_dir;
 
@@ -54,9 +55,10 @@ impl CacheStrategy for Private {
     }
 
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
-        let attachment = self.announce(site);
         // What another strategy put there, before the settings changed.
         install::take_away(slot_dir(&site.path))?;
+        renew::recover(slot_dir(&site.path), &site.path.join("target"))?;
+        let attachment = self.announce(site);
         if attachment.warm {
             note::begin(slot_dir(&site.path), &site.path.join("target"), &site.base)?;
         }

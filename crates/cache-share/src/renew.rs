@@ -299,9 +299,17 @@ fn value(file: &Path) -> Option<u64> {
     bytes.map(u64::swap_bytes)
 }
 
-/// Whether somebody who was at it in this slot did not end it.
-pub(crate) fn is_unfinished(slot_dir: &Path) -> bool {
-    slot_dir.join(UNFINISHED).exists()
+/// Removes a slot's target if somebody who was at it did not end it.
+///
+/// # Errors
+///
+/// When it can't be removed.
+pub(crate) fn recover(slot_dir: &Path, target: &Path) -> Result<()> {
+    if !slot_dir.join(UNFINISHED).exists() {
+        return Ok(());
+    }
+    seed::discard(target)?;
+    end(slot_dir)
 }
 
 /// Puts the base's units in their place, and removes the fingerprints that are outdated. Then the sources

@@ -15,6 +15,7 @@ use crate::files;
 use crate::install::{self, Build, CargoConfig};
 use crate::note;
 use crate::private::{Private, is_warm};
+use crate::renew;
 use crate::rustc::{self, Config};
 use crate::seeded::blocking;
 use crate::setup::{Setup, not_cargo, slot_dir};
@@ -291,7 +292,9 @@ impl CacheStrategy for Sccache {
         }
         let (this, site) = (self.clone(), site.clone());
         blocking(move || {
-            note::begin(slot_dir(&site.path), &site.path.join("target"), &site.base)?;
+            let target = site.path.join("target");
+            renew::recover(slot_dir(&site.path), &target)?;
+            note::begin(slot_dir(&site.path), &target, &site.base)?;
             this.attached(&site)
         })
         .await

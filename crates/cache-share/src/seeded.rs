@@ -249,9 +249,9 @@ impl CacheStrategy for Seeded {
         self.install(site, base.as_ref())?;
         let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
         let dir = slot_dir(&site.path).to_owned();
-        if renew::is_unfinished(&dir) {
+        {
             let (dir, target) = (dir.clone(), target.clone());
-            blocking(move || seed::discard(&target).and_then(|()| renew::end(&dir))).await?;
+            blocking(move || renew::recover(&dir, &target)).await?;
         }
         if !files::is_empty(&target) {
             let commit = site.base.clone();
