@@ -198,8 +198,10 @@ fn a_process_that_is_killed_while_it_seeds() {
     });
     assert!(interrupted, "nothing is tested");
     bench.ok(&["prune"]);
-    assert!(!slot.exists(), "something is left of it");
-    assert_eq!((bench.slots().len(), bench.worktrees()), (0, 1));
+    // A reaper that an earlier lease started may be at it.
+    eventually("nothing is left of it", || !slot.exists());
+    bench.eventually_empty();
+    assert_eq!(bench.worktrees(), 1);
     let ran = bench.ok(&["run", "--", "sh", "-c", BUILD]);
     assert_eq!(ran.out, "0\none\n", "{ran:?}");
     // Nor does it hold up those who do not wait for anybody to clean up.
@@ -214,7 +216,7 @@ fn a_process_that_is_killed_while_it_seeds() {
     assert_eq!(ran.out, "0\none\n", "{ran:?}");
     bench.ok(&["prune", "--all"]);
     bench.eventually_empty();
-    assert!(!slot.exists(), "something is left of it");
+    eventually("nothing is left of it", || !slot.exists());
 }
 
 #[test]
