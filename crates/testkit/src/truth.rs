@@ -89,6 +89,18 @@ pub trait Subject: fmt::Debug + Send + Sync {
     fn rounds(&self) -> u32 {
         1
     }
+
+    /// Whether what is built has less debug information than a fresh clone's: then a backtrace may show less
+    /// than it does there, and nothing else.
+    fn spares_debug_information(&self) -> bool {
+        false
+    }
+
+    /// Called before each command of the script, the first of which is number 0. What a strategy changes under
+    /// leases that live can be changed here.
+    fn before(&self, command: usize) {
+        let _ = command;
+    }
 }
 
 /// A [`Subject`] that needs no warming up.
@@ -128,6 +140,9 @@ pub enum Verdict {
         /// is no merit.
         warm: bool,
     },
+    /// The same, but for lines of backtraces that are missing, by a strategy that
+    /// [spares debug information](Subject::spares_debug_information).
+    Spared,
     /// The same, but some lease got another strategy than the one asked for.
     FallsBack {
         /// The strategy it got.
@@ -153,6 +168,7 @@ impl fmt::Display for Verdict {
         match self {
             Self::Right { warm: true } => f.write_str("right"),
             Self::Right { warm: false } => f.write_str("right, cold"),
+            Self::Spared => f.write_str("right, with shorter backtraces"),
             Self::FallsBack { to, reason } => write!(f, "falls back to {to}: {reason}"),
             Self::Refused(why) => write!(f, "refused: {why}"),
             Self::Wrong { .. } => f.write_str("**wrong**"),

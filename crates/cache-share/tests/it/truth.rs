@@ -1,7 +1,7 @@
 //! The truth table of `testkit`, for each strategy, and for two that are wrong.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -49,23 +49,29 @@ fn private_is_right() {
 
 /// A pool that starts from a base of everything that can be built.
 #[derive(Debug)]
-struct Based(Pool);
+struct Based {
+    pool: Pool,
+    lean: Lean,
+    /// While it is there, all build lean, if that is up to the pool.
+    flag: PathBuf,
+}
 
 impl Based {
     fn new(repo: &Path, pool_dir: &Path, lean: Lean) -> Self {
         let all = "cargo build --workspace --all-targets; cargo check --workspace --all-targets; \
                    cargo clippy --workspace; cargo build --workspace --release; cargo doc --no-deps";
-        Self(support::seeded(repo, pool_dir, |setup| {
+        let pool = support::seeded(repo, pool_dir, |setup| {
             setup.warm_command = Some(all.to_owned());
             setup.lean = lean;
-        }))
+        });
+        Self { pool, lean, flag: pool_dir.join("cache/lean") }
     }
 }
 
 #[async_trait]
 impl Subject for Based {
     fn pool(&self) -> &Pool {
-        &self.0
+        &self.pool
     }
 
     fn strategy(&self) -> &str {
@@ -74,7 +80,27 @@ impl Subject for Based {
 
     async fn warm(&self, commit: &CommitId) -> Result<(), String> {
         let base = Some(commit.as_str().to_owned());
-        self.0.prepare_cache(base, None, &|_| ()).await.map(drop).map_err(|e| e.to_string())
+        self.pool.prepare_cache(base, None, &|_| ()).await.map(drop).map_err(|e| e.to_string())
+    }
+
+    fn spares_debug_information(&self) -> bool {
+        self.lean != Lean::Never
+    }
+
+    /// In an order by which each of two leases that build by turns builds both ways, one after the other and
+    /// the other way round.
+    fn before(&self, command: usize) {
+        if self.lean != Lean::Auto {
+            return;
+        }
+        let changed = match command.count_ones() % 2 {
+            1 => std::fs::write(&self.flag, ""),
+            _ => match std::fs::remove_file(&self.flag) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            },
+        };
+        changed.expect("the pool's directory can be written to");
     }
 
     /// What a slot gets once more is another matter than what a new one gets.
@@ -87,6 +113,55 @@ impl Subject for Based {
 fn seeded_is_right() {
     let open: &truth::Opener = &|repo, pool_dir| Box::new(Based::new(repo, pool_dir, Lean::Never));
     let report = examine(Seeded::NAME, open, &[]);
+    report.assert_never_wrong();
+    truth::assert_in_step(table(), &report);
+}
+
+/// The hazards in which it may matter whether there is incremental state, debug information, or a symbol. A column
+/// of all of them takes minutes of processor time.
+const LEAN: [&str; 22] = [
+    "edit-after-warm-up",
+    "at-the-same-time",
+    "clippy",
+    "test",
+    "doctest",
+    "manifest-dir",
+    "bin-exe",
+    "locations",
+    "backtrace",
+    "test-backtrace",
+    "baked-into-a-file",
+    "in-place",
+    "script-profile",
+    "compiler-probe",
+    "objects",
+    "macro-tracked",
+    "macro-whereabouts",
+    "release",
+    "profile",
+    "branch-switch",
+    "used-slot",
+    "back-again",
+];
+
+/// [`LEAN`], as far as there are such hazards on this platform.
+fn lean_hazards() -> Vec<&'static str> {
+    truth::all().iter().map(truth::Hazard::name).filter(|name| LEAN.contains(name)).collect()
+}
+
+#[test]
+fn seeded_and_lean_is_right() {
+    let open: &truth::Opener = &|repo, pool_dir| Box::new(Based::new(repo, pool_dir, Lean::Always));
+    let report = examine("seeded, lean", open, &lean_hazards());
+    report.assert_never_wrong();
+    truth::assert_in_step(table(), &report);
+}
+
+/// As it is when others come and go, while one works.
+#[test]
+fn seeded_and_lean_by_turns_is_right() {
+    let open: &truth::Opener = &|repo, pool_dir| Box::new(Based::new(repo, pool_dir, Lean::Auto));
+    let report = examine("seeded, lean by turns", open, &lean_hazards());
     report.assert_never_wrong();
     truth::assert_in_step(table(), &report);
 }

@@ -28,6 +28,8 @@ pub struct Hazard {
     pub(crate) together: bool,
     /// What the user's own `.env` says, of which each lease is to get a copy.
     pub(crate) dot_env: Option<&'static str>,
+    /// Whether what is shown comes from debug information.
+    pub(crate) of_debug_information: bool,
 }
 
 /// One step of a script.
@@ -95,6 +97,7 @@ impl Hazard {
             workspaces: vec![""],
             together: false,
             dot_env: None,
+            of_debug_information: false,
         };
         hazard.file(".gitignore", "target/\n.env\n")
     }
@@ -129,6 +132,12 @@ impl Hazard {
     /// The user has a `.env`, which git ignores.
     pub(crate) fn dot_env(mut self, content: &'static str) -> Self {
         self.dot_env = Some(content);
+        self
+    }
+
+    /// What is shown comes from debug information, of which a strategy may have less.
+    pub(crate) fn of_debug_information(mut self) -> Self {
+        self.of_debug_information = true;
         self
     }
 

@@ -56,6 +56,7 @@ pub(crate) fn play(hazard: &Hazard, open: &Opener) -> (Verdict, Vec<String>) {
         warm: false,
         reasons: Vec::new(),
         fallback: None,
+        spared: false,
         shown: Vec::new(),
         touched: Vec::new(),
         round: 1,
@@ -68,6 +69,7 @@ pub(crate) fn play(hazard: &Hazard, open: &Opener) -> (Verdict, Vec<String>) {
         }
         (Some(why), _) => Verdict::Refused(why),
         (None, Some((to, reason))) => Verdict::FallsBack { to, reason },
+        (None, None) if game.spared => Verdict::Spared,
         (None, None) => Verdict::Right { warm: game.warm },
     };
     (verdict, game.reasons)
@@ -87,6 +89,8 @@ struct Game<'a> {
     /// What attachments gave as reasons.
     reasons: Vec<String>,
     fallback: Option<(String, String)>,
+    /// Whether something showed less than it does in a fresh clone, as it may.
+    spared: bool,
     shown: Vec<String>,
     touched: Vec<String>,
     /// How often the script has been begun.
@@ -116,6 +120,8 @@ impl Game<'_> {
             });
             early.extend(steps);
         }
+        let may_spare = self.hazard.of_debug_information && self.subject.spares_debug_information();
+        let mut commands = 0..;
         for (index, step) in self.hazard.script.iter().enumerate() {
             match step {
                 Step::Lease(who, commit, after) => {
@@ -131,10 +137,13 @@ impl Game<'_> {
                         .map(|w| self.slot(*w))
                         .collect();
                     let before: Vec<_> = bystanders.iter().map(|place| files(place)).collect();
+                    self.subject.before(commands.next().unwrap_or_default());
                     let seen = self.act(who, act);
                     for (who, view) in seen {
                         let right = &self.reference.views[&(index, who)];
-                        if !view.is_same(right) {
+                        if may_spare && view.is_part_of(right) {
+                            self.spared = true;
+                        } else if !view.is_same(right) {
                             let what = format!("{}: {act} in {who}", self.step(index));
                             self.shown.push(difference(&what, &view, right));
                         }

@@ -52,6 +52,14 @@ impl View {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.success == other.success && self.shown == other.shown
     }
+
+    /// Whether it shows some of the lines that the other one shows, in their order, and nothing else.
+    pub(crate) fn is_part_of(&self, other: &Self) -> bool {
+        let mut others = other.shown.lines();
+        self.success == other.success
+            && self.shown != other.shown
+            && self.shown.lines().all(|line| others.any(|other| other == line))
+    }
 }
 
 /// A checkout in which things are built.
@@ -194,7 +202,21 @@ fn mask_word(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::mask;
+    use super::{View, mask};
+
+    #[test]
+    fn a_part_has_nothing_of_its_own() {
+        let view = |shown: &str| View { success: true, shown: shown.to_owned(), ..View::default() };
+        let whole = view("one\ntwo\nthree\n");
+        for part in ["", "one\nthree\n", "two\n"] {
+            assert!(view(part).is_part_of(&whole), "{part}");
+        }
+        for other in ["one\ntwo\nthree\n", "two\none\n", "one\none\n", "one\nfour\n"] {
+            assert!(!view(other).is_part_of(&whole), "{other}");
+        }
+        let failed = View { success: false, ..view("one\n") };
+        assert!(!failed.is_part_of(&whole));
+    }
 
     #[test]
     fn only_what_may_differ_is_masked() {

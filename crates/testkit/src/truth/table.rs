@@ -13,8 +13,9 @@ const HEAD: &str = "\
 Made by the tests (`testkit::truth`), with real builds; do not edit. Each line is a hazard: a small workspace
 that is built and run in several leases, by turns and at the same time, with other commits, edits and settings.
 *right*: each command showed what it shows in a fresh clone with a target of its own; *cold*: no lease had
-anything to start from. *falls back*: right as well, by way of another strategy. `WTPOOL_BLESS=1 cargo test`
-writes the columns of the strategies that it plays.
+anything to start from. *falls back*: right as well, by way of another strategy. *with shorter backtraces*: but for
+lines of backtraces that are missing. Nothing: not played. `WTPOOL_BLESS=1 cargo test` writes the columns of the
+strategies that it plays.
 
 ";
 

@@ -5,7 +5,15 @@ use super::{pair, single};
 use crate::truth::Hazard;
 
 pub(super) fn all() -> Vec<Hazard> {
-    vec![manifest_dir(), out_dir(), bin_exe(), target_tmpdir(), locations(), backtrace()]
+    vec![
+        manifest_dir(),
+        out_dir(),
+        bin_exe(),
+        target_tmpdir(),
+        locations(),
+        backtrace(),
+        test_backtrace(),
+    ]
 }
 
 fn manifest_dir() -> Hazard {
@@ -107,10 +115,36 @@ fn backtrace() -> Hazard {
         let all = std::backtrace::Backtrace::force_capture().to_string();\n    \
         all.lines().filter(|line| line.contains(\"main.rs\")).for_each(|line| println!(\"{line}\"));\n}\n";
     single("backtrace", "paths of sources in a backtrace", main)
+        .of_debug_information()
         .lease('A', 0)
         .lease('B', 0)
         .by_turns()
         .edit('A', "src/main.rs", format!("{main}\n// Edited.\n"))
         .cargo("A", "run")
         .program('B', "app")
+}
+
+/// What a failing test shows. How many frames the standard library has of its own is no matter.
+fn test_backtrace() -> Hazard {
+    let main = |line: &str| {
+        format!(
+            "{line}fn main() {{}}\n\n#[cfg(test)]\nmod tests {{\n    fn inner() -> String {{\n        \
+             std::backtrace::Backtrace::force_capture().to_string()\n    }}\n\n    #[test]\n    \
+             fn outer() {{\n        for line in inner().lines() {{\n            \
+             let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || \" :\".contains(c));\n            \
+             if line.starts_with(\"app::\") || line.contains(\"main.rs\") {{\n                \
+             println!(\"{{line}}\");\n            }}\n        }}\n    }}\n}}\n"
+        )
+    };
+    let args = "test -- --nocapture";
+    single("test-backtrace", "names and paths in the backtrace of a test", &main(""))
+        .of_debug_information()
+        .commit([("src/main.rs", &main("\n"))])
+        .lease('A', 0)
+        .lease('B', 1)
+        .cargo("A", args)
+        .cargo("B", args)
+        .edit('A', "src/main.rs", main("\n\n"))
+        .cargo("A", args)
+        .cargo("B", args)
 }

@@ -4,7 +4,7 @@ use super::{manifest, single};
 use crate::truth::Hazard;
 
 pub(super) fn all() -> Vec<Hazard> {
-    vec![
+    let mut all = vec![
         baked_path(),
         baked_into_a_file(),
         without_rerun(),
@@ -14,9 +14,16 @@ pub(super) fn all() -> Vec<Hazard> {
         absolute_rerun(),
         links(),
         in_place(),
+        in_place_elsewhere(),
         generated_source(),
         rewritten_source(),
-    ]
+        profile(),
+        probe(),
+    ];
+    if cfg!(unix) {
+        all.push(objects());
+    }
+    all
 }
 
 /// A package whose build script has this body, and whose program prints what the script made known as
@@ -189,6 +196,134 @@ fn in_place() -> Hazard {
         .cargo("A", "run")
         .program('B', "app")
         .lease('C', 0)
+        .cargo("C", "run")
+        .cargo("B", "run")
+}
+
+/// Its directory is another script's, which has run before. For cargo, nothing has changed there.
+fn in_place_elsewhere() -> Hazard {
+    let sys = "fn main() {\n    println!(\"cargo::rerun-if-changed=build.rs\");\n    \
+        let out = std::env::var(\"OUT_DIR\").unwrap();\n    \
+        std::fs::write(format!(\"{out}/word.txt\"), \"nothing\").unwrap();\n    \
+        println!(\"cargo::metadata=root={out}\");\n}\n";
+    let build = "use std::io::Write;\n\nfn main() {\n    \
+        println!(\"cargo::rerun-if-changed=data/word.txt\");\n    \
+        let root = std::env::var(\"DEP_THING_ROOT\").unwrap();\n    \
+        let mut file = std::fs::File::options().write(true).open(format!(\"{root}/word.txt\")).unwrap();\n    \
+        file.write_all(&std::fs::read(\"data/word.txt\").unwrap()).unwrap();\n}\n";
+    Hazard::new(
+        "in-place-elsewhere",
+        "a build script that writes into a file in another one's `OUT_DIR`",
+    )
+    .file("Cargo.toml", "[workspace]\nresolver = \"2\"\nmembers = [\"app\", \"thing-sys\"]\n")
+    .file(
+        "app/Cargo.toml",
+        manifest("app", "[dependencies]\nthing-sys = { path = \"../thing-sys\" }\n"),
+    )
+    .file("app/src/main.rs", "fn main() {\n    println!(\"{}\", thing_sys::word());\n}\n")
+    .file("app/build.rs", build)
+    .file("app/data/word.txt", "base 01")
+    .file("thing-sys/Cargo.toml", manifest("thing-sys", "links = \"thing\"\n"))
+    .file("thing-sys/build.rs", sys)
+    .file(
+        "thing-sys/src/lib.rs",
+        "pub fn word() -> String {\n    \
+         std::fs::read_to_string(concat!(env!(\"OUT_DIR\"), \"/word.txt\")).unwrap()\n}\n",
+    )
+    .commit([("app/data/word.txt", "other 2")])
+    .commit([])
+    .without("app/build.rs")
+    .lease('A', 0)
+    .lease('B', 1)
+    .by_turns()
+    .edit('A', "app/data/word.txt", "edited3")
+    .cargo("A", "run")
+    .program('B', "app")
+    .lease('C', 0)
+    .cargo("C", "run")
+    .lease('D', 2)
+    .cargo("D", "run")
+    .cargo("B", "run")
+}
+
+/// What a script is told of how it is all compiled, and how it was compiled itself.
+fn profile() -> Hazard {
+    let build = "fn main() {\n    println!(\"cargo::rerun-if-changed=word.txt\");\n    \
+        let told = [\"PROFILE\", \"DEBUG\", \"OPT_LEVEL\"].map(|name| std::env::var(name).unwrap());\n    \
+        let word = std::fs::read_to_string(\"word.txt\").unwrap();\n    \
+        println!(\"cargo::rustc-env=BAKED={word} {told:?} {}\", cfg!(debug_assertions));\n}\n";
+    let main =
+        "fn main() {\n    println!(\"{} {}\", env!(\"BAKED\"), cfg!(debug_assertions));\n}\n";
+    single("script-profile", "a build script that asks for `PROFILE` and `DEBUG`", main)
+        .file("build.rs", build)
+        .file("word.txt", "base")
+        .commit([("word.txt", "other")])
+        .lease('A', 0)
+        .lease('B', 1)
+        .by_turns()
+        .edit('B', "build.rs", format!("{build}\n// Edited.\n"))
+        .cargo("B", "run")
+        .cargo("A", "run --release")
+        .cargo("A", "run")
+}
+
+/// As autocfg does it: through the wrapper that cargo names, if it names one.
+fn probe() -> Hazard {
+    let build = "use std::{env, process::Command};\n\nfn main() {\n    \
+        println!(\"cargo::rerun-if-changed=probe.rs\");\n    \
+        let rustc = env::var_os(\"RUSTC\").unwrap();\n    \
+        let wrapper = env::var_os(\"RUSTC_WRAPPER\").filter(|wrapper| !wrapper.is_empty());\n    \
+        let mut command = match wrapper {\n        \
+        Some(wrapper) => {\n            let mut command = Command::new(wrapper);\n            \
+        command.arg(rustc);\n            command\n        }\n        \
+        None => Command::new(rustc),\n    };\n    \
+        command.args([\"--crate-name\", \"probe\", \"--crate-type=lib\", \"--emit=metadata\", \"--out-dir\"]);\n    \
+        command.arg(env::var_os(\"OUT_DIR\").unwrap()).arg(\"probe.rs\");\n    \
+        let said = command.output().unwrap();\n    \
+        println!(\"cargo::rustc-env=BAKED={} {}\", said.status.success(), said.stderr.is_empty());\n}\n";
+    let main = "fn main() {\n    println!(\"{}\", env!(\"BAKED\"));\n}\n";
+    single("compiler-probe", "a build script that tries what the compiler takes", main)
+        .file("build.rs", build)
+        .file("probe.rs", "pub fn good() {}\n")
+        .commit([("probe.rs", "pub fn bad() -> u8 {}\n")])
+        .lease('A', 0)
+        .lease('B', 1)
+        .by_turns()
+        .edit('A', "probe.rs", "fn unused() {}\n")
+        .cargo("A", "run")
+        .cargo("B", "run")
+}
+
+/// As with the crate `cc`, and as with assembler: one object is linked as it lies there, one from an archive.
+fn objects() -> Hazard {
+    let build = "use std::{env, process::Command};\n\nfn run(command: &mut Command) {\n    \
+        assert!(command.status().unwrap().success());\n}\n\nfn main() {\n    \
+        println!(\"cargo::rerun-if-changed=c\");\n    \
+        let out = env::var(\"OUT_DIR\").unwrap();\n    \
+        for part in [\"loose\", \"packed\"] {\n        \
+        let (from, to) = (format!(\"c/{part}.c\"), format!(\"{out}/{part}.o\"));\n        \
+        run(Command::new(\"cc\").args([\"-c\", &from, \"-o\", &to]));\n    }\n    \
+        let archive = format!(\"{out}/libpacked.a\");\n    \
+        run(Command::new(\"ar\").args([\"crs\", &archive, &format!(\"{out}/packed.o\")]));\n    \
+        println!(\"cargo::rustc-link-arg-bins={out}/loose.o\");\n    \
+        println!(\"cargo::rustc-link-search=native={out}\");\n    \
+        println!(\"cargo::rustc-link-lib=static=packed\");\n}\n";
+    let main = "extern \"C\" {\n    fn loose() -> i32;\n    fn packed() -> i32;\n}\n\n\
+        fn main() {\n    println!(\"{} {}\", unsafe { loose() }, unsafe { packed() });\n}\n";
+    let gives = |name: &str, value: u8| format!("int {name}(void) {{ return {value}; }}\n");
+    single("objects", "a build script that compiles C to objects in `OUT_DIR`", main)
+        .file("build.rs", build)
+        .file("c/loose.c", gives("loose", 1))
+        .file("c/packed.c", gives("packed", 1))
+        .commit([("c/loose.c", &gives("loose", 2))])
+        .commit([("c/packed.c", &gives("packed", 3))])
+        .lease('A', 1)
+        .lease('B', 2)
+        .by_turns()
+        .edit('A', "c/packed.c", gives("packed", 4))
+        .cargo("A", "run")
+        .lease('C', 0)
+        .edit('C', "src/main.rs", format!("{main}\n// Edited.\n"))
         .cargo("C", "run")
         .cargo("B", "run")
 }
