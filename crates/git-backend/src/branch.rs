@@ -149,20 +149,21 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
 /// slot's own `HEAD` is no longer on it.
 pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
     let note = note(site, plan.slot);
-    let noted = match fs::read_to_string(&note) {
+    let noted = match fs::read(&note) {
         Ok(noted) => noted,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Error::io(format!("read {}", note.display()), e)),
     };
-    // An incomplete note was being written when its process died, before the branch was made.
-    let noted = noted.strip_suffix('\n').and_then(|noted| noted.split_once(' '));
-    if let Some((base, name)) = noted {
+    // An incomplete note was being written when its process died, before the branch was made. One that is
+    // damaged proves of no branch that the pool made it.
+    if let Some((base, name)) = understood(&noted) {
         let is_plans = plan.base.branch.as_ref().is_some_and(|branch| branch.name == name);
-        let base = object_id(&CommitId::new(base)?)?;
         // The plan's own was looked at before; of another nobody knows what it alone reaches.
         if !(keep && is_plans) && (is_plans || is_reached_otherwise(site, name, base)?) {
             delete_unmoved(site, name, base)?;
         }
+    } else {
+        tracing::warn!(note = %note.display(), "the note of a slot's branch makes no sense; the branch stays, if there is one");
     }
     fs::remove_file(&note).map_err(|e| Error::io(format!("remove {}", note.display()), e))
 }
@@ -174,6 +175,13 @@ fn is_reached_otherwise(site: &Site, name: &str, commit: gix::ObjectId) -> Resul
     let mut kept = commits::kept_by_refs(&repo, |name| full.as_bstr() == name)?;
     kept.extend(site.heads_outside());
     Ok(commits::unreached(&repo, &[commit].into(), &kept).count == 0)
+}
+
+/// Where the pool made a branch, and its name.
+fn understood(note: &[u8]) -> Option<(gix::ObjectId, &str)> {
+    let (base, name) = std::str::from_utf8(note).ok()?.strip_suffix('\n')?.split_once(' ')?;
+    full_name(name).ok()?;
+    Some((object_id(&CommitId::new(base).ok()?).ok()?, name))
 }
 
 fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId) -> Result<()> {

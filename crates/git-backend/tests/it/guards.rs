@@ -124,3 +124,24 @@ async fn a_branch_that_moved_after_the_look_stays() {
     isolator.dispose(settled).await.unwrap();
     assert_eq!(git(&fixture.repo, &["rev-parse", "wtpool/moved"]), moved);
 }
+
+/// The pool's own note of the branch that it made.
+#[tokio::test]
+async fn a_note_that_makes_no_sense_deletes_nothing_and_keeps_no_slot() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    git(&fixture.repo, &["branch", "free"]);
+    let head = fixture.head();
+    let notes: [&[u8]; 5] =
+        [b"not-an-id free\n", b"\xff\xfe free\n", b"free\n", b"0 free\n", b"* free\n"];
+    for note in notes.map(<[u8]>::to_vec).into_iter().chain([format!("{head} ../free\n").into()]) {
+        let plan = plan(&isolator, 1, "lease").await;
+        isolator.provision(&plan).await.unwrap();
+        fs::write(fixture.pool_dir().join("branches/1"), &note).unwrap();
+        let settled = proof(&isolator, &plan).await;
+        isolator.dispose(settled).await.unwrap();
+        assert_eq!(isolator.discover().await.unwrap(), [], "{note:?}");
+        assert_eq!(git(&fixture.repo, &["rev-parse", "free", "wtpool/lease"]).lines().count(), 2);
+        git(&fixture.repo, &["branch", "-D", "wtpool/lease"]);
+    }
+}

@@ -6,6 +6,7 @@ mod deletion;
 mod discovery;
 mod filters;
 mod foreign;
+mod fuzz;
 mod guards;
 mod inspect;
 mod layouts;

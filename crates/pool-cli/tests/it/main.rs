@@ -5,6 +5,7 @@ mod cache;
 mod cap;
 mod corpus;
 mod faults;
+mod fuzz;
 mod killed;
 mod lease;
 mod malice;
