@@ -5,14 +5,21 @@
 //! to a name beside its place, under which nobody looks for it, and looked at once more there. What was
 //! written before the rename is seen then, and the tree is put back; what comes after it finds
 //! no directory, and its writer is told so. A file that is already open is all that still leads there.
+//!
+//! Meanwhile git finds nothing at the worktree's place. So that nobody's `git worktree prune` takes it for
+//! one that was deleted, it is locked as `git worktree lock` would.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use pool_core::{Error, ErrorKind, Plan, Result, SlotId};
 
 use crate::inspect::is_as_seen;
-use crate::site::Site;
+use crate::site::{Place, Site};
+
+/// What tells the lock from one that somebody else has put on the worktree.
+const REASON: &str = "wtpool is clearing it\n";
 
 /// Under which name a slot's tree is set aside.
 pub(crate) fn path(site: &Site, slot: SlotId) -> PathBuf {
@@ -31,15 +38,21 @@ pub(crate) fn take(site: &Site, plan: &Plan) -> Result<Option<PathBuf>> {
     if is_there(&aside) && !is_there(&place) {
         // Interrupted here before. What was known then is not known now.
         rename(&aside, &place)?;
+        unlock(site, plan.slot)?;
     }
     if !is_there(&place) {
         return Ok(None);
     }
-    rename(&place, &aside)?;
+    lock(site, plan.slot)?;
+    if let Err(error) = rename(&place, &aside) {
+        unlock(site, plan.slot)?;
+        return Err(error);
+    }
     match is_as_seen(site, plan, &aside) {
         Ok(true) => Ok(Some(aside)),
         seen => {
             rename(&aside, &place)?;
+            unlock(site, plan.slot)?;
             let busy = format!("{} was written to while it was being given back", place.display());
             Err(seen.err().unwrap_or_else(|| {
                 Error::new(ErrorKind::Busy, busy)
@@ -55,7 +68,30 @@ pub(crate) fn take(site: &Site, plan: &Plan) -> Result<Option<PathBuf>> {
 ///
 /// When something was put there meanwhile; it is left alone, and the tree stays aside.
 pub(crate) fn put_back(site: &Site, slot: SlotId) -> Result<()> {
-    rename(&path(site, slot), &site.place(slot))
+    rename(&path(site, slot), &site.place(slot))?;
+    unlock(site, slot)
+}
+
+/// Keeps the slot's registration while its tree is away.
+fn lock(site: &Site, slot: SlotId) -> Result<()> {
+    let Place::Ours(admin) = site.look(slot)? else { return Ok(()) };
+    let path = admin.join("locked");
+    let written = File::create_new(&path).and_then(|mut file| file.write_all(REASON.as_bytes()));
+    match written {
+        // Somebody wants it kept, which serves as well; or an earlier attempt was interrupted.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        written => written.map_err(|e| Error::io(format!("write {}", path.display()), e)),
+    }
+}
+
+/// The tree is at its place again.
+fn unlock(site: &Site, slot: SlotId) -> Result<()> {
+    let Place::Ours(admin) = site.look(slot)? else { return Ok(()) };
+    let path = admin.join("locked");
+    if fs::read(&path).is_ok_and(|reason| reason == REASON.as_bytes()) {
+        fs::remove_file(&path).map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn is_there(path: &Path) -> bool {
@@ -75,4 +111,59 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
             _ => Error::io(doing, e).with_hint("is something mounted there? then unmount it"),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::atomic::AtomicBool;
+
+    use pool_core::{Base, CommitId};
+
+    use super::*;
+    use crate::settings::GitSettings;
+    use crate::{Repository, provision};
+
+    fn git(dir: &Path, args: &[&str]) -> String {
+        let mut command = Command::new("git");
+        for (name, value) in [("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_NOSYSTEM", "1")] {
+            command.env(name, value);
+        }
+        let who = ["-c", "user.name=a", "-c", "user.email=a@example.invalid"];
+        let output = command.current_dir(dir).args(who).args(args).output().expect("git runs");
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
+    }
+
+    #[test]
+    fn nobody_prunes_a_worktree_that_is_set_aside() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let repo = root.path().join("demo");
+        fs::create_dir(&repo).expect("made");
+        git(&repo, &["init", "--quiet"]);
+        git(&repo, &["commit", "--quiet", "--allow-empty", "--message", "first"]);
+        let commit = CommitId::new(git(&repo, &["rev-parse", "HEAD"])).expect("an id");
+        let settings = GitSettings { user_config: false, ..Default::default() };
+        let repository = Repository::find(&repo).expect("found");
+        let site = Site::open(&repository, &root.path().join("pool"), settings).expect("opened");
+        let base = Base { commit, branch: None };
+        let plan = Plan { slot: SlotId(1), lease: None, base };
+        provision::provision(&site, &plan, &AtomicBool::new(false)).expect("provisioned");
+        let admin = site.admin_dir(plan.slot).expect("registered");
+
+        take(&site, &plan).expect("moved").expect("it was there");
+        git(&repo, &["worktree", "prune"]);
+        put_back(&site, plan.slot).expect("moved back");
+        assert_eq!(site.admin_dir(plan.slot).expect("still registered"), admin);
+        assert!(!admin.join("locked").exists(), "it is an ordinary worktree again");
+
+        // Somebody's own lock stays.
+        git(
+            &repo,
+            &["worktree", "lock", "--reason", "mine", site.place(plan.slot).to_str().unwrap()],
+        );
+        take(&site, &plan).expect("moved").expect("it was there");
+        put_back(&site, plan.slot).expect("moved back");
+        assert_eq!(fs::read_to_string(admin.join("locked")).expect("locked").trim_end(), "mine");
+    }
 }

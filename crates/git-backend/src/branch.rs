@@ -16,6 +16,7 @@ use pool_core::{
 
 use crate::durable;
 use crate::inspect::commits;
+use crate::references::settled;
 use crate::repository::Repository;
 use crate::site::{Site, gix_error};
 
@@ -52,8 +53,7 @@ pub(crate) fn resolve(site: &Site, wish: &Wish, name: &LeaseName) -> Result<Base
         BranchWish::Named(name) => {
             let full = full_name(name)?;
             let repo = site.repo();
-            let Some(mut found) = repo
-                .try_find_reference(&full)
+            let Some(mut found) = settled(&repo, || repo.try_find_reference(&full))
                 .map_err(|e| gix_error(format!("look for the branch {name}"), e))?
             else {
                 if let Some(parent) = parent_in_the_way(&repo, name)? {
@@ -128,8 +128,7 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
             return Err(gix_error(format!("create the branch {}", branch.name), e));
         }
     } else {
-        let found = slot_repo
-            .find_reference(&full)
+        let found = settled(&slot_repo, || slot_repo.find_reference(&full))
             .and_then(|mut found| found.peel_to_commit().map(|commit| commit.id))
             .map_err(|e| gix_error(format!("find the branch {}", branch.name), e))?;
         if found != base {
@@ -189,7 +188,7 @@ fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId) -> Result<()> {
     remove_if_empty(&site.common_dir.join(full.as_bstr().to_string()))?;
     let repo = site.repo();
     let is_unmoved = || {
-        repo.try_find_reference(&full)
+        settled(&repo, || repo.try_find_reference(&full))
             .map(|found| found.is_some_and(|found| found.target().try_id() == Some(&*base)))
             .map_err(|e| gix_error(format!("look for the branch {name}"), e))
     };
@@ -278,8 +277,7 @@ fn open_origin(site: &Site, origin: &Path) -> Result<gix::Repository> {
 
 fn commit(origin: &gix::Repository, wish: &Wish) -> Result<CommitId> {
     let spec = wish.base.as_deref().unwrap_or("HEAD");
-    let found = origin
-        .rev_parse_single(spec)
+    let found = settled(origin, || origin.rev_parse_single(spec))
         .and_then(|id| id.object())
         .and_then(|object| object.peel_to_commit())
         .map(|commit| commit.id);
@@ -315,7 +313,7 @@ fn full_name(name: &str) -> Result<FullName> {
 }
 
 fn exists(repo: &gix::Repository, full: &FullName) -> Result<bool> {
-    repo.try_find_reference(full)
+    settled(repo, || repo.try_find_reference(full))
         .map(|found| found.is_some())
         .map_err(|e| gix_error(format!("look for {}", full.as_bstr()), e))
 }

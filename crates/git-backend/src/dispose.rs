@@ -13,6 +13,7 @@ use crate::branch;
 use crate::copy;
 use crate::provision::{OWN_CONFIG, remembered};
 use crate::registration;
+use crate::rescue;
 use crate::site::{Place, Site, foreign};
 use crate::trash::Bin;
 
@@ -73,6 +74,12 @@ pub(crate) fn take_away(
         }
         branch::settle(site, plan, keep_branch)
     })?;
+    // What processes that died had put together, for a registration or a rescue.
+    for staged in [registration::staged(site, slot), rescue::staging(site, slot)] {
+        if aside::is_there(&staged) {
+            bin.put(&staged)?;
+        }
+    }
     let notes = OWN_CONFIG.map(|file| remembered(site, slot, file));
     for note in notes.into_iter().chain([copy::note(site, slot), site.making_marker(slot)]) {
         match fs::remove_file(&note) {

@@ -45,6 +45,19 @@ impl Git {
         git
     }
 
+    /// A command on a repository that needs no worktree.
+    pub(crate) fn in_repository(git_dir: &Path, settings: &GitSettings) -> Self {
+        let mut git = Self::scrubbed(settings);
+        git.command.current_dir(git_dir).env("GIT_DIR", git_dir);
+        git
+    }
+
+    /// Has it read and write objects there, and not in the repository.
+    pub(crate) fn with_objects_in(mut self, dir: &Path) -> Self {
+        self.command.env("GIT_OBJECT_DIRECTORY", dir);
+        self
+    }
+
     fn scrubbed(settings: &GitSettings) -> Self {
         let mut command = Command::new("git");
         for (name, _) in std::env::vars_os() {
@@ -137,6 +150,28 @@ impl Git {
         }
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         Err(self.failed(&output, &message))
+    }
+
+    /// Runs it with that for its standard input, all of which it reads before it prints anything, and returns
+    /// what it printed.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run), without waiting for locks.
+    pub(crate) fn run_with_input(mut self, input: &[u8]) -> Result<Vec<u8>> {
+        self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().map_err(cannot_run)?;
+        let given = match child.stdin.take() {
+            Some(mut stdin) => stdin.write_all(input),
+            None => Ok(()),
+        };
+        let output = child.wait_with_output().map_err(cannot_run)?;
+        if !output.status.success() {
+            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(self.failed(&output, &message));
+        }
+        given.map_err(cannot_run)?;
+        Ok(output.stdout)
     }
 
     /// Runs it, and tells whether it succeeded: for commands whose status is the answer.

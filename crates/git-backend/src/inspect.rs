@@ -18,7 +18,7 @@ use std::fmt::Display;
 use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use gix::ObjectId;
 use gix::bstr::{BStr, ByteSlice};
@@ -27,6 +27,7 @@ use pool_core::{BranchReport, Error, ErrorKind, Inspection, Losses, Plan, Result
 use crate::copy::Copied;
 use crate::patterns::Patterns;
 use crate::provision::{OWN_CONFIG, remembered};
+use crate::references::settled;
 use crate::site::{Place, Site};
 use commits::Unreached;
 use staged::Staged;
@@ -35,9 +36,16 @@ use walk::{Ground, Seen, Status, Submodule};
 /// How many paths that can't be saved are named, at most.
 const NAMED: usize = 20;
 
+/// Up to what size a file of git's is compared by its content, in bytes.
+const READ_WHOLE: u64 = 1 << 20;
+
+/// How often is looked again for an object that was there and is not found.
+const LOOKS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Looks for what would be lost. Changes nothing.
 pub(crate) fn inspect(site: &Site, plan: &Plan) -> Result<Inspection> {
-    let look = look(site, plan, &mut |_| Ok(()))?;
+    let look = again_while_repacked(|| look(site, plan, &mut |_| Ok(())))?;
     site.seen(plan.slot, look.fingerprint);
     Ok(look.inspection)
 }
@@ -50,7 +58,33 @@ pub(crate) fn inspect(site: &Site, plan: &Plan) -> Result<Inspection> {
 /// When it can't be looked at.
 pub(crate) fn is_as_seen(site: &Site, plan: &Plan, root: &Path) -> Result<bool> {
     let Some(seen) = site.last_seen(plan.slot) else { return Ok(true) };
-    Ok(look_at(site, plan, Some(root), &mut |_| Ok(()))?.fingerprint == seen)
+    again_while_repacked(|| {
+        Ok(look_at(site, plan, Some(root), &mut |_| Ok(()))?.fingerprint == seen)
+    })
+}
+
+/// Runs `work`, and runs it again when an object was not found: somebody's `git gc` may be moving it
+/// from a file of its own into a pack, and reads between the two find it in neither.
+///
+/// # Errors
+///
+/// Those of `work`.
+pub(crate) fn again_while_repacked<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut looks = 1;
+    loop {
+        match work() {
+            Err(error) if looks < LOOKS && is_of_a_missing_object(&error) => {
+                looks += 1;
+                std::thread::sleep(PAUSE);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn is_of_a_missing_object(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.and_then(|e| e.downcast_ref::<gix::Error>()).is_some_and(gix::Error::is_not_found)
 }
 
 /// One finding, for whoever wants to save it.
@@ -120,9 +154,10 @@ impl Survey {
                     .map_err(|e| failed(format_args!("open {}", root.display()), e))?;
             }
             let reading = || format!("read HEAD of {}", admin.display());
-            let head = repo.head().map_err(|e| failed(reading(), e))?;
+            let (head, id) = settled(&repo, || Ok((repo.head()?, repo.head_id())))
+                .map_err(|e: gix::Error| failed(reading(), e))?;
             let branch = head.referent_name().map(|name| name.as_bstr().to_string());
-            let head = match repo.head_id() {
+            let head = match id {
                 Ok(id) => Some(id.detach()),
                 Err(_) if head.is_unborn() => None,
                 Err(e) => return Err(failed(reading(), e)),
@@ -231,9 +266,17 @@ fn look_at(
             if ["index", "HEAD", "logs/HEAD"].contains(&name) {
                 tally.written(meta.modified().ok());
             }
-            // The larger part of a split index is named by its content, and git touches it whenever it is read.
-            let stamp = (!name.starts_with("sharedindex.")).then(|| os::stamp(&meta));
-            (name, stamp).hash(&mut tally.hasher);
+            // Any `git gc` in the repository writes the logs of all worktrees again, as they were.
+            match Some(name).filter(|name| *name != "index" && meta.len() <= READ_WHOLE) {
+                // The larger part of a split index is named by its content, and git touches it whenever it is read.
+                Some(_) if name.starts_with("sharedindex.") => name.hash(&mut tally.hasher),
+                Some(_) => {
+                    let content = std::fs::read(path)
+                        .map_err(|e| Error::io(format!("read {}", path.display()), e))?;
+                    (name, content).hash(&mut tally.hasher);
+                }
+                None => (name, os::stamp(&meta)).hash(&mut tally.hasher),
+            }
             Ok(())
         })?;
     }
@@ -384,7 +427,8 @@ fn report(repo: &gix::Repository, plan: &Plan) -> Result<Option<BranchReport>> {
 fn branch_tip(repo: &gix::Repository, name: &str) -> Result<Option<ObjectId>> {
     let name = format!("refs/heads/{name}");
     let reading = || format!("read {name}");
-    match repo.try_find_reference(name.as_str()).map_err(|e| failed(reading(), e))? {
+    let found = settled(repo, || repo.try_find_reference(name.as_str()));
+    match found.map_err(|e| failed(reading(), e))? {
         Some(mut found) => Ok(Some(found.peel_to_id().map_err(|e| failed(reading(), e))?.detach())),
         None => Ok(None),
     }
@@ -417,4 +461,33 @@ pub(crate) fn text(path: &BStr) -> String {
 /// An error of gix, or of anything else.
 pub(crate) fn failed(doing: impl Display, error: impl Into<gix::Error>) -> Error {
     crate::site::gix_error(doing, error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_is_not_found_is_looked_for_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let repo = gix::init_bare(dir.path()).expect("made");
+        let absent = ObjectId::from_hex(&[b'1'; 40]).expect("an id");
+        let mut looks = 0;
+        let found = again_while_repacked(|| {
+            looks += 1;
+            match looks {
+                3 => Ok(looks),
+                _ => Err(failed("read", repo.find_object(absent).expect_err("absent"))),
+            }
+        });
+        assert_eq!(found.expect("found at last"), 3);
+
+        let mut others = 0;
+        let failed: Result<()> = again_while_repacked(|| {
+            others += 1;
+            Err(Error::new(ErrorKind::Other, "something else"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(others, 1);
+    }
 }

@@ -13,6 +13,7 @@ use pool_core::{
     Preserved, RescueArchive, Result, SlotId, Sources, Wish,
 };
 
+use crate::inspect::again_while_repacked;
 use crate::repository::Repository;
 use crate::settings::GitSettings;
 use crate::site::Site;
@@ -98,13 +99,14 @@ impl Isolator for GitIsolator {
 
     async fn resolve(&self, wish: &Wish, name: &LeaseName) -> Result<Base> {
         let (wish, name) = (wish.clone(), name.clone());
-        self.blocking(move |site, _| branch::resolve(site, &wish, &name)).await
+        self.blocking(move |site, _| again_while_repacked(|| branch::resolve(site, &wish, &name)))
+            .await
     }
 
     async fn provision(&self, plan: &Plan) -> Result<()> {
         let plan = plan.clone();
         self.for_slot(plan.slot, move |site, interrupt| {
-            provision::provision(site, &plan, interrupt)
+            again_while_repacked(|| provision::provision(site, &plan, interrupt))
         })
         .await
     }

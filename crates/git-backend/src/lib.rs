@@ -12,6 +12,7 @@ mod isolator;
 mod patterns;
 mod provision;
 mod recycle;
+mod references;
 mod registration;
 mod repository;
 mod rescue;

@@ -11,7 +11,7 @@ use crate::copy;
 use crate::dispose;
 use crate::durable;
 use crate::git::Git;
-use crate::registration::{self, Registered};
+use crate::registration;
 use crate::settings::SubmoduleMode;
 use crate::site::{Place, Site, foreign, gix_error};
 
@@ -67,25 +67,10 @@ pub(crate) fn unmark(marker: &Path) -> Result<()> {
 
 fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     let place = site.place(plan.slot);
-    let prepared = registration::register(site, plan, interrupt)?;
-    let admin = prepared.admin().to_owned();
-    let finish = |e| gix_error(format!("check out {} to {}", plan.base.commit, place.display()), e);
+    let admin = registration::register(site, plan, interrupt)?;
+    let repo = site.open_admin(&admin)?;
     // gix doesn't fetch what a partial clone left out; git does.
-    let complete = match prepared {
-        Registered::ByGix(prepared) if !is_partial(prepared.repo()) => {
-            let (_, outcome) =
-                prepared.checkout(gix::progress::Discard, interrupt).map_err(finish)?;
-            outcome.collisions.is_empty()
-                && outcome.errors.is_empty()
-                && outcome.delayed_paths_unknown.is_empty()
-                && outcome.delayed_paths_unprocessed.is_empty()
-        }
-        Registered::ByGix(prepared) => {
-            prepared.persist().map_err(finish)?;
-            false
-        }
-        Registered::ByGit(_) => false,
-    };
+    let complete = !is_partial(&repo) && check_out(&repo, interrupt);
     registration::check(interrupt)?;
     if !complete {
         // Names that collide here, or a filter that did not deliver: git decides what that means.
@@ -93,11 +78,35 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
             .args(["reset", "--hard", "--quiet", plan.base.commit.as_str()])
             .run()?;
     }
+    match fs::remove_file(admin.join("locked")) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io(format!("unlock {}", admin.display()), e));
+        }
+        _ => {}
+    }
     remember_config(site, plan, &admin)?;
     init_submodules(site, plan, &admin)?;
     registration::check(interrupt)?;
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)
+}
+
+/// Checks out what HEAD is at; whether all of it is there now.
+fn check_out(repo: &gix::Repository, interrupt: &AtomicBool) -> bool {
+    let worktree = repo.worktree();
+    match worktree.map(|worktree| worktree.checkout(gix::progress::Discard, interrupt)) {
+        Some(Ok(outcome)) => {
+            outcome.collisions.is_empty()
+                && outcome.errors.is_empty()
+                && outcome.delayed_paths_unknown.is_empty()
+                && outcome.delayed_paths_unprocessed.is_empty()
+        }
+        Some(Err(error)) => {
+            tracing::debug!(%error, "git is left to check out what gix could not");
+            false
+        }
+        None => false,
+    }
 }
 
 /// Whether a remote has promised to give what is missing here.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fs4::TryLockError;
-use gix::worktree::add::{Head, PrepareCheckout};
+use gix::worktree::add::Head;
 use pool_core::{Error, ErrorKind, Plan, Result};
 
 use crate::branch;
@@ -21,6 +21,10 @@ use crate::durable;
 use crate::git::Git;
 use crate::site::{Site, gix_error};
 use crate::trash::Bin;
+
+mod whole;
+
+pub(crate) use whole::staged;
 
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -61,52 +65,50 @@ pub(crate) fn check(interrupt: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// A worktree that is registered, with nothing checked out.
-pub(crate) enum Registered {
-    /// Dropping it takes the registration back, but not the branch.
-    ByGix(Box<PrepareCheckout>),
-    /// The administrative directory.
-    ByGit(PathBuf),
-}
-
-impl Registered {
-    pub(crate) fn admin(&self) -> &Path {
-        match self {
-            Self::ByGix(prepared) => prepared.repo().git_dir(),
-            Self::ByGit(admin) => admin,
-        }
-    }
-}
-
-/// Registers the plan's worktree, and makes its branch.
-pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<Registered> {
-    let place = site.place(plan.slot);
+/// Registers the plan's worktree, makes its branch, and returns the administrative directory. Nothing is
+/// checked out yet.
+pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<PathBuf> {
     let base = branch::object_id(&plan.base.commit)?;
     exclusively(site, interrupt, || {
         // Reopened, since the configuration may have changed while the pool was running.
         let repo = crate::site::open_repository(&site.common_dir, &site.settings)?;
-        let mut attempt = 1;
-        let prepared = loop {
-            // Always detached at first: for a branch, gix opens every other worktree, and one broken
-            // registration would stop all leases.
-            match repo.prepare_add_worktree(&place, Head::Detached(base), interrupt) {
-                Ok(prepared) => break Registered::ByGix(Box::new(prepared)),
-                // One of any worktree, somebody's own included, stops gix; git passes over it.
-                Err(_) if has_broken_one(site) => break by_git(site, plan)?,
-                Err(_) if attempt < ATTEMPTS && !interrupt.load(Ordering::Relaxed) => {
-                    attempt += 1;
-                    std::thread::sleep(PAUSE * attempt);
-                }
-                Err(e) => {
-                    return Err(gix_error(format!("register the worktree {}", place.display()), e));
-                }
-            }
+        let admin = match whole::register(site, &repo, plan.slot, base)? {
+            Some(admin) => admin,
+            None => step_by_step(site, &repo, plan, base, interrupt)?,
         };
-        if plan.base.branch.is_some() {
-            branch::attach(site, prepared.admin(), plan)?;
-        }
-        Ok(prepared)
+        branch::attach(site, &admin, plan)?;
+        Ok(admin)
     })
+}
+
+/// As stock git does it, in view of everybody.
+fn step_by_step(
+    site: &Site,
+    repo: &gix::Repository,
+    plan: &Plan,
+    base: gix::ObjectId,
+    interrupt: &AtomicBool,
+) -> Result<PathBuf> {
+    let place = site.place(plan.slot);
+    let failed = |e| gix_error(format!("register the worktree {}", place.display()), e);
+    let mut attempt = 1;
+    loop {
+        // Always detached at first: for a branch, gix opens every other worktree, and one broken
+        // registration would stop all leases.
+        match repo.prepare_add_worktree(&place, Head::Detached(base), interrupt) {
+            Ok(prepared) => {
+                let made = prepared.persist().map_err(failed)?;
+                return Ok(made.git_dir().to_owned());
+            }
+            // One of any worktree, somebody's own included, stops gix; git passes over it.
+            Err(_) if has_broken_one(site) => return by_git(site, plan),
+            Err(_) if attempt < ATTEMPTS && !interrupt.load(Ordering::Relaxed) => {
+                attempt += 1;
+                std::thread::sleep(PAUSE * attempt);
+            }
+            Err(e) => return Err(failed(e)),
+        }
+    }
 }
 
 /// Whether some registration names no worktree, as a loss of power can leave it.
@@ -117,14 +119,14 @@ fn has_broken_one(site: &Site) -> bool {
         .is_ok_and(|entries| entries.flatten().any(|entry| empty(entry.path())))
 }
 
-fn by_git(site: &Site, plan: &Plan) -> Result<Registered> {
+fn by_git(site: &Site, plan: &Plan) -> Result<PathBuf> {
     let place = site.place(plan.slot);
     Git::in_worktree(site, &site.common_dir, &site.common_dir)
         .args(["worktree", "add", "--quiet", "--detach", "--no-checkout"])
         .arg(&place)
         .arg(plan.base.commit.as_str())
         .run()?;
-    site.admin_dir(plan.slot).map(Registered::ByGit)
+    site.admin_dir(plan.slot)
 }
 
 /// Brings all that makes a slot's worktree one to the disk: its registration, its branch, and the pool's notes on

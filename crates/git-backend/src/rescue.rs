@@ -48,6 +48,7 @@ use pool_core::{
 };
 
 use crate::site::Site;
+pub(crate) use objects::staging;
 pub(crate) use write::preserve;
 
 /// Where all rescues are.

@@ -10,6 +10,7 @@ use gix::bstr::ByteSlice;
 use pool_core::{Error, ErrorKind, Result, SlotId};
 
 use crate::git::Git;
+use crate::references::settled;
 use crate::repository::Repository;
 use crate::settings::GitSettings;
 
@@ -303,7 +304,7 @@ impl Site {
     pub(crate) fn heads_outside(&self) -> Vec<gix::ObjectId> {
         let head = |git_dir: &Path| {
             let repo = open_repository(git_dir, &self.settings).ok()?;
-            repo.head_id().ok().map(gix::Id::detach)
+            settled(&repo, || repo.head_id()).ok().map(gix::Id::detach)
         };
         let slots = self.slots_dir();
         let outside = self.registrations().unwrap_or_default();

@@ -9,6 +9,7 @@ use gix::objs::Kind;
 use pool_core::{Error, Result};
 
 use super::failed;
+use crate::references::settled;
 
 /// Reference names that belong to one worktree alone.
 const PRIVATE: [&str; 3] = ["refs/bisect/", "refs/worktree/", "refs/rewritten/"];
@@ -18,6 +19,13 @@ const PRIVATE: [&str; 3] = ["refs/bisect/", "refs/worktree/", "refs/rewritten/"]
 pub(crate) fn kept_by_refs(
     repo: &gix::Repository,
     excluded: impl Fn(&str) -> bool,
+) -> Result<HashSet<ObjectId>> {
+    settled(repo, || kept_at_one_moment(repo, &excluded))
+}
+
+fn kept_at_one_moment(
+    repo: &gix::Repository,
+    excluded: &impl Fn(&str) -> bool,
 ) -> Result<HashSet<ObjectId>> {
     let read = |e| failed("read the references", e);
     let refs = repo.references().map_err(read)?;

@@ -1,67 +1,101 @@
-//! Writing git objects so that they survive a crash.
+//! Writing git objects so that they survive a crash, and somebody else's `git gc`.
+//!
+//! No reference leads to them before the last one is written, and `git gc --prune=now` deletes what no
+//! reference leads to, even some time after it looked for one. So they are written beside the slot first,
+//! and then come into the repository all at once: in a pack that is marked to be kept, as `git fetch` and `git
+//! push` mark theirs, until there is the reference.
 
 use std::cell::RefCell;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
 use gix::bstr::{BStr, ByteSlice};
 use gix::objs::tree::EntryKind;
 use gix::objs::{Kind, Write as _};
-use pool_core::{Error, Result};
+use pool_core::{Error, Result, SlotId};
 
 use crate::durable;
+use crate::git::Git;
 use crate::inspect::{failed, os};
+use crate::site::Site;
 
 /// How many objects are synced each by itself, which costs up to a millisecond apiece. For more of them the
 /// whole filesystem is, where the system can: that costs whatever others have written to it, once.
 const ONE_BY_ONE: usize = 64;
 
-/// Writes objects to a repository, and remembers them until they are [`sync`](Self::sync)ed.
+/// Where objects are until all of them are there. Goes away when dropped.
+pub(super) struct Staging {
+    dir: PathBuf,
+    store: gix::odb::loose::Store,
+}
+
+/// What is left of a slot's staging when its process died.
+pub(crate) fn staging(site: &Site, slot: SlotId) -> PathBuf {
+    site.slot_dir(slot).join(".rescuing")
+}
+
+impl Staging {
+    pub(super) fn new(site: &Site, slot: SlotId) -> Result<Self> {
+        let dir = staging(site, slot);
+        let doing = |e| Error::io(format_args!("make {}", dir.display()), e);
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(doing(e)),
+            _ => fs::create_dir_all(&dir).map_err(doing)?,
+        }
+        let store = gix::odb::loose::Store::at(&dir, site.repo().object_hash());
+        Ok(Self { dir, store })
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            tracing::debug!(dir = %self.dir.display(), %error, "is left behind");
+        }
+    }
+}
+
+/// A pack that nobody's `git gc` deletes while this lives.
+#[derive(Debug)]
+pub(super) struct Kept(PathBuf);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::debug!(keep = %self.0.display(), %error, "is left behind");
+        }
+    }
+}
+
+/// Writes objects, and remembers which.
 pub(super) struct Objects<'a> {
-    repo: &'a gix::Repository,
-    /// Buffered, since a repository's own writer names neither what it wrote nor where.
+    staging: &'a Staging,
     written: RefCell<Vec<ObjectId>>,
 }
 
 impl<'a> Objects<'a> {
-    pub(super) fn new(repo: &'a gix::Repository) -> Self {
-        Self { repo, written: RefCell::default() }
+    pub(super) fn new(staging: &'a Staging) -> Self {
+        Self { staging, written: RefCell::default() }
     }
 
     /// Goes on from where another one stopped.
-    pub(super) fn with_written(repo: &'a gix::Repository, written: Vec<ObjectId>) -> Self {
-        Self { repo, written: RefCell::new(written) }
+    pub(super) fn with_written(staging: &'a Staging, written: Vec<ObjectId>) -> Self {
+        Self { staging, written: RefCell::new(written) }
     }
 
-    /// What has not been brought to the disk yet.
+    /// What was written.
     pub(super) fn into_written(self) -> Vec<ObjectId> {
         self.written.into_inner()
     }
 
     /// Writes a small object.
     pub(super) fn write(&self, kind: Kind, bytes: &[u8]) -> Result<ObjectId> {
-        let id = gix::objs::compute_hash(self.repo.object_hash(), kind, bytes)
-            .map_err(|e| failed("hash an object", e))?;
-        // That there is one is not enough: a loss of power can have left it empty.
-        if !self.is_readable(id) {
-            self.repo
-                .objects
-                .write_buf(kind, bytes)
-                .map_err(|e| failed(format_args!("write the object {id}"), e))?;
-        }
+        let written = self.staging.store.write_buf(kind, bytes);
+        let id = written.map_err(|e| failed("write an object", e))?;
         self.written.borrow_mut().push(id);
         Ok(id)
-    }
-
-    /// Whether an object is there, and not only its name.
-    pub(super) fn is_readable(&self, id: ObjectId) -> bool {
-        self.repo.find_header(id).is_ok()
-    }
-
-    /// One that somebody else wrote, and perhaps did not bring to the disk.
-    pub(super) fn found(&self, id: ObjectId) {
-        self.written.borrow_mut().push(id);
     }
 
     /// Writes a commit, tree or tag.
@@ -76,30 +110,75 @@ impl<'a> Objects<'a> {
         let file =
             os::open(path).map_err(|e| Error::io(format_args!("open {}", path.display()), e))?;
         // A file that grows meanwhile is noticed afterwards; its blob has to be well-formed anyhow.
-        let mut exact = file.take(len).chain(std::io::empty());
-        let id = self
-            .repo
-            .objects
-            .write_stream(Kind::Blob, len, &mut exact)
-            .map_err(|e| failed(format_args!("save {}", path.display()), e))?;
+        let mut exact = file.take(len).chain(io::empty());
+        let written = self.staging.store.write_stream(Kind::Blob, len, &mut exact);
+        let id = written.map_err(|e| failed(format_args!("save {}", path.display()), e))?;
         self.written.borrow_mut().push(id);
         Ok(id)
     }
 
-    /// Brings all that was written to the disk.
-    pub(super) fn sync(&self) -> Result<()> {
-        let store = self.repo.objects.store_ref().path().to_owned();
-        let written = std::mem::take(&mut *self.written.borrow_mut());
-        if written.is_empty() {
-            return Ok(());
+    /// Brings all that was written into the repository, and to the disk. It stays there as long as what is
+    /// returned lives; then, as long as a reference leads to it. `why` is for people who find the mark.
+    pub(super) fn publish(&self, site: &Site, why: &str) -> Result<Kept> {
+        let mut ids: Vec<_> = self.written.borrow().iter().map(ToString::to_string).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let packed = Git::in_repository(&site.common_dir, &site.settings)
+            .with_objects_in(&self.staging.dir)
+            .args(["-c", "core.bigFileThreshold=1m", "-c", "pack.compression=1"])
+            .args(["pack-objects", "--quiet", "--window=0", "--threads=1", "--max-pack-size=0"])
+            .arg(self.staging.dir.join("rescue"))
+            .run_with_input((ids.join("\n") + "\n").as_bytes())?;
+        let hash = packed.trim_ascii().to_str_lossy().into_owned();
+        let packs = site.repo().objects.store_ref().path().join("pack");
+        let doing = |e| Error::io(format_args!("write a pack to {}", packs.display()), e);
+        fs::create_dir_all(&packs).map_err(doing)?;
+        let at = |extension: &str| packs.join(format!("pack-{hash}.{extension}"));
+        fs::write(at("keep"), format!("wtpool: {why}\n")).map_err(doing)?;
+        let kept = Kept(at("keep"));
+        // The index last: it is what makes a pack of it.
+        for extension in ["pack", "rev", "idx"] {
+            let from = self.staging.dir.join(format!("rescue-{hash}.{extension}"));
+            match bring(&from, &at(extension)) {
+                // Only some versions of git write it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && extension == "rev" => {}
+                brought => brought.map_err(doing)?,
+            }
         }
-        if written.len() > ONE_BY_ONE && durable::filesystem(&store)? {
-            return Ok(());
+        durable::file(&packs)?;
+        Ok(kept)
+    }
+}
+
+/// Brings objects to the disk that somebody else wrote to the repository, and perhaps left to the system.
+pub(super) fn sync(repo: &gix::Repository, objects: &[ObjectId]) -> Result<()> {
+    let store = repo.objects.store_ref().path().to_owned();
+    if objects.is_empty() || (objects.len() > ONE_BY_ONE && durable::filesystem(&store)?) {
+        return Ok(());
+    }
+    // What is not loose is in a pack, whose writer has seen to it.
+    let loose = objects.iter().map(|id| loose_path(&store, *id)).filter(|path| path.is_file());
+    // The directories that these are in may be new.
+    durable::files(loose.chain([store.join("info")]))
+}
+
+/// Whether an object is there, and not only its name, as a loss of power can leave it.
+pub(super) fn is_readable(repo: &gix::Repository, id: ObjectId) -> bool {
+    repo.find_header(id).is_ok()
+}
+
+/// Moves a file to where it may be on another filesystem, and to the disk.
+fn bring(from: &Path, to: &Path) -> io::Result<()> {
+    File::open(from)?.sync_all()?;
+    match fs::rename(from, to) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+            let name = to.file_name().unwrap_or_default().to_string_lossy();
+            let beside = to.with_file_name(format!(".{name}"));
+            fs::copy(from, &beside)?;
+            File::open(&beside)?.sync_all()?;
+            fs::rename(&beside, to)
         }
-        // What is not loose is in a pack, whose writer has seen to it.
-        let loose = written.iter().map(|id| loose_path(&store, *id)).filter(|path| path.is_file());
-        // The directories that these are in may be new.
-        durable::files(loose.chain([store.join("info")]))
+        renamed => renamed,
     }
 }
 
@@ -145,6 +224,46 @@ pub(super) fn edit(repo: &gix::Repository, tree: ObjectId) -> Result<gix::objs::
 }
 
 fn loose_path(store: &Path, id: ObjectId) -> PathBuf {
-    let hex = id.to_hex().to_string();
+    let hex = id.to_string();
     store.join(&hex[..2]).join(&hex[2..])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::Repository;
+    use crate::settings::GitSettings;
+
+    #[test]
+    fn what_no_reference_leads_to_yet_survives_a_collection() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let repo = root.path().join("demo.git");
+        gix::init_bare(&repo).expect("made");
+        let git = |args: &[&str]| {
+            let mut git = Command::new("git");
+            git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+            git.current_dir(&repo).args(args).status().expect("git runs").success()
+        };
+        let settings = GitSettings { user_config: false, ..Default::default() };
+        let repository = Repository::find(&repo).expect("found");
+        let site = Site::open(&repository, &root.path().join("pool"), settings).expect("opened");
+
+        let staging = Staging::new(&site, SlotId(1)).expect("made");
+        let objects = Objects::new(&staging);
+        let blob = objects.write(Kind::Blob, b"precious").expect("written").to_string();
+        let again = objects.write(Kind::Blob, b"precious").expect("written").to_string();
+        assert_eq!(blob, again);
+        let kept = objects.publish(&site, "a test").expect("published");
+        assert!(git(&["gc", "--quiet", "--prune=now"]));
+        assert!(git(&["cat-file", "-e", &blob]), "it was collected");
+
+        drop(kept);
+        assert!(git(&["gc", "--quiet", "--prune=now"]));
+        assert!(!git(&["cat-file", "-e", &blob]), "it stays for ever");
+        drop(objects);
+        drop(staging);
+        assert!(!super::staging(&site, SlotId(1)).exists());
+    }
 }

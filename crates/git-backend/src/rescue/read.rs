@@ -6,6 +6,7 @@ use pool_core::{Error, ErrorKind, Rescue, RescueId, Result};
 
 use super::manifest::{Manifest, VERSION};
 use crate::inspect::{failed, object_id};
+use crate::references::settled;
 
 /// A rescue's name and commit. What it holds may still turn out to be damaged.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub(super) struct Parts {
 
 /// All rescues, by name.
 pub(super) fn all(repo: &gix::Repository) -> Result<Vec<Stored>> {
+    settled(repo, || all_at_one_moment(repo))
+}
+
+fn all_at_one_moment(repo: &gix::Repository) -> Result<Vec<Stored>> {
     let read = |e| failed("read the rescues", e);
     let refs = repo.references().map_err(read)?;
     let mut found = Vec::new();
@@ -48,8 +53,7 @@ pub(super) fn all(repo: &gix::Repository) -> Result<Vec<Stored>> {
 /// The rescue of that name.
 pub(super) fn open(repo: &gix::Repository, id: &RescueId) -> Result<Stored> {
     let name = super::reference(id);
-    let found = repo
-        .try_find_reference(name.as_str())
+    let found = settled(repo, || repo.try_find_reference(name.as_str()))
         .map_err(|e| failed(format_args!("read {name}"), e))?;
     let commit = found.as_ref().and_then(gix::Reference::try_id).map(gix::Id::detach);
     match commit {
@@ -128,8 +132,8 @@ impl Stored {
         parts.head == head && [parts.tree, parts.index, parts.metadata] == trees
     }
 
-    /// Reads all of it once.
-    pub(super) fn verify(&self, repo: &gix::Repository) -> Result<()> {
+    /// Reads all of it once, and looks for all that was `written` for it.
+    pub(super) fn verify(&self, repo: &gix::Repository, written: &[ObjectId]) -> Result<()> {
         let parts = self.parts(repo)?;
         let missing = |what: String| {
             Error::new(
@@ -144,6 +148,9 @@ impl Stored {
             if repo.find_header(parent).is_err() {
                 return Err(missing(format!("the commit {parent}")));
             }
+        }
+        if let Some(id) = written.iter().find(|id| !repo.has_object(**id)) {
+            return Err(missing(format!("the object {id}")));
         }
         let tree = crate::inspect::staged::tree_index(repo, parts.tree)?;
         for record in parts.manifest.paths.iter().filter(|record| record.status.is_raw()) {

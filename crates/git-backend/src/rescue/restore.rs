@@ -17,6 +17,7 @@ use super::manifest::PathRecord;
 use super::read::{self, Parts};
 use crate::git::Git;
 use crate::inspect::{self, admin, failed, object_id, os, staged, text};
+use crate::references::settled;
 use crate::registration::exclusively;
 use crate::site::Site;
 
@@ -231,7 +232,8 @@ fn set_head(
 
 fn target(repo: &gix::Repository, name: &str) -> Result<Option<ObjectId>> {
     let reading = || format!("read {name}");
-    match repo.try_find_reference(name).map_err(|e| failed(reading(), e))? {
+    let found = settled(repo, || repo.try_find_reference(name));
+    match found.map_err(|e| failed(reading(), e))? {
         Some(mut found) => Ok(Some(found.peel_to_id().map_err(|e| failed(reading(), e))?.detach())),
         None => Ok(None),
     }

@@ -11,7 +11,7 @@ use pool_core::{
 use super::manifest::{
     DirectoryRecord, Manifest, Name, PathRecord, PathStatus, SubmoduleRecord, VERSION,
 };
-use super::objects::{self, Objects};
+use super::objects::{self, Objects, Staging};
 use crate::durable;
 use crate::git::Git;
 use crate::inspect::commits::Unreached;
@@ -19,7 +19,8 @@ use crate::inspect::compare::hash_file;
 use crate::inspect::staged::Staged;
 use crate::inspect::walk::{Seen, Status, Submodule};
 use crate::inspect::{
-    Finding, Look, Survey, admin, failed, is_attributes, look, object_id, os, staged,
+    Finding, Look, Survey, admin, again_while_repacked, failed, is_attributes, look, object_id, os,
+    staged,
 };
 use crate::site::Site;
 
@@ -33,30 +34,34 @@ pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved>
         if !site.is_half_made(inspection.plan.slot)
             && let Some(survey) = Survey::open(site, &inspection.plan, None)?
         {
-            let objects = Objects::new(&survey.repo);
-            keep_commits(site, &inspection.plan, &survey, &Unreached::default(), &objects)?;
+            keep_commits(site, &inspection.plan, &survey, &Unreached::default(), Vec::new())?;
         }
         return Preserved::nothing_to_lose(inspection)
             .map_err(|i| refusal(site, &i.plan, &i.losses));
     }
     let plan = inspection.plan;
-    let mut seen = look(site, &plan, &mut |_| Ok(()))?;
+    again_while_repacked(|| preserve_now(site, &plan))
+}
+
+fn preserve_now(site: &Site, plan: &Plan) -> Result<Preserved> {
+    let mut seen = look(site, plan, &mut |_| Ok(()))?;
+    let mut damaged = None;
     for _ in 0..ATTEMPTS {
         if seen.inspection.losses.is_empty() {
             site.seen(plan.slot, seen.fingerprint);
             if let Some(survey) = &seen.survey {
-                let objects = Objects::new(&survey.repo);
-                keep_commits(site, &plan, survey, &seen.unreached, &objects)?;
+                keep_commits(site, plan, survey, &seen.unreached, Vec::new())?;
             }
             return Preserved::nothing_to_lose(seen.inspection)
-                .map_err(|i| refusal(site, &plan, &i.losses));
+                .map_err(|i| refusal(site, plan, &i.losses));
         }
         if !seen.inspection.losses.unsavable.is_empty() {
-            return Err(refusal(site, &plan, &seen.inspection.losses));
+            return Err(refusal(site, plan, &seen.inspection.losses));
         }
-        let exact = seen.attributes_changed || attributes_differ(&seen, &plan)?;
-        let mut capture = Capture { exact, ..Capture::default() };
-        let saved = look(site, &plan, &mut |finding| capture.take(finding))?;
+        let exact = seen.attributes_changed || attributes_differ(&seen, plan)?;
+        let staging = Staging::new(site, plan.slot)?;
+        let mut capture = Capture { exact, ..Capture::new(&staging) };
+        let saved = look(site, plan, &mut |finding| capture.take(finding))?;
         let Some(saved_survey) = &saved.survey else {
             seen = saved;
             continue;
@@ -65,28 +70,35 @@ pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved>
             seen = saved;
             continue;
         }
-        let commits = capture.finish(saved_survey, &plan, &saved)?;
+        let commits = capture.finish(saved_survey, plan, &saved)?;
         // Whatever was written since the saving began is not in it for certain.
-        let again = look(site, &plan, &mut |_| Ok(()))?;
+        let again = look(site, plan, &mut |_| Ok(()))?;
         if again.fingerprint != saved.fingerprint
             || again.inspection.losses != saved.inspection.losses
         {
             seen = again;
             continue;
         }
-        let rescue = publish(site, &plan, saved_survey, &commits, &saved.unreached)?;
+        let rescue = match publish(site, plan, saved_survey, &commits, &saved.unreached, &staging) {
+            Err(error) if error.kind() == ErrorKind::Store => {
+                tracing::debug!(%error, "a rescue is made again");
+                (seen, damaged) = (again, Some(error));
+                continue;
+            }
+            published => published?,
+        };
         site.seen(plan.slot, again.fingerprint);
         return Preserved::by_rescue(again.inspection, rescue)
-            .map_err(|i| refusal(site, &plan, &i.losses));
+            .map_err(|i| refusal(site, plan, &i.losses));
     }
-    Err(Error::new(
-        ErrorKind::WouldLoseWork,
-        format!(
+    Err(damaged.unwrap_or_else(|| {
+        let message = format!(
             "{} is being written to, and could not be saved as a whole",
             site.place(plan.slot).display()
-        ),
-    )
-    .with_hint("end the processes that work in it and try again"))
+        );
+        Error::new(ErrorKind::WouldLoseWork, message)
+            .with_hint("end the processes that work in it and try again")
+    }))
 }
 
 /// Whether the lease's commits changed attributes. Files that were checked out before that are as the old
@@ -121,10 +133,10 @@ fn refusal(site: &Site, plan: &Plan, losses: &Losses) -> Error {
     .with_hint("move these paths elsewhere, push their commits, or delete them, and try again")
 }
 
-/// What has been stored so far. Everything goes to the object database at once; the memory needed
-/// grows with the number of changed paths, not with their size.
-#[derive(Default)]
-struct Capture {
+/// What has been stored so far. Everything goes to the disk at once; the memory needed grows with the
+/// number of changed paths, not with their size.
+struct Capture<'a> {
+    staging: &'a Staging,
     repo: Option<gix::Repository>,
     /// The trees of the index and of the worktree, as changes.
     index: Vec<(BString, Option<(EntryKind, ObjectId)>)>,
@@ -136,11 +148,31 @@ struct Capture {
     /// Whether what is unchanged is stored byte for byte as well.
     exact: bool,
     written: Vec<ObjectId>,
+    /// What others wrote to the repository.
+    found: Vec<ObjectId>,
     file_mode: u32,
     directory_mode: u32,
 }
 
-impl Capture {
+impl<'a> Capture<'a> {
+    fn new(staging: &'a Staging) -> Self {
+        Self {
+            staging,
+            repo: None,
+            index: Vec::new(),
+            worktree: Vec::new(),
+            paths: Vec::new(),
+            directories: Vec::new(),
+            modes: Vec::new(),
+            submodules: Vec::new(),
+            exact: false,
+            written: Vec::new(),
+            found: Vec::new(),
+            file_mode: 0,
+            directory_mode: 0,
+        }
+    }
+
     fn take(&mut self, finding: Finding<'_>) -> Result<()> {
         match finding {
             Finding::Begin(survey) => {
@@ -166,7 +198,7 @@ impl Capture {
         let path = staged.path();
         if let Staged::Set(_, _, id) = staged {
             // By `git add`, which leaves it to the system when that comes to the disk.
-            self.written.push(*id);
+            self.found.push(*id);
         }
         let size = match (staged, &self.repo) {
             (Staged::Set(_, kind, id), Some(repo))
@@ -236,7 +268,7 @@ impl Capture {
             });
             return Ok(());
         };
-        let objects = Objects::new(repo);
+        let objects = Objects::new(self.staging);
         let root = repo
             .workdir()
             .ok_or_else(|| Error::new(ErrorKind::Other, "a worktree without a directory"))?;
@@ -250,7 +282,7 @@ impl Capture {
             let kind = if mode & 0o100 != 0 { EntryKind::BlobExecutable } else { EntryKind::Blob };
             let known = match status {
                 PathStatus::Raw => {
-                    hash_file(repo, &full, meta.len())?.filter(|id| objects.is_readable(*id))
+                    hash_file(repo, &full, meta.len())?.filter(|id| objects::is_readable(repo, *id))
                 }
                 _ => None,
             };
@@ -282,14 +314,17 @@ impl Capture {
     }
 
     /// Writes trees and commits.
-    fn finish(self, survey: &Survey, plan: &Plan, look: &Look) -> Result<Commits> {
+    fn finish(mut self, survey: &Survey, plan: &Plan, look: &Look) -> Result<Commits> {
         let repo = &survey.repo;
-        let objects = Objects::with_written(repo, self.written);
+        let objects = Objects::with_written(self.staging, self.written);
         let losses = &look.inspection.losses;
 
         let mut editor = objects::edit(repo, survey.tree)?;
         apply(&mut editor, &self.index)?;
         let index_tree = objects::write_tree(&objects, &mut editor)?;
+        // An editor reads trees that it has written, and these are not in the repository.
+        let mut editor = objects::edit(repo, survey.tree)?;
+        apply(&mut editor, &self.index)?;
         apply(&mut editor, &self.worktree)?;
         let worktree_tree = objects::write_tree(&objects, &mut editor)?;
 
@@ -309,7 +344,7 @@ impl Capture {
             modes: self.modes,
             submodules: self.submodules,
         };
-        let metadata_tree = metadata(&objects, survey, &manifest, look)?;
+        let metadata_tree = metadata(&objects, survey, &manifest, look, &mut self.found)?;
         Ok(Commits {
             head: survey.head,
             index_tree,
@@ -319,6 +354,7 @@ impl Capture {
             files: manifest.files,
             count: manifest.commits,
             written: objects.into_written(),
+            found: self.found,
         })
     }
 }
@@ -369,6 +405,7 @@ fn metadata(
     survey: &Survey,
     manifest: &Manifest,
     look: &Look,
+    found: &mut Vec<ObjectId>,
 ) -> Result<ObjectId> {
     let repo = &survey.repo;
     let mut editor = objects::edit(repo, repo.empty_tree().id)?;
@@ -396,7 +433,7 @@ fn metadata(
     }
     for id in loose {
         if repo.has_object(id) {
-            objects.found(id);
+            found.push(id);
             objects::put(&mut editor, format!("stages/{id}").as_str().into(), EntryKind::Blob, id)?;
         }
     }
@@ -442,6 +479,8 @@ struct Commits {
     files: u64,
     count: u64,
     written: Vec<ObjectId>,
+    /// What others wrote to the repository, of which it is made as well.
+    found: Vec<ObjectId>,
 }
 
 /// Writes the commits and the reference, brings them to the disk and reads them back. When a rescue
@@ -452,6 +491,7 @@ fn publish(
     survey: &Survey,
     parts: &Commits,
     unreached: &Unreached,
+    staging: &Staging,
 ) -> Result<Rescue> {
     let repo = &survey.repo;
     let label = super::label(plan);
@@ -464,9 +504,9 @@ fn publish(
             )
         {
             // Whoever made it may have been killed before it was on the disk.
-            let objects = Objects::with_written(repo, parts.written.clone());
-            existing.commits(repo)?.into_iter().for_each(|id| objects.found(id));
-            keep_commits(site, plan, survey, unreached, &objects)?;
+            let mut found = [&*parts.written, &*parts.found].concat();
+            found.extend(existing.commits(repo)?);
+            keep_commits(site, plan, survey, unreached, found)?;
             durable::files(durable::reference(&site.common_dir, &super::reference(&existing.id)))?;
             return existing.summary(repo);
         }
@@ -475,7 +515,7 @@ fn publish(
     let unique = LeaseId::generate(created_at).to_string().to_lowercase();
     let id = RescueId::new(format!("{label}-{unique}"))?;
     let reference = super::reference(&id);
-    let objects = Objects::with_written(repo, parts.written.clone());
+    let objects = Objects::with_written(staging, parts.written.clone());
     let commit = |tree, parents: Vec<ObjectId>, message: String| {
         let who = super::signature(created_at);
         objects.write_object(&gix::objs::Commit {
@@ -501,35 +541,37 @@ fn publish(
         parts.files, parts.count
     );
     let whole = commit(parts.worktree_tree, parents, message)?;
-    keep_commits(site, plan, survey, unreached, &objects)?;
+    // Until it was read back.
+    let _kept = objects.publish(site, &format!("the rescue {id} is being made"))?;
+    keep_commits(site, plan, survey, unreached, parts.found.clone())?;
 
     super::create_reference(repo, &reference, whole, "wtpool: rescue")?;
     durable::files(durable::reference(&site.common_dir, &reference))?;
 
     let verified = || {
-        let written = super::read::open(&site.repo(), &id)?;
-        written.verify(&site.repo())?;
-        written.summary(&site.repo())
+        let repo = site.repo();
+        let written = super::read::open(&repo, &id)?;
+        written.verify(&repo, &parts.written)?;
+        written.summary(&repo)
     };
     verified().inspect_err(|error| {
-        // Somebody's `git gc --prune=now` was quicker than the reference. The work is where it was,
-        // and a reference to what is not there would be in every later git's way.
-        tracing::warn!(rescue = %id, %error, "a rescue that can't be read back is taken back");
+        // The work is where it was, and a reference to what is not there would be in every later git's way.
+        tracing::debug!(rescue = %id, %error, "a rescue that can't be read back is taken back");
         if let Err(error) = super::delete_reference(repo, &reference, whole) {
             tracing::warn!(rescue = %id, %error, "and can't be deleted");
         }
     })
 }
 
-/// Brings everything to the disk that will be all there is of the work once the worktree is gone: `objects`,
-/// and the commits since the base, which git itself leaves to the system for half a minute, with the
+/// Brings everything to the disk that will be all there is of the work once the worktree is gone: the objects
+/// that were `found`, and the commits since the base, which git itself leaves to the system for half a minute, with the
 /// branches that lead to them.
 fn keep_commits(
     site: &Site,
     plan: &Plan,
     survey: &Survey,
     unreached: &Unreached,
-    objects: &Objects<'_>,
+    mut found: Vec<ObjectId>,
 ) -> Result<()> {
     let base = plan.base.commit.as_str();
     let mut tips: Vec<String> = survey.head.iter().map(ToString::to_string).collect();
@@ -543,7 +585,7 @@ fn keep_commits(
     tips.extend(unreached.others.iter().map(|(id, _)| id.to_string()));
     tips.retain(|tip| tip != base);
     if tips.is_empty() {
-        return objects.sync();
+        return objects::sync(&survey.repo, &found);
     }
     tips.sort();
     tips.dedup();
@@ -558,15 +600,12 @@ fn keep_commits(
     });
     match listed {
         Some(Ok(listed)) => {
-            listed
-                .lines()
-                .filter_map(|id| ObjectId::from_hex(id).ok())
-                .for_each(|id| objects.found(id));
-            objects.sync()?;
+            found.extend(listed.lines().filter_map(|id| ObjectId::from_hex(id).ok()));
+            objects::sync(&survey.repo, &found)?;
         }
         // Something of it is missing, which is not for this to judge.
         _ => {
-            objects.sync()?;
+            objects::sync(&survey.repo, &found)?;
             durable::filesystem(&site.common_dir)?;
         }
     }

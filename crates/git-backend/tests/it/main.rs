@@ -17,6 +17,7 @@ mod power;
 mod random;
 mod rescue;
 mod sources;
+mod strangers;
 mod submodules;
 mod support;
 mod swap;

@@ -1,0 +1,128 @@
+//! Registrations that nobody sees half made.
+//!
+//! Every git process reads the registrations of all worktrees. One that has no `commondir` yet, or whose
+//! `HEAD` is not yet a commit, ends somebody's `git fetch` or `git gc` with an error. So a registration is
+//! put together in the slot's directory, and moved as a whole to where git looks for it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pool_core::{Error, Result, SlotId};
+
+use crate::inspect::os::bytes;
+use crate::site::{Site, gix_error};
+
+/// How often it is tried again when the directory of all registrations was removed, being empty.
+const ATTEMPTS: u32 = 20;
+
+/// Where a slot's registration is put together.
+pub(crate) fn staged(site: &Site, slot: SlotId) -> PathBuf {
+    site.slot_dir(slot).join(".registration")
+}
+
+/// Registers a worktree at the slot's place, locked, with a detached `HEAD`, and returns its
+/// administrative directory; the worktree has nothing but its `.git`. `None` where that can't be done as a
+/// whole: then nothing was done.
+pub(super) fn register(
+    site: &Site,
+    repo: &gix::Repository,
+    slot: SlotId,
+    base: gix::ObjectId,
+) -> Result<Option<PathBuf>> {
+    let is_set = |key: &str| repo.config_snapshot().boolean(key).unwrap_or(false);
+    if is_set("worktree.useRelativePaths") {
+        // Then the repository's own configuration has to change as well; gix knows how.
+        return Ok(None);
+    }
+    let place = site.place(slot);
+    let staged = staged(site, slot);
+    let doing = |e| Error::io(format!("register the worktree {}", place.display()), e);
+    if staged.exists() {
+        fs::remove_dir_all(&staged).map_err(doing)?;
+    }
+    fs::create_dir_all(&staged).map_err(doing)?;
+    let dot_git = place.join(".git");
+    for (name, content) in [
+        ("locked", b"initializing\n".to_vec()),
+        ("commondir", b"../..\n".to_vec()),
+        ("HEAD", format!("{base}\n").into_bytes()),
+        ("gitdir", [&*bytes(dot_git.as_os_str()), b"\n"].concat()),
+    ] {
+        fs::write(staged.join(name), content).map_err(doing)?;
+    }
+    if is_set("extensions.worktreeConfig") {
+        copy_config(&repo.git_dir().join("config.worktree"), &staged.join("config.worktree"))
+            .map_err(|e| gix_error("copy the configuration of the main worktree", e))?;
+    }
+    if is_set("core.sparseCheckout") {
+        let patterns = Path::new("info").join("sparse-checkout");
+        fs::create_dir_all(staged.join("info")).map_err(doing)?;
+        match fs::copy(repo.git_dir().join(&patterns), staged.join(&patterns)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(doing(e)),
+            _ => {}
+        }
+    }
+    let Some(admin) = publish(site, &staged, &place).map_err(doing)? else {
+        fs::remove_dir_all(&staged).map_err(doing)?;
+        return Ok(None);
+    };
+    // Its lock keeps it while the worktree is not there.
+    let link = [b"gitdir: ", &*bytes(admin.as_os_str()), b"\n"].concat();
+    fs::create_dir_all(&place).and_then(|()| fs::write(place.join(".git"), link)).map_err(doing)?;
+    Ok(Some(admin))
+}
+
+/// Moves it to where git looks, under the first name that is free; `None` where the system can't.
+fn publish(site: &Site, staged: &Path, place: &Path) -> io::Result<Option<PathBuf>> {
+    let name = place.file_name().unwrap_or_default();
+    let name = gix::path::os_str_into_bstr(name).map_err(io::Error::other)?;
+    let name = gix::validate::reference::name_partial_or_sanitize(name);
+    let mut attempts = ATTEMPTS;
+    let mut suffix = 0u64;
+    loop {
+        let numbered = if suffix == 0 { name.to_string() } else { format!("{name}{suffix}") };
+        let admin = site.worktrees_dir().join(numbered);
+        fs::create_dir_all(site.worktrees_dir())?;
+        match rename_to_new(staged, &admin) {
+            Ok(()) => return Ok(Some(admin)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => suffix += 1,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && attempts > 0 => attempts -= 1,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(e),
+            // Another filesystem, or one that can't rename without replacing.
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+/// Renames, and replaces nothing: not even the empty directory by which another git has just reserved
+/// its name.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn rename_to_new(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The main worktree's own configuration, but for what says where that is.
+fn copy_config(from: &Path, to: &Path) -> Result<(), gix::Error> {
+    use gix::config::{File, Source};
+    if !from.is_file() {
+        return Ok(());
+    }
+    let mut config = File::from_path_no_includes(from.to_owned(), Source::Worktree)?;
+    if config.boolean("core.bare").is_ok_and(|bare| bare == Some(true))
+        && let Ok(mut values) = config.raw_values_mut("core.bare")
+    {
+        values.delete_all();
+    }
+    if let Ok(mut values) = config.raw_values_mut("core.worktree") {
+        values.delete_all();
+    }
+    let mut text = Vec::new();
+    config.write_to(&mut text).and_then(|()| fs::write(to, text)).map_err(gix::Error::from_error)
+}

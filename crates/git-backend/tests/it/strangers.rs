@@ -1,0 +1,81 @@
+//! What others see of a pool's work while they use git in the same repository, and what it sees of theirs.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use pool_core::Isolator;
+
+use crate::support::{Fixture, git, plan, write};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_sees_a_registration_half_made() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let (over, registrations) = (AtomicBool::new(false), fixture.repo.join(".git/worktrees"));
+    let half_made = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut half_made = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                for entry in fs::read_dir(&registrations).into_iter().flatten().flatten() {
+                    let read = |name| fs::read_to_string(entry.path().join(name));
+                    // Git looks at those only that have a `gitdir`.
+                    if read("gitdir").is_err() {
+                        continue;
+                    }
+                    let (common, head) = (read("commondir"), read("HEAD"));
+                    let is_whole = common.as_deref().is_ok_and(|common| common == "../..\n")
+                        && head.as_deref().is_ok_and(|head| !head.starts_with("000"));
+                    if !is_whole && entry.path().is_dir() {
+                        half_made.push((common.ok(), head.ok()));
+                    }
+                }
+            }
+            half_made
+        });
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                for slot in 1..=20 {
+                    let plan = plan(&isolator, slot, &format!("lease-{slot}")).await;
+                    isolator.provision(&plan).await.expect("provisioned");
+                }
+            });
+        });
+        over.store(true, Ordering::Relaxed);
+        watcher.join().expect("it watched")
+    });
+    assert_eq!(half_made, []);
+    assert_eq!(git(&fixture.repo, &["worktree", "list"]).lines().count(), 21);
+}
+
+#[tokio::test]
+async fn a_name_that_another_git_has_just_reserved_stays_its_own() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let reserved = fixture.repo.join(".git/worktrees/demo");
+    fs::create_dir_all(&reserved).expect("made");
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.expect("provisioned");
+    assert_eq!(fs::read_dir(&reserved).expect("still there").count(), 0);
+    let admin = git(&isolator.place(plan.slot), &["rev-parse", "--absolute-git-dir"]);
+    assert!(admin.ends_with("/worktrees/demo1"), "{admin}");
+}
+
+/// A collection writes the logs of all worktrees again. That is nobody's work in them.
+#[tokio::test]
+async fn collecting_garbage_is_no_change_of_a_worktree() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.expect("provisioned");
+    let place = isolator.place(plan.slot);
+    write(&place, "new", "untracked\n");
+    let before = isolator.inspect(&plan).await.expect("inspected").fingerprint;
+    git(&fixture.repo, &["gc", "--quiet", "--prune=now"]);
+    let after = isolator.inspect(&plan).await.expect("inspected").fingerprint;
+    assert_eq!(before, after);
+
+    git(&place, &["commit", "--quiet", "--allow-empty", "--message", "work"]);
+    let worked = isolator.inspect(&plan).await.expect("inspected").fingerprint;
+    assert_ne!(after, worked);
+}
