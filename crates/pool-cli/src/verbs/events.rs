@@ -41,7 +41,12 @@ impl From<Logged> for Document {
 }
 
 pub(crate) async fn perform(global: &Global, follow: bool) -> Result<u8> {
-    let context = Context::open(global, None, Access::Visit)?;
+    let mut context = Context::open(global, None, Access::Visit)?;
+    while follow && !context.exists {
+        // Nothing will ever happen in the empty pool that stands for one that is yet to be made.
+        tokio::time::sleep(POLL).await;
+        context = Context::open(global, None, Access::Visit)?;
+    }
     let mut sequence = 0;
     loop {
         let page = context.pool.events_after(sequence, PAGE).await?;

@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod cap;
 mod corpus;
+mod events;
 mod faults;
 mod fuzz;
 mod killed;
