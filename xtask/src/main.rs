@@ -9,6 +9,8 @@ use clap::{Parser, Subcommand};
 
 mod faults;
 #[cfg(unix)]
+mod contend;
+#[cfg(unix)]
 mod measure;
 #[cfg(unix)]
 mod mutants;
@@ -18,6 +20,8 @@ mod power;
 mod steps;
 #[cfg(unix)]
 mod stress;
+#[cfg(unix)]
+mod worktree_tests;
 
 /// Why a step failed. Its text is all that anybody needs of it.
 type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -56,6 +60,13 @@ enum Step {
     /// Losses of power while agents work; then a look at what is left. As root; no part of `ci`.
     #[cfg(target_os = "linux")]
     Power(power::Options),
+    /// Many processes on one pool while somebody else fetches, collects garbage, prunes and makes worktrees
+    /// with git; then an audit of errors, order and losses.
+    #[cfg(unix)]
+    Contend(contend::Options),
+    /// Git's own tests of worktrees, from a copy of its source, on worktrees that wtpool made.
+    #[cfg(unix)]
+    GitWorktreeTests(worktree_tests::Options),
     /// What shared builds save on a real repository, of disk and of time; no part of `ci`.
     #[cfg(unix)]
     #[command(subcommand)]
@@ -87,6 +98,10 @@ fn run(step: Step) -> Result {
         #[cfg(target_os = "linux")]
         Step::Power(options) => power::run(&options),
         #[cfg(unix)]
+        Step::Contend(options) => contend::run(&options),
+        #[cfg(unix)]
+        Step::GitWorktreeTests(options) => worktree_tests::run(&options),
+        #[cfg(unix)]
         Step::Measure(what) => measure::run(&what),
         Step::Ci => {
             steps::fmt()?;
@@ -95,7 +110,10 @@ fn run(step: Step) -> Result {
             steps::doc()?;
             steps::deny()?;
             #[cfg(unix)]
-            stress::run(&stress::Options::default())?;
+            {
+                stress::run(&stress::Options::default())?;
+                contend::run(&contend::Options::slice())?;
+            }
             Ok(())
         }
     }
