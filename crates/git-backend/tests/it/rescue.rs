@@ -435,6 +435,21 @@ async fn a_rescue_can_be_brought_into_another_lease() {
     assert_eq!(listing(&place), files);
 }
 
+/// Gives every object a file of its own, so that one of them can be damaged.
+fn loosen(repo: &Path) {
+    for entry in fs::read_dir(repo.join(".git/objects/pack")).unwrap() {
+        let (pack, away) = (entry.unwrap().path(), repo.join(".git/away"));
+        if pack.extension().is_some_and(|extension| extension == "pack") {
+            fs::rename(&pack, &away).unwrap();
+            let mut git = std::process::Command::new("git");
+            git.current_dir(repo).args(["unpack-objects", "-q"]);
+            let status = git.stdin(fs::File::open(&away).unwrap()).status().unwrap();
+            assert!(status.success());
+        }
+        let _ = fs::remove_file(pack);
+    }
+}
+
 #[tokio::test]
 async fn a_failed_restore_leaves_nothing() {
     let fixture = fixture();
@@ -446,6 +461,7 @@ async fn a_failed_restore_leaves_nothing() {
     let rescue = proof.rescue().unwrap().clone();
     isolator.dispose(proof).await.unwrap();
     let blob = git(&fixture.repo, &["rev-parse", &format!("{}:new", rescue.reference)]);
+    loosen(&fixture.repo);
     fs::remove_file(fixture.repo.join(".git/objects").join(&blob[..2]).join(&blob[2..])).unwrap();
 
     let into = fixture.root.path().join("restored");
@@ -502,6 +518,7 @@ async fn a_large_file_whose_object_is_gone_restores_nothing() {
     let rescue = preserved(&isolator, &plan).await.rescue().unwrap().clone();
     let id = git(&fixture.repo, &["rev-parse", &format!("{}:large", rescue.reference)]);
     let object = fixture.repo.join(format!(".git/objects/{}/{}", &id[..2], &id[2..]));
+    loosen(&fixture.repo);
     // Half of it is left: the size is still told.
     let bytes = fs::read(&object).unwrap();
     chmod(object.clone(), 0o644);
