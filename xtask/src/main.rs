@@ -7,9 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-mod faults;
 #[cfg(unix)]
 mod contend;
+#[cfg(target_os = "linux")]
+mod crash;
+mod faults;
 #[cfg(unix)]
 mod measure;
 #[cfg(unix)]
@@ -18,8 +20,6 @@ mod named;
 #[cfg(target_os = "linux")]
 mod power;
 mod steps;
-#[cfg(unix)]
-mod stress;
 #[cfg(unix)]
 mod worktree_tests;
 
@@ -53,10 +53,6 @@ enum Step {
     /// Takes each guard against lost work away in turn, and sees whether a test notices; no part of `ci`.
     #[cfg(unix)]
     Mutants(mutants::Options),
-    /// Many runs at once on a repository made for it, some of them killed; then an audit of
-    /// every commit and file that they made.
-    #[cfg(unix)]
-    Stress(stress::Options),
     /// Losses of power while agents work; then a look at what is left. As root; no part of `ci`.
     #[cfg(target_os = "linux")]
     Power(power::Options),
@@ -67,6 +63,10 @@ enum Step {
     /// Git's own tests of worktrees, from a copy of its source, on worktrees that wtpool made.
     #[cfg(unix)]
     GitWorktreeTests(worktree_tests::Options),
+    /// Kills the program at each of its steps, and all that runs in a busy pool at random; then reconciles once,
+    /// and looks for every commit and file that was made, and for whatever is left behind.
+    #[cfg(target_os = "linux")]
+    Crash(crash::Options),
     /// What shared builds save on a real repository, of disk and of time; no part of `ci`.
     #[cfg(unix)]
     #[command(subcommand)]
@@ -93,14 +93,14 @@ fn run(step: Step) -> Result {
         Step::Faults => faults::run(),
         #[cfg(unix)]
         Step::Mutants(options) => mutants::run(&options),
-        #[cfg(unix)]
-        Step::Stress(options) => stress::run(&options),
         #[cfg(target_os = "linux")]
         Step::Power(options) => power::run(&options),
         #[cfg(unix)]
         Step::Contend(options) => contend::run(&options),
         #[cfg(unix)]
         Step::GitWorktreeTests(options) => worktree_tests::run(&options),
+        #[cfg(target_os = "linux")]
+        Step::Crash(options) => crash::run(&options),
         #[cfg(unix)]
         Step::Measure(what) => measure::run(&what),
         Step::Ci => {
@@ -110,10 +110,9 @@ fn run(step: Step) -> Result {
             steps::doc()?;
             steps::deny()?;
             #[cfg(unix)]
-            {
-                stress::run(&stress::Options::default())?;
-                contend::run(&contend::Options::slice())?;
-            }
+            contend::run(&contend::Options::slice())?;
+            #[cfg(target_os = "linux")]
+            crash::run(&crash::Options::slice())?;
             Ok(())
         }
     }

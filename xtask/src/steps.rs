@@ -64,6 +64,8 @@ fn passed_in(line: &str) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Profile {
     Dev,
+    /// With the steps at which it can be killed.
+    Failpoints,
     Release,
 }
 
@@ -72,8 +74,10 @@ pub(crate) enum Profile {
 pub(crate) fn build_wtpool(profile: Profile) -> Result<PathBuf> {
     let mut command =
         command(&["build", "-p", "pool-cli", "--message-format", "json-render-diagnostics"]);
-    if profile == Profile::Release {
-        command.arg("--release");
+    match profile {
+        Profile::Dev => {}
+        Profile::Failpoints => drop(command.args(["--features", "failpoints"])),
+        Profile::Release => drop(command.arg("--release")),
     }
     announce(&command);
     let output = command.stderr(Stdio::inherit()).output()?;

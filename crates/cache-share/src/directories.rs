@@ -79,7 +79,10 @@ impl Directories {
             let copied = remove(&unfinished)
                 .and_then(|()| clone(&from, &unfinished))
                 .and_then(|()| fs::create_dir_all(to.parent().unwrap_or(worktree)))
-                .and_then(|()| fs::rename(&unfinished, &to));
+                .and_then(|()| {
+                    pool_core::fail_point!("cache-share::directories::copied");
+                    fs::rename(&unfinished, &to)
+                });
             if let Err(e) = copied {
                 // The first trouble is the one to tell.
                 let _ = remove(&unfinished);

@@ -157,6 +157,7 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let unfinished = tempfile::NamedTempFile::new_in(dir)?;
     fs::write(unfinished.path(), content)?;
+    pool_core::fail_point!("cache-share::files::unfinished");
     unfinished.persist(path).map(drop).map_err(|e| e.error)
 }
 

@@ -99,6 +99,7 @@ pub(crate) fn put(
         cargo.build.rustc_wrapper = Some(program.clone());
         installed = Some(program);
     }
+    pool_core::fail_point!("cache-share::install::wrapper-put");
     let text = toml::to_string(&cargo).map_err(|e| failed(&place, io::Error::other(e)))?;
     let path = place.join("config.toml");
     files::write(&path, text.as_bytes()).map_err(|e| failed(&path, e))?;
@@ -112,6 +113,7 @@ pub(crate) fn put(
 /// When it can't be removed.
 pub(crate) fn take_away(dir: &Path) -> Result<()> {
     let place = dir.join(".cargo");
+    pool_core::fail_point!("cache-share::install::leaving");
     match fs::remove_dir_all(&place) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(Error::io(format!("remove {}", place.display()), e))
@@ -147,6 +149,7 @@ fn put_program(program: &Path, to: &Path) -> io::Result<()> {
     if fs::hard_link(&program, &new).is_err() {
         fs::copy(&program, &new)?;
     }
+    pool_core::fail_point!("cache-share::install::linked");
     fs::rename(&new, to)
 }
 

@@ -76,6 +76,7 @@ const UNFINISHED: [&str; 2] = [".seeding", ".copying"];
 /// When something can't be removed.
 pub(crate) fn forget(slot_dir: &Path) -> Result<()> {
     install::take_away(slot_dir)?;
+    pool_core::fail_point!("cache-share::note::uninstalled");
     discard_unfinished(slot_dir)?;
     renew::end(slot_dir)?;
     Note::remove(slot_dir)?;
@@ -113,6 +114,7 @@ pub(crate) fn begin(slot_dir: &Path, target: &Path, commit: &CommitId) -> Result
         fs::remove_file(&fingerprint)
             .map_err(|e| Error::io(format!("remove {}", fingerprint.display()), e))?;
     }
+    pool_core::fail_point!("cache-share::note::fingerprints-removed");
     note.commit = Some(commit.clone());
     note.write(slot_dir)
 }

@@ -192,7 +192,10 @@ pub(crate) fn apply(
     discard(&unfinished)?;
     let made = fill(base, manifest, &decision.units, &unfinished).and_then(|seeded| {
         fs::create_dir_all(target.parent().unwrap_or(worktree))
-            .and_then(|()| fs::rename(&unfinished, &target))
+            .and_then(|()| {
+                pool_core::fail_point!("cache-share::seed::filled");
+                fs::rename(&unfinished, &target)
+            })
             .map(|()| seeded)
             .map_err(|e| (unfinished.clone(), e))
     });
@@ -278,6 +281,7 @@ pub(crate) fn fill(
             }
         }
         seeded.units += 1;
+        pool_core::fail_point!("cache-share::seed::unit-given");
     }
     Ok(seeded)
 }

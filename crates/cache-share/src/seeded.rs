@@ -162,6 +162,7 @@ impl Seeded {
             // Before anything refers to it.
             let note = Note { base: Some(base.number()), commit: Some(commit), ..Note::default() };
             note.write(slot_dir(&path))?;
+            pool_core::fail_point!("cache-share::seeded::noted");
             let seeded = seed::apply(&base, &manifest, &decision, slot_dir(&path), &path)?;
             if let Some(damage) = &seeded.damage {
                 base.condemn(damage);
@@ -169,7 +170,9 @@ impl Seeded {
             Ok((seeded, summary(&decision.left), decision.times))
         })
         .await?;
+        pool_core::fail_point!("cache-share::seeded::seeded");
         self.date(site, times).await?;
+        pool_core::fail_point!("cache-share::seeded::stamped");
         let unprepared = seeded.damage.is_some();
         let reason = match (seeded.damage, left) {
             (Some(damage), _) => Some(format!("a part of the base is damaged: {damage}")),

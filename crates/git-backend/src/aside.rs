@@ -48,6 +48,7 @@ pub(crate) fn take(site: &Site, plan: &Plan) -> Result<Option<PathBuf>> {
         unlock(site, plan.slot)?;
         return Err(error);
     }
+    pool_core::fail_point!("git-backend::aside::taken");
     match is_as_seen(site, plan, &aside) {
         Ok(true) => Ok(Some(aside)),
         seen => {

@@ -110,6 +110,7 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
         fs::create_dir_all(site.pool_dir.join("branches"))
             .map_err(|e| Error::io(format!("write {}", note.display()), e))?;
         durable::write(&note, format!("{base} {}\n", branch.name).as_bytes())?;
+        pool_core::fail_point!("git-backend::branch::noted");
         let made = slot_repo.edit_reference(RefEdit {
             change: Change::Update {
                 log: LogChange {
@@ -139,6 +140,7 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
             .with_hint("try again"));
         }
     }
+    pool_core::fail_point!("git-backend::branch::made");
     set_head(&slot_repo, Target::Symbolic(full))
 }
 
@@ -160,6 +162,7 @@ pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
         // The plan's own was looked at before; of another nobody knows what it alone reaches.
         if !(keep && is_plans) && (is_plans || is_reached_otherwise(site, name, base)?) {
             delete_unmoved(site, name, base)?;
+            pool_core::fail_point!("git-backend::branch::deleted");
         }
     } else {
         tracing::warn!(note = %note.display(), "the note of a slot's branch makes no sense; the branch stays, if there is one");

@@ -52,6 +52,7 @@ impl Copied {
 /// right content keep their modification time.
 pub(crate) fn bring_along(site: &Site, slot: SlotId) -> Result<()> {
     let copied = bring_into(site, &site.place(slot), || site.open_slot(slot))?;
+    pool_core::fail_point!("git-backend::copy::copied");
     let path = note(site, slot);
     let json = serde_json::to_vec_pretty(&copied).map_err(|e| Error::io("write JSON", e.into()))?;
     fs::write(&path, json).map_err(|e| Error::io(format!("write {}", path.display()), e))

@@ -65,6 +65,7 @@ pub(crate) fn take_away(
             bin.put(&aside)?;
         }
     }
+    pool_core::fail_point!("git-backend::dispose::binned");
     if registration.is_none() {
         registration = site.registration_of(slot)?;
     }
@@ -72,8 +73,10 @@ pub(crate) fn take_away(
         if let Some(admin) = &registration {
             registration::unregister(admin, &mut bin)?;
         }
+        pool_core::fail_point!("git-backend::dispose::unregistered");
         branch::settle(site, plan, keep_branch)
     })?;
+    pool_core::fail_point!("git-backend::dispose::settled");
     // What processes that died had put together, for a registration or a rescue.
     for staged in [registration::staged(site, slot), rescue::staging(site, slot)] {
         if aside::is_there(&staged) {
@@ -89,6 +92,7 @@ pub(crate) fn take_away(
             _ => {}
         }
     }
+    pool_core::fail_point!("git-backend::dispose::forgotten");
     // Others may keep something beside the worktree; then the directory stays.
     let _ = fs::remove_dir(site.slot_dir(slot));
     stranger.map_or(Ok(()), Err)

@@ -47,7 +47,11 @@ pub(crate) fn provision(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Res
     fs::create_dir_all(site.slot_dir(plan.slot))
         .map_err(|e| Error::io(format!("write {}", marker.display()), e))?;
     durable::write(&marker, b"by wtpool\n")?;
-    let made = make(site, plan, interrupt).and_then(|()| unmark(&marker));
+    pool_core::fail_point!("git-backend::provision::marked");
+    let made = make(site, plan, interrupt).and_then(|()| {
+        pool_core::fail_point!("git-backend::provision::made");
+        unmark(&marker)
+    });
     if made.is_err() {
         // What can't be undone stays marked as half made. The first error is the one to report, and
         // undoing must not be interrupted again.
@@ -68,6 +72,7 @@ pub(crate) fn unmark(marker: &Path) -> Result<()> {
 fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     let place = site.place(plan.slot);
     let admin = registration::register(site, plan, interrupt)?;
+    pool_core::fail_point!("git-backend::provision::registered");
     let repo = site.open_admin(&admin)?;
     // gix doesn't fetch what a partial clone left out; git does.
     let complete = !is_partial(&repo) && check_out(&repo, interrupt);
@@ -84,9 +89,11 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
         }
         _ => {}
     }
+    pool_core::fail_point!("git-backend::provision::checked-out");
     remember_config(site, plan, &admin)?;
     init_submodules(site, plan, &admin)?;
     registration::check(interrupt)?;
+    pool_core::fail_point!("git-backend::provision::configured");
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)
 }

@@ -63,15 +63,19 @@ pub(crate) fn recycle(
         let message = format!("there is no worktree at {}", place.display());
         return Err(Error::new(ErrorKind::NotFound, message));
     };
+    pool_core::fail_point!("git-backend::recycle::set-aside");
     let marker = site.making_marker(plan.slot);
     durable::write(&marker, b"by wtpool\n")?;
 
+    pool_core::fail_point!("git-backend::recycle::marked");
     let mut bin = Bin::new(site);
     clear_state(&admin, &mut bin)?;
+    pool_core::fail_point!("git-backend::recycle::cleared");
     restore_head(&admin, &plan.base.commit)?;
     restore_config(site, plan, &admin)?;
     let git = || Git::in_worktree(site, &admin, &root);
     branch::detach(&site.open_admin(&admin)?, &plan.base.commit)?;
+    pool_core::fail_point!("git-backend::recycle::detached");
     unhide(&site.open_admin(&admin)?, &root, &mut bin)?;
     // Files that were touched and not changed are known as such before the reset, which would
     // write them again otherwise. It "fails" whenever some file did change.
@@ -80,22 +84,28 @@ pub(crate) fn recycle(
         .args(["reset", "--hard", "--quiet", "--no-recurse-submodules", plan.base.commit.as_str()])
         .run()?;
     registration::check(interrupt)?;
+    pool_core::fail_point!("git-backend::recycle::reset");
 
     let mut repo = site.open_admin(&admin)?;
     repo.set_workdir(root.clone()).map_err(|e| gix_error(format!("open {}", root.display()), e))?;
     let keep = copy::still_good(site, plan.slot, &repo, &root)?;
     tree::clean(site, &repo, &root, &keep, &mut bin)?;
+    pool_core::fail_point!("git-backend::recycle::cleaned");
     // `reset` and the reflog of what was done here are not the next lease's business.
     clear_state(&admin, &mut bin)?;
     aside::put_back(site, plan.slot)?;
+    pool_core::fail_point!("git-backend::recycle::put-back");
 
     registration::exclusively(site, interrupt, || {
         branch::settle(site, previous, proof.branch().is_some_and(|branch| branch.kept))?;
+        pool_core::fail_point!("git-backend::recycle::settled");
         branch::attach(site, &admin, plan)
     })?;
+    pool_core::fail_point!("git-backend::recycle::attached");
     init_submodules(site, plan, &admin)?;
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)?;
+    pool_core::fail_point!("git-backend::recycle::made");
     unmark(&marker)
 }
 

@@ -76,7 +76,9 @@ pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Resu
             Some(admin) => admin,
             None => step_by_step(site, &repo, plan, base, interrupt)?,
         };
+        pool_core::fail_point!("git-backend::registration::prepared");
         branch::attach(site, &admin, plan)?;
+        pool_core::fail_point!("git-backend::registration::attached");
         Ok(admin)
     })
 }

@@ -94,6 +94,7 @@ impl Bin {
                 self.dir.insert(dir).clone()
             }
         };
+        pool_core::fail_point!("git-backend::trash::opened");
         self.count += 1;
         let to = dir.join(self.count.to_string());
         let moved = rename(&to).or_else(|e| {

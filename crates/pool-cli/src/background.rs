@@ -28,6 +28,7 @@ pub(crate) fn start(pool_dir: &Path, args: &[&str], log_name: &str) -> Result<()
         command.env_remove(name);
     }
     let mut child = command.spawn().map_err(|e| Error::io("start wtpool in the background", e))?;
+    pool_core::fail_point!("pool-cli::background::started");
     // So that it leaves no zombie behind should it end before this process does.
     std::thread::spawn(move || drop(child.wait()));
     Ok(())

@@ -345,6 +345,7 @@ fn claim_for(pool_dir: &Path, repository: &Repository) -> Result<()> {
         true => fs::rename(&unfinished, &file),
         false => fs::hard_link(&unfinished, &file),
     });
+    pool_core::fail_point!("pool-cli::context::owner-linked");
     // Gone already, if it was never written.
     let _ = fs::remove_file(&unfinished);
     let written = written.and_then(|()| File::open(pool_dir)?.sync_all());

@@ -6,6 +6,8 @@ mod cargo_home;
 mod cli;
 mod context;
 mod error;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod output;
 mod progress;
 mod reaper;
@@ -22,6 +24,8 @@ fn main() -> ExitCode {
     if cache_share::rustc::is_wrapper() {
         return cache_share::rustc::wrap();
     }
+    #[cfg(feature = "failpoints")]
+    failpoints::arm();
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(code) => return code,

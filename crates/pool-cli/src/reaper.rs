@@ -79,8 +79,10 @@ pub(crate) async fn live(global: &Global) -> Result<()> {
     let Ok(ground) = File::open(&pool_dir) else { return Ok(()) };
     loop {
         let Some(lock) = lock(&pool_dir).await? else { return Ok(()) };
+        pool_core::fail_point!("pool-cli::reaper::locked");
         watch(global, &mut context, &pool_dir, &ground).await;
         drop(lock);
+        pool_core::fail_point!("pool-cli::reaper::unlocked");
         // Whoever came in between saw the lock, and counts on us.
         let left =
             is_at(&ground, &pool_dir) && context.pool.needs_watching().await.unwrap_or(false);
@@ -125,6 +127,7 @@ async fn watch(global: &Global, context: &mut Context, pool_dir: &Path, ground: 
             if let Err(error) = context.pool.reconcile().await {
                 tracing::warn!(target: "wtpool", %error, "could not reconcile; trying again");
             }
+            pool_core::fail_point!("pool-cli::reaper::reconciled");
             if let Err(error) = context.pool.isolator().sweep(&|_| ()).await {
                 tracing::warn!(target: "wtpool", %error, "not all trash could be deleted");
             }

@@ -99,8 +99,10 @@ fn start(
         let file = file.try_clone().map_err(|e| Error::io("hand the claim to the command", e))?;
         command.preserved_fds(vec![OwnedFd::from(file)]);
     }
+    let child = command.spawn();
+    pool_core::fail_point!("pool-cli::run::started");
     // With it, `command` goes away, and our copy of the claim.
-    Ok(command.spawn())
+    Ok(child)
 }
 
 /// Waits for the child, and passes on the signals that are meant for it.

@@ -4,6 +4,7 @@ mod blocking;
 mod cache;
 mod error;
 mod event;
+mod failpoint;
 mod id;
 mod isolator;
 mod liveness;
@@ -22,6 +23,9 @@ pub use blocking::BlockingPool;
 pub use cache::{Attachment, CacheFinding, CacheSite, CacheStrategy, Prepared};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, EventKind};
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub use failpoint::fail;
 pub use id::{
     ClaimKey, CommitId, Generation, LeaseId, LeaseName, RescueId, SessionId, SlotId, Ticket,
 };

@@ -304,6 +304,7 @@ impl Pool {
         let (id, settings) = (session.clone(), self.inner.settings.clone());
         let found =
             self.inner.update(move |state, now| state.end_session(&id, &settings, now)).await?;
+        crate::fail_point!("pool-core::pool::session-ended");
         if !found {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no session {session}")));
         }

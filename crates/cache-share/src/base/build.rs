@@ -83,18 +83,22 @@ pub(crate) async fn build(
     let base = Base { dir: recipe.cache.join("base").join(number.to_string()) };
     fs::create_dir_all(&base.dir)
         .map_err(|e| Error::io(format!("create {}", base.dir.display()), e))?;
+    pool_core::fail_point!("cache-share::base::begun");
     progress("checking out");
     sources.export(commit, &base.tree()).await?;
     let mut files = sources.files(commit).await?;
     super::keep_unicode(&mut files);
+    pool_core::fail_point!("cache-share::base::exported");
     progress("building");
     let commit = commit.clone();
     let work = tokio::task::spawn_blocking(move || {
         let manifest = make(&base, &recipe, commit, files)?;
+        pool_core::fail_point!("cache-share::base::built");
         let trouble = manifest.trouble.clone();
         let text = serde_json::to_vec(&manifest).map_err(|e| Error::io("write JSON", e.into()))?;
         files::write(&base.manifest(), &text)
             .map_err(|e| Error::io(format!("write {}", base.manifest().display()), e))?;
+        pool_core::fail_point!("cache-share::base::complete");
         tidy(&recipe.cache, 1, &recipe.used)?;
         drop(lock);
         Ok(Prepared::Built { trouble })

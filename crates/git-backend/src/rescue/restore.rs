@@ -48,11 +48,13 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
         repo.prepare_add_worktree(&into, Head::Detached(start), &never)
             .map_err(|e| failed(format_args!("register the worktree {}", into.display()), e))
     })?;
+    pool_core::fail_point!("git-backend::restore::registered");
     let admin = prepared.repo().git_dir().to_owned();
     let done = (|| {
         restore_state(&repo, &parts, &admin, &["HEAD", "config.worktree"])?;
         restore_sparse(site, &repo, &parts, &admin)?;
         exclusively(site, &never, || set_head(site, &repo, &parts, id, &admin, &mut made))?;
+        pool_core::fail_point!("git-backend::restore::head-set");
         fill(site, prepared.repo(), &parts, &into, None)
     })();
     match done {
@@ -107,6 +109,7 @@ pub(super) fn onto(site: &Site, id: &RescueId, plan: &Plan) -> Result<()> {
     let tree = repo.head_tree_id().map_err(|e| failed("read the tree of HEAD", e))?.detach();
     let admin = repo.git_dir().to_owned();
     fill(site, &repo, &parts, &place, Some(staged::tree_index(&repo, tree)?))?;
+    pool_core::fail_point!("git-backend::restore::filled-lease");
     // The lease keeps its own branch and history; an operation that works on a detached HEAD gets one.
     restore_state(&repo, &parts, &admin, &["HEAD", "logs/HEAD", "config.worktree"])?;
     let detached =

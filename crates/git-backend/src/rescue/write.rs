@@ -70,7 +70,9 @@ fn preserve_now(site: &Site, plan: &Plan) -> Result<Preserved> {
             seen = saved;
             continue;
         }
+        pool_core::fail_point!("git-backend::rescue::captured");
         let commits = capture.finish(saved_survey, plan, &saved)?;
+        pool_core::fail_point!("git-backend::rescue::trees-written");
         // Whatever was written since the saving began is not in it for certain.
         let again = look(site, plan, &mut |_| Ok(()))?;
         if again.fingerprint != saved.fingerprint
@@ -544,8 +546,10 @@ fn publish(
     // Until it was read back.
     let _kept = objects.publish(site, &format!("the rescue {id} is being made"))?;
     keep_commits(site, plan, survey, unreached, parts.found.clone())?;
+    pool_core::fail_point!("git-backend::rescue::objects-written");
 
     super::create_reference(repo, &reference, whole, "wtpool: rescue")?;
+    pool_core::fail_point!("git-backend::rescue::reference-written");
     durable::files(durable::reference(&site.common_dir, &reference))?;
 
     let verified = || {

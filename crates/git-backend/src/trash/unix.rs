@@ -60,6 +60,7 @@ impl Deleter<'_> {
             path.push(as_path(&name));
             match self.delete(dir, &name, path, depth) {
                 Ok(()) => {
+                    pool_core::fail_point!("git-backend::trash::deleted-one");
                     self.count += 1;
                     if self.count.is_multiple_of(REPORT) {
                         (self.progress)(REPORT);

@@ -36,6 +36,7 @@ pub(crate) async fn hand_over(context: &Context, guard: LeaseGuard) -> Result<()
             other => other,
         });
     }
+    pool_core::fail_point!("pool-cli::acquire::printed");
     let lease = guard.keep();
     super::cache::start_if_missing(context, &lease);
     context.out.remark(format!(

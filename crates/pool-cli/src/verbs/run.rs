@@ -62,6 +62,7 @@ pub(crate) async fn perform(
             global.json,
         );
     }
+    pool_core::fail_point!("pool-cli::run::ended");
     give_back(&context, guard, &ended).await?;
     Ok(ended.code())
 }

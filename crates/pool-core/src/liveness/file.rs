@@ -95,6 +95,7 @@ impl FileLiveness {
         let failed = |error| Error::io(format_args!("create the claim {}", path.display()), error);
         let unnamed =
             tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.dir).map_err(failed)?;
+        crate::fail_point!("pool-core::claim::unlocked");
         match FileExt::try_lock(unnamed.as_file()) {
             Ok(()) => {}
             // A sweep looks at the fresh file and is about to remove it.
@@ -106,6 +107,7 @@ impl FileLiveness {
                     ));
             }
         }
+        crate::fail_point!("pool-core::claim::unnamed");
         match NamedTempFile::persist_noclobber(unnamed, &path) {
             Ok(file) => Ok(Some(file)),
             Err(refused) => match refused.error.kind() {

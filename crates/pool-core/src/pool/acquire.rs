@@ -92,6 +92,7 @@ impl Pool {
         }
         let mut queued = Queued::enter(&self.inner, request).await?;
         let (slot, lease) = queued.granted().await?;
+        crate::fail_point!("pool-core::acquire::granted");
         let announced = self.inner.announce(slot, &lease.base).await?;
         Ok(Reservation { request: queued, slot, lease, announced })
     }
@@ -154,16 +155,20 @@ impl Reservation {
                 }
                 Err(Trouble::Failed(error)) => return Err(error),
             }
+            crate::fail_point!("pool-core::acquire::made");
             let attachment = inner.attach(self.slot, &self.lease.base).await;
+            crate::fail_point!("pool-core::acquire::attached");
             // Before the lease begins, or a reconciliation would find it without a holder.
             let claim = match self.lease.owner {
                 Owner::Holder => Some(inner.liveness.claim(&self.lease.id.claim())?),
                 _ => None,
             };
+            crate::fail_point!("pool-core::acquire::claimed");
             let (slot, worker) = (self.slot, inner.worker().clone());
             let lease = inner
                 .update(move |state, now| state.begin_lease(slot, &worker, attachment, now))
                 .await??;
+            crate::fail_point!("pool-core::acquire::leased");
             self.request.served();
             return Ok(LeaseGuard::new(inner, slot, lease, claim));
         }

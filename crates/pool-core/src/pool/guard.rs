@@ -75,6 +75,7 @@ impl LeaseGuard {
         let (inner, token, claim) = (self.inner.clone(), self.lease.token(), self.claim.take());
         let task = tokio::spawn(async move {
             let report = inner.release(&token, how, EndReason::Released).await;
+            crate::fail_point!("pool-core::guard::released");
             // Held until the end is recorded: a lease without its holder's claim is one whose
             // holder died.
             drop(claim);
@@ -113,7 +114,9 @@ impl LeaseGuard {
             // Somebody else gave it back; what became of it is what there is to report.
             return self.release(how).await.map(Finish::Released);
         }
+        crate::fail_point!("pool-core::guard::command-ended");
         drop(self.claim.take());
+        crate::fail_point!("pool-core::guard::claim-given-up");
         let begun = inner.clock.now();
         loop {
             let survived = inner.liveness.holds(&self.lease.id.claim()) == Vital::Alive;

@@ -100,6 +100,7 @@ impl Queued {
                 Ok(ticket)
             })
             .await?;
+        crate::fail_point!("pool-core::queue::entered");
         self.armed = entered.is_ok();
         self.ticket = entered?;
         Ok(())
@@ -122,13 +123,16 @@ impl Queued {
                 Turn::Granted(slot) => return self.reserved(&state, slot),
                 Turn::Waiting(_) if self.is_past() => {
                     let state = self.leave().await?;
+                    crate::fail_point!("pool-core::queue::left");
                     if let Turn::Granted(slot) = self.turn(&state) {
                         return self.reserved(&state, slot);
                     }
                     self.armed = false;
                     return Err(self.full(&state));
                 }
-                Turn::Waiting(_) => {}
+                Turn::Waiting(_) => {
+                    crate::fail_point!("pool-core::queue::waiting");
+                }
                 Turn::Unknown => {
                     self.armed = false;
                     if state.is_over(self.waiter.lease.session.as_ref()) {
@@ -255,6 +259,7 @@ impl Inner {
             })
             .await??;
         if let Some(slot) = granted {
+            crate::fail_point!("pool-core::queue::withdrawn");
             self.finish(slot).await?;
         }
         Ok(())

@@ -45,6 +45,7 @@ impl Inner {
             return Err(Trouble::Unusable(format!("{who} is still in it")));
         }
         self.intend(&plan).await?;
+        crate::fail_point!("pool-core::ready::reuse-intended");
         if let Err(error) = self.isolator.recycle(&plan, proof).await {
             tracing::warn!(target: "wtpool", %error, slot = slot.0, "cannot reset the slot; making it anew");
             let unusable = |e: Error| Trouble::Unusable(e.to_string());
@@ -57,6 +58,7 @@ impl Inner {
 
     async fn make_new(&self, plan: &Plan) -> Result<(), Trouble> {
         self.intend(plan).await?;
+        crate::fail_point!("pool-core::ready::intended");
         self.isolator.provision(plan).await.map_err(|error| match error.kind() {
             // Something of somebody else's stands there.
             ErrorKind::WouldLoseWork => Trouble::Unusable(error.to_string()),

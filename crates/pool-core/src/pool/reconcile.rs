@@ -49,11 +49,13 @@ impl Pool {
         }
         let mut report = PruneReport::default();
         let lost = inner.discover(&mut report).await?;
+        crate::fail_point!("pool-core::reconcile::discovered");
         let state = inner.store.load().await?;
         let facts = inner.facts(&state, lost).await;
         let now = inner.clock.now();
         for due in state.due(&inner.settings, &facts, &now) {
             self.perform(&state, due, &mut report).await?;
+            crate::fail_point!("pool-core::reconcile::performed");
         }
         inner.liveness.tidy();
         Ok(report)
@@ -92,6 +94,7 @@ impl Pool {
                 self.perform(&state, Due::Retire(slot.id), &mut report).await?;
             }
         }
+        crate::fail_point!("pool-core::reconcile::before-sweep");
         self.inner.isolator.sweep(progress).await?;
         Ok(report)
     }
@@ -204,6 +207,7 @@ impl Pool {
                         Ok(())
                     })
                     .await?;
+                crate::fail_point!("pool-core::reconcile::taken-over");
                 match taken {
                     Ok(()) => inner.finish(slot).await,
                     Err(error) => Err(error),
@@ -216,6 +220,7 @@ impl Pool {
             Due::Retire(slot) => {
                 let retired =
                     inner.update(move |state, now| state.retire(slot, &worker, now)).await?;
+                crate::fail_point!("pool-core::reconcile::retired");
                 match retired {
                     Ok(()) => inner.finish(slot).await,
                     Err(error) => Err(error),
@@ -326,6 +331,7 @@ impl Inner {
                 }
             })
             .await?;
+            crate::fail_point!("pool-core::reconcile::adopted");
         }
         Ok(lost)
     }

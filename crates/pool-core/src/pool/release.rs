@@ -48,6 +48,7 @@ impl Inner {
     ) -> Result<Begun> {
         let begun = self.begin(token, how, reason).await?;
         if let Begun::Here(slot) = begun {
+            crate::fail_point!("pool-core::release::begun");
             self.liveness.forget(&token.lease.claim());
             self.finish(slot).await?;
         }
@@ -148,7 +149,9 @@ impl Inner {
         {
             tracing::warn!(target: "wtpool", %error, slot = slot.0, "nothing was harvested");
         }
+        crate::fail_point!("pool-core::release::harvested");
         let proof = self.preserved(plan, Some(lease)).await?;
+        crate::fail_point!("pool-core::release::preserved");
         let ended = End {
             // Saved before, and nothing new since: that rescue still is what became of it.
             rescue: proof.rescue().cloned().or_else(|| end.rescue.clone()),
@@ -159,6 +162,7 @@ impl Inner {
         let afterlife = self
             .update(move |state, now| state.saved(slot, &worker, &ended, &settings, now))
             .await??;
+        crate::fail_point!("pool-core::release::saved");
         match afterlife {
             Afterlife::Linger => Ok(()),
             Afterlife::Keep => self.clean(slot, plan, proof).await,
@@ -178,10 +182,12 @@ impl Inner {
             let proof = self.preserved(plan, None).await?;
             return self.dispose(slot, plan, proof).await;
         }
+        crate::fail_point!("pool-core::release::reset");
         let (worker, settings, idle) = (self.worker().clone(), self.settings.clone(), rest.clone());
         let surplus = self
             .update(move |state, now| state.rest(slot, &worker, idle, &settings, now))
             .await??;
+        crate::fail_point!("pool-core::release::rested");
         if surplus {
             let proof = self.preserved(&rest, None).await?;
             return self.dispose(slot, &rest, proof).await;
@@ -196,7 +202,9 @@ impl Inner {
         {
             tracing::warn!(target: "wtpool", %error, slot = slot.0, "the cache was not detached");
         }
+        crate::fail_point!("pool-core::release::detached");
         self.isolator.dispose(proof).await?;
+        crate::fail_point!("pool-core::release::disposed");
         self.gone(slot).await
     }
 
@@ -220,6 +228,7 @@ impl Inner {
         let kept = self
             .update(move |state, now| state.quarantine(slot, &worker, &reason, &settings, now))
             .await?;
+        crate::fail_point!("pool-core::release::quarantined");
         match kept {
             Err(error) if error.kind() != ErrorKind::StaleLease => Err(error),
             _ => Ok(()),
@@ -230,6 +239,7 @@ impl Inner {
     pub(super) async fn reopen(self: &Arc<Self>, slot: SlotId, end: End) -> Result<()> {
         let worker = self.worker().clone();
         self.update(move |state, now| state.reopen(slot, &end, &worker, now)).await??;
+        crate::fail_point!("pool-core::release::reopened");
         self.finish(slot).await
     }
 }

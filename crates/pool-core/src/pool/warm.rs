@@ -62,6 +62,7 @@ impl Pool {
             let reserved =
                 inner.update(move |state, now| state.reserve_idle(&worker, &settings, now)).await?;
             let Some(slot) = reserved else { return Ok(report) };
+            crate::fail_point!("pool-core::warm::reserved");
             inner.make_idle(slot, &base).await?;
             report.made += 1;
             progress();
@@ -101,8 +102,10 @@ impl Inner {
         let made = async {
             self.intend(&plan).await?;
             self.isolator.provision(&plan).await?;
+            crate::fail_point!("pool-core::warm::provisioned");
             // Now, so that whoever gets the slot need not wait for it.
             self.attach(slot, &plan.base).await;
+            crate::fail_point!("pool-core::warm::attached");
             Ok(())
         };
         if let Err(error) = made.await {

@@ -216,6 +216,7 @@ impl Inner {
             };
             let mut state = before.state.clone();
             change(&mut state);
+            crate::fail_point!("pool-core::store::changed");
             let events = std::mem::take(&mut state.outbox);
             if state == before.state && events.is_empty() {
                 return Ok(());
@@ -227,6 +228,7 @@ impl Inner {
                 trouble.too_late(&self.layout)
             })?;
             drop((shared, turn));
+            crate::fail_point!("pool-core::store::acknowledged");
             *lock(&self.cache) = Some(Arc::new(after));
             Ok(())
         });
@@ -246,9 +248,13 @@ impl Inner {
     ) -> Result<Snapshot, Trouble> {
         let after = before.next(state, events.len() as u64);
         let mut sidecars = Sidecars::stage(&self.layout, Some(before), &after)?;
+        crate::fail_point!("pool-core::store::staged");
         let after = records::write(&tx, before, after, events)?;
+        crate::fail_point!("pool-core::store::written");
         sidecars.publish()?;
+        crate::fail_point!("pool-core::store::published");
         tx.commit()?;
+        crate::fail_point!("pool-core::store::committed");
         sidecars.keep();
         Ok(after)
     }

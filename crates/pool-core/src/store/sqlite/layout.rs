@@ -145,8 +145,9 @@ impl Layout {
             // Whole or not there: several may do this at once, and any may be killed.
             let unfinished = self.dir.join(format!(".{RESERVE_FILE}-{}", std::process::id()));
             let zeros = vec![0; usize::try_from(RESERVE).unwrap_or_default()];
-            if fs::write(&unfinished, zeros).and_then(|()| fs::rename(&unfinished, &path)).is_err()
-            {
+            let written = fs::write(&unfinished, zeros);
+            crate::fail_point!("pool-core::layout::reserve-written");
+            if written.and_then(|()| fs::rename(&unfinished, &path)).is_err() {
                 // It is a convenience: the pool does without.
                 let _ = fs::remove_file(&unfinished);
             }

@@ -108,6 +108,7 @@ fn catch_up(layout: &Layout, connection: &mut Connection) -> Result<(), Trouble>
     let mut sidecars = Sidecars::stage(layout, None, &after)?;
     records::write(&tx, &before, after, &[])?;
     sidecars.publish()?;
+    crate::fail_point!("pool-core::recovery::caught-up");
     tx.commit()?;
     sidecars.keep();
     Ok(())
@@ -129,6 +130,7 @@ pub(super) fn rebuild(
     let found = Found::read(layout)?;
     let stamp = stamp();
     let moved = move_aside(layout, &stamp)?;
+    crate::fail_point!("pool-core::recovery::moved-aside");
     if moved || !found.is_empty() {
         tracing::warn!(
             database = %layout.database().display(),
@@ -159,10 +161,12 @@ fn build(layout: &Layout, snapshot: Snapshot) -> Result<(), Trouble> {
     records::write(&tx, &Snapshot::default(), snapshot, &[])?;
     sidecars.publish()?;
     tx.commit()?;
+    crate::fail_point!("pool-core::recovery::built");
     // Closing the only connection brings everything into the one file.
     connection.close().map_err(|(_, error)| error)?;
     sync(&unfinished)?;
     let database = layout.database();
+    crate::fail_point!("pool-core::recovery::synced");
     fs::rename(&unfinished, &database).map_err(|e| {
         Error::io(format!("rename {} to {}", unfinished.display(), database.display()), e)
     })?;

@@ -332,6 +332,7 @@ impl Sidecars {
         self.staged.push(path);
         let write = || {
             let mut file = File::create(&new)?;
+            crate::fail_point!("pool-core::sidecar::created");
             file.write_all(text.as_bytes())?;
             if durable { file.sync_all() } else { Ok(()) }
         };
@@ -352,8 +353,10 @@ impl Sidecars {
                 },
             };
             self.undo.push((path.clone(), kept));
+            crate::fail_point!("pool-core::sidecar::linked");
             fs::rename(staged(path), path)
                 .map_err(|e| Error::io(format!("replace {}", path.display()), e))?;
+            crate::fail_point!("pool-core::sidecar::replaced");
         }
         for path in &self.removed {
             let old = old(&self.dir, self.revision, self.undo.len());
@@ -362,6 +365,7 @@ impl Sidecars {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::io(format!("remove {}", path.display()), error)),
             }
+            crate::fail_point!("pool-core::sidecar::removed");
             remove_if_empty(path);
         }
         Ok(())

@@ -1,0 +1,29 @@
+//! Steps between which a crash leaves something different behind. `cargo xtask crash` kills a process at
+//! each of them.
+
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub use fail;
+
+#[cfg(all(feature = "failpoints", not(debug_assertions)))]
+compile_error!("the feature `failpoints` is for tests of crashes, and no part of a release build");
+
+/// Marks such a step. Called `crate::place::step`, after what was done just before. Nothing at all without
+/// the feature `failpoints`.
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! fail_point {
+    ($name:literal) => {
+        $crate::fail::fail_point!($name)
+    };
+}
+
+/// Marks such a step. Called `crate::place::step`, after what was done just before. Nothing at all without
+/// the feature `failpoints`.
+#[cfg(not(feature = "failpoints"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! fail_point {
+    ($name:literal) => {};
+}
