@@ -139,6 +139,16 @@ pub trait CacheStrategy: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Removes what processes have left that were killed in the middle of something. Part of every
+    /// [reconciliation](crate::Pool::reconcile), so cheap when there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// Any; it is tried again at the next one.
+    async fn tidy(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Gives up what can be built again until at most `budget` bytes are used by what idle slots
     /// and the strategy itself hold. Returns the bytes freed.
     ///

@@ -303,6 +303,8 @@ pub enum EndReason {
     WorkspaceGone,
     /// It was never handed out: making the workspace failed or was cancelled.
     Abandoned,
+    /// It was never handed out: whoever made the workspace died, nobody knows how far it got.
+    Interrupted,
 }
 
 /// Somebody in the queue.

@@ -44,7 +44,7 @@ fn fetch(ground: &Ground, _: &Tally, number: u32) -> Result {
     std::fs::write(upstream.join("news"), &subject)?;
     ground.git(&upstream, ["add", "news"])?;
     ground.git(&upstream, ["commit", "--quiet", "--message", &subject])?;
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         let topic = format!("HEAD:refs/heads/topic-{number}");
         ground.git(&upstream, ["push", "--quiet", "origin", &topic])?;
     }

@@ -58,6 +58,11 @@ impl Pool {
             crate::fail_point!("pool-core::reconcile::performed");
         }
         inner.liveness.tidy();
+        if let Some(cache) = &inner.cache
+            && let Err(error) = cache.tidy().await
+        {
+            tracing::warn!(target: "wtpool", %error, "not all leftovers of the cache were removed");
+        }
         Ok(report)
     }
 
@@ -201,7 +206,8 @@ impl Pool {
                             Some(SlotState::Provisioning { .. })
                         );
                         if making {
-                            let end = end(Outcome::Failure, EndReason::Abandoned, Duration::ZERO);
+                            let reason = EndReason::Interrupted;
+                            let end = end(Outcome::Failure, reason, Duration::ZERO);
                             state.reopen(slot, &end, &worker, now)?;
                         }
                         Ok(())
@@ -260,6 +266,7 @@ impl Pool {
                     EndReason::SessionEnded => "its session is over",
                     EndReason::WorkspaceGone => "its workspace was deleted",
                     EndReason::Abandoned => "it was given up",
+                    EndReason::Interrupted => "whoever made its workspace died",
                 };
                 format!("end lease {}: {why}", lease_name(token))
             }

@@ -144,7 +144,7 @@ impl Inner {
 
     async fn settle(&self, slot: SlotId, plan: &Plan, lease: &Lease, end: &End) -> Result<()> {
         if let Some(cache) = &self.cache
-            && end.reason != EndReason::Abandoned
+            && !matches!(end.reason, EndReason::Abandoned | EndReason::Interrupted)
             && let Err(error) = cache.harvest(&self.site(slot, &plan.base).await?).await
         {
             tracing::warn!(target: "wtpool", %error, slot = slot.0, "nothing was harvested");

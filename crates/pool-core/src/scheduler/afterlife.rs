@@ -1,12 +1,14 @@
 //! What becomes of a slot when its lease is over, and of one that stands idle.
 
+use std::time::Duration;
+
 use super::{Afterlife, not_ours};
 use crate::error::Result;
 use crate::event::EventKind;
 use crate::id::{ClaimKey, SlotId};
 use crate::isolator::{Base, Plan};
 use crate::settings::Settings;
-use crate::state::{Disposition, End, EndedLease, PoolState, Slot, SlotState, Token};
+use crate::state::{Disposition, End, EndReason, EndedLease, PoolState, Slot, SlotState, Token};
 use crate::time::{Deadline, Moment};
 
 impl PoolState {
@@ -31,6 +33,10 @@ impl PoolState {
             return Err(not_ours(slot));
         };
         *end = ended.clone();
+        if wanted != Afterlife::Linger {
+            // From here on there is ever less to inspect, also for whoever resumes this.
+            end.linger = Duration::ZERO;
+        }
         let lease = lease.clone();
         if let Some(rescue) = &ended.rescue {
             self.log(now, EventKind::Rescued, Some(slot), Some(&lease), Some(&rescue.reference));
@@ -54,6 +60,9 @@ impl PoolState {
 
     fn afterlife(&self, slot: SlotId, end: &End, settings: &Settings) -> Afterlife {
         let Some(entry) = self.slots.get(&slot) else { return Afterlife::Retire };
+        if end.reason == EndReason::Interrupted {
+            return Afterlife::Retire;
+        }
         let session = entry.state.lease().and_then(|l| l.session.as_ref());
         let over = self.is_over(session);
         if !self.waiters.is_empty() && !over {

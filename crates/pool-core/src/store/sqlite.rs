@@ -49,6 +49,7 @@ use crate::state::PoolState;
 use crate::task::join;
 
 mod layout;
+mod leftovers;
 mod patience;
 mod records;
 mod recovery;
@@ -137,6 +138,7 @@ impl SqliteStore {
         };
         patience::limit(patience);
         inner.with(&mut lock(&inner.writer), |_, _| Ok(()))?;
+        leftovers::sweep(&inner.layout);
         inner.layout.set_room_aside();
         Ok(Self(Arc::new(inner)))
     }

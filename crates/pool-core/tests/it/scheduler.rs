@@ -321,6 +321,40 @@ fn whoever_looks_now_and_then_is_told_of_every_deadline() {
     assert!(reached(&state, 90) && !reached(&state, 60));
 }
 
+/// Killed while the slot was reset for somebody who waited, and then no longer did.
+#[test]
+fn what_was_begun_to_be_reset_does_not_linger_any_more() {
+    let settings = Settings { max_leases: 1, ..Settings::default() };
+    let (mut state, token) = leased(Owner::Holder, None);
+    let ticket = state.enqueue(waiter("n2", &at(0)), &settings, &at(0)).expect("a new name");
+    state.begin_release(&token, over(240), &worker(), &at(5)).expect("live");
+    let stored = |state: &PoolState| match &state.slots[&SlotId(1)].state {
+        SlotState::Releasing { end, .. } => end.clone(),
+        other => panic!("{other:?}"),
+    };
+    let end = stored(&state);
+    let saved = state.saved(SlotId(1), &worker(), &end, &settings, &at(5)).expect("ours");
+    assert_eq!(saved, Afterlife::Keep);
+    state.leave_queue(ticket, "test", &settings, &at(6));
+    let end = stored(&state);
+    let saved = state.saved(SlotId(1), &worker(), &end, &settings, &at(7)).expect("ours");
+    assert_eq!(saved, Afterlife::Retire);
+}
+
+/// Nobody knows how far its making got: it is of no use to those who wait, or will come back.
+#[test]
+fn what_was_half_made_is_never_kept() {
+    let settings = Settings { max_leases: 1, ..Settings::default() };
+    let (mut state, token) = leased(Owner::Holder, None);
+    let id = SessionId::new("s").expect("valid");
+    state.open_session(&id, Session { process: None, last_used: at(0), over: false });
+    state.enqueue(waiter("n2", &at(0)), &settings, &at(0)).expect("a new name");
+    let end = End { reason: EndReason::Interrupted, ..over(0) };
+    state.begin_release(&token, end.clone(), &worker(), &at(5)).expect("live");
+    let saved = state.saved(SlotId(1), &worker(), &end, &settings, &at(5)).expect("ours");
+    assert_eq!(saved, Afterlife::Retire);
+}
+
 #[test]
 fn idle_slots_stay_while_a_session_lives_and_an_hour_at_most() {
     let (mut state, token) = leased(Owner::Holder, None);

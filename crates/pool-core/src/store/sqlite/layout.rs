@@ -142,6 +142,8 @@ impl Layout {
             {
                 return;
             }
+            // Nobody takes what is not finished for something that was left.
+            let Ok(_shared) = Lock::shared(self, Duration::ZERO) else { return };
             // Whole or not there: several may do this at once, and any may be killed.
             let unfinished = self.dir.join(format!(".{RESERVE_FILE}-{}", std::process::id()));
             let zeros = vec![0; usize::try_from(RESERVE).unwrap_or_default()];

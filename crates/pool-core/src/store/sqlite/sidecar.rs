@@ -375,7 +375,7 @@ impl Sidecars {
     pub(super) fn keep(mut self) {
         self.staged.clear();
         for (_, old) in self.undo.drain(..) {
-            // Its name is this change's own. Should it stay, it is in nobody's way.
+            // Its name is this change's own. Should it stay, it is in nobody's way until it is swept.
             drop(old.map(fs::remove_file));
         }
     }

@@ -391,3 +391,26 @@ fn a_poisoned_pool_json_is_no_more_than_a_lost_one() {
         assert!(is.generation.0 < 1 << 62, "{number}: {}", is.generation);
     }
 }
+
+/// Killed in the middle of changes: nothing of what was staged or replaced stays for ever.
+#[test]
+fn what_killed_processes_left_is_swept_when_the_records_are_opened() {
+    let left = [
+        ".sidecar-7-0.old",
+        ".reserve-12345",
+        "pool.json.new",
+        "slots/1/slot.json.new",
+        "slots/99/slot.json.new",
+    ];
+    let (dir, was, is) = survives(|dir| {
+        for name in left {
+            fs::create_dir_all(dir.file(name).parent().unwrap()).unwrap();
+            fs::write(dir.file(name), "half").unwrap();
+        }
+        fs::create_dir(dir.file("slots/98")).unwrap();
+    });
+    assert_eq!(was.slots, is.slots);
+    for name in left.iter().chain(&["slots/98", "slots/99"]) {
+        assert!(!dir.file(name).exists(), "{name}");
+    }
+}
