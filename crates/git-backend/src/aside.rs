@@ -13,9 +13,10 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use pool_core::{Error, ErrorKind, Plan, Result, SlotId};
+use pool_core::{Error, ErrorKind, Plan, Preserved, Result, SlotId};
 
-use crate::inspect::is_as_seen;
+use crate::inspect::{inspect, is_as_seen};
+use crate::rescue;
 use crate::site::{Place, Site};
 
 /// What tells the lock from one that somebody else has put on the worktree.
@@ -35,11 +36,6 @@ pub(crate) fn path(site: &Site, slot: SlotId) -> PathBuf {
 /// be moved or looked at. It is at its place then.
 pub(crate) fn take(site: &Site, plan: &Plan) -> Result<Option<PathBuf>> {
     let (place, aside) = (site.place(plan.slot), path(site, plan.slot));
-    if is_there(&aside) && !is_there(&place) {
-        // Interrupted here before. What was known then is not known now.
-        rename(&aside, &place)?;
-        unlock(site, plan.slot)?;
-    }
     if !is_there(&place) {
         return Ok(None);
     }
@@ -93,6 +89,25 @@ fn unlock(site: &Site, slot: SlotId) -> Result<()> {
         fs::remove_file(&path).map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
     }
     Ok(())
+}
+
+/// For a slot whose tree was still aside, since somebody was killed there: puts the tree back, looks at it, and
+/// saves what is in it. The proof that was given spoke of a place where nothing was.
+///
+/// # Errors
+///
+/// When it can't be moved, looked at or saved. It is at its place, or aside as before.
+pub(crate) fn come_back(site: &Site, proof: Preserved) -> Result<Preserved> {
+    let slot = proof.slot();
+    let (place, aside) = (site.place(slot), path(site, slot));
+    if site.is_half_made(slot) || !is_there(&aside) || is_there(&place) {
+        return Ok(proof);
+    }
+    put_back(site, slot)?;
+    match Preserved::nothing_to_lose(inspect(site, proof.plan())?) {
+        Ok(proof) => Ok(proof),
+        Err(inspection) => rescue::preserve(site, inspection),
+    }
 }
 
 pub(crate) fn is_there(path: &Path) -> bool {

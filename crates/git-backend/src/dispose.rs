@@ -19,6 +19,7 @@ use crate::trash::Bin;
 
 /// See [`pool_core::Isolator::dispose`].
 pub(crate) fn dispose(site: &Site, proof: Preserved) -> Result<()> {
+    let proof = aside::come_back(site, proof)?;
     let keep = proof.branch().is_some_and(|branch| branch.kept);
     take_away(site, proof.plan(), keep, &AtomicBool::new(false))
 }
@@ -70,8 +71,10 @@ pub(crate) fn take_away(
         registration = site.registration_of(slot)?;
     }
     registration::exclusively(site, interrupt, || {
-        if let Some(admin) = &registration {
-            registration::unregister(admin, &mut bin)?;
+        match &registration {
+            Some(admin) => registration::unregister(admin, &mut bin)?,
+            None if half_made => registration::take_back_beginning(site, slot)?,
+            None => {}
         }
         pool_core::fail_point!("git-backend::dispose::unregistered");
         branch::settle(site, plan, keep_branch)
@@ -98,11 +101,16 @@ pub(crate) fn take_away(
     stranger.map_or(Ok(()), Err)
 }
 
-/// Without git's file, or with one that a loss of power left empty.
+/// Whether a worktree's making got no further there than the first words of its `.git`, of which a loss of power
+/// can leave none.
 fn is_bare_beginning(place: &Path) -> bool {
+    let dot_git = place.join(".git");
     fs::symlink_metadata(place).is_ok_and(|meta| meta.is_dir())
-        && match fs::symlink_metadata(place.join(".git")) {
-            Ok(meta) => meta.is_file() && meta.len() == 0,
+        && match fs::symlink_metadata(&dot_git) {
+            Ok(meta) if meta.is_file() && meta.len() < 16 => {
+                fs::read(&dot_git).is_ok_and(|begun| b"gitdir: ".starts_with(&begun))
+            }
+            Ok(_) => false,
             Err(e) => e.kind() == io::ErrorKind::NotFound,
         }
 }

@@ -45,6 +45,7 @@ pub(crate) fn recycle(
     proof: Preserved,
     interrupt: &AtomicBool,
 ) -> Result<()> {
+    let proof = aside::come_back(site, proof)?;
     let previous = proof.plan();
     if proof.slot() != plan.slot {
         return Err(Error::new(

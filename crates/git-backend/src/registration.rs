@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fs4::TryLockError;
 use gix::worktree::add::Head;
-use pool_core::{Error, ErrorKind, Plan, Result};
+use pool_core::{Error, ErrorKind, Plan, Result, SlotId};
 
 use crate::branch;
 use crate::durable;
@@ -74,7 +74,11 @@ pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Resu
         let repo = crate::site::open_repository(&site.common_dir, &site.settings)?;
         let admin = match whole::register(site, &repo, plan.slot, base)? {
             Some(admin) => admin,
-            None => step_by_step(site, &repo, plan, base, interrupt)?,
+            None => {
+                // Until the registration says whose it is, this is how it can be told.
+                note_beginning(site, plan.slot)?;
+                step_by_step(site, &repo, plan, base, interrupt)?
+            }
         };
         pool_core::fail_point!("git-backend::registration::prepared");
         branch::attach(site, &admin, plan)?;
@@ -148,6 +152,65 @@ pub(crate) fn keep(site: &Site, plan: &Plan, admin: &Path) -> Result<()> {
         paths.extend(durable::reference(&site.common_dir, &format!("refs/heads/{}", branch.name)));
     }
     durable::files(paths)
+}
+
+/// What the marker of a slot says between which lines the registrations are that were there before its own.
+const BEGINNING: (&str, &str) = ("registering beside", "end");
+
+fn note_beginning(site: &Site, slot: SlotId) -> Result<()> {
+    let marker = site.making_marker(slot);
+    let names = names(&site.worktrees_dir())?.join("\n");
+    fs::write(&marker, format!("by wtpool\n{}\n{names}\n{}\n", BEGINNING.0, BEGINNING.1))
+        .map_err(|e| Error::io(format!("write {}", marker.display()), e))
+}
+
+/// Removes what is left of a half-made slot's registration if its process died before that said whose it is. To
+/// be called under the lock: then nobody of this pool is in the middle of one. What was there before, or
+/// has more in it, is somebody else's.
+pub(crate) fn take_back_beginning(site: &Site, slot: SlotId) -> Result<()> {
+    let marker = site.making_marker(slot);
+    let before = fs::read_to_string(&marker).unwrap_or_default();
+    let before = before.split_once(&format!("{}\n", BEGINNING.0)).map(|(_, rest)| rest);
+    let Some(before) = before.and_then(|rest| rest.strip_suffix(&format!("{}\n", BEGINNING.1)))
+    else {
+        return Ok(());
+    };
+    let place = site.place(slot);
+    let own = place.file_name().unwrap_or_default().to_string_lossy();
+    for name in names(&site.worktrees_dir())? {
+        let numbered = name.strip_prefix(&*own);
+        let is_own = numbered.is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+        let admin = site.worktrees_dir().join(&name);
+        if is_own && !before.lines().any(|line| line == name) && is_beginning(&admin)? {
+            for file in BEGINS_WITH {
+                let _ = fs::remove_file(admin.join(file));
+            }
+            // Only if nothing came into it meanwhile.
+            fs::remove_dir(&admin)
+                .map_err(|e| Error::io(format!("remove {}", admin.display()), e))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a registration has before it says whose it is; the second one is empty then.
+const BEGINS_WITH: [&str; 2] = ["locked", "gitdir"];
+
+fn is_beginning(admin: &Path) -> Result<bool> {
+    let empty = |file: &str| fs::metadata(admin.join(file)).is_ok_and(|meta| meta.len() == 0);
+    let names = names(admin)?;
+    Ok(names.iter().all(|name| name == BEGINS_WITH[0] || (name == BEGINS_WITH[1] && empty(name))))
+}
+
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let reading = |e| Error::io(format!("read {}", dir.display()), e);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(reading(e)),
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect::<io::Result<_>>().map_err(reading)
 }
 
 /// Removes a registration whose worktree is gone. To be called under the lock.

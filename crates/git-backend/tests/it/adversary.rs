@@ -92,10 +92,59 @@ async fn a_tree_set_aside_by_somebody_who_died_comes_back() {
     write(&place, "untracked", "precious");
     fs::rename(&place, place.with_file_name(".leaving")).unwrap();
     let blind = proof(&isolator, &plan).await;
-    assert_eq!(isolator.dispose(blind).await.unwrap_err().kind(), ErrorKind::Busy);
-    assert_eq!(fs::read_to_string(place.join("untracked")).unwrap(), "precious");
-    ended(&isolator, &plan).await;
+    isolator.dispose(blind).await.unwrap();
+    assert!(!place.exists());
     assert_eq!(isolator.rescues().unwrap().list().await.unwrap().len(), 1);
+}
+
+/// Killed in the first microseconds of a registration, when nothing says yet whose it is.
+#[tokio::test]
+async fn a_registration_that_says_nothing_yet_is_taken_back() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let kept = plan(&isolator, 1, "kept").await;
+    isolator.provision(&kept).await.unwrap();
+    let name = isolator.place(kept.slot).file_name().unwrap().to_string_lossy().into_owned();
+    let registrations = fixture.repo.join(".git/worktrees");
+    let dead = |number: u32| registrations.join(format!("{name}{number}"));
+    // Somebody else's, broken before.
+    fs::create_dir(dead(1)).unwrap();
+    for (number, files) in [(2, &[][..]), (3, &["locked"][..]), (4, &["locked", "gitdir"][..])] {
+        let plan = plan(&isolator, number, &format!("lease-{number}")).await;
+        let marker = isolator.place(plan.slot).with_file_name("making");
+        fs::create_dir_all(marker.parent().unwrap()).unwrap();
+        let before: Vec<String> = fs::read_dir(&registrations)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        let begun = format!("by wtpool\nregistering beside\n{}\nend\n", before.join("\n"));
+        fs::write(marker, begun).unwrap();
+        fs::create_dir(dead(number.into())).unwrap();
+        for file in files {
+            let content = if *file == "locked" { "initializing\n" } else { "" };
+            fs::write(dead(number.into()).join(file), content).unwrap();
+        }
+        ended(&isolator, &plan).await;
+        assert!(!dead(number.into()).exists(), "with {files:?}");
+    }
+    assert!(dead(1).exists(), "it was there before");
+    assert!(isolator.place(kept.slot).join("README.md").exists());
+}
+
+/// Killed while the worktree's `.git` was being written.
+#[tokio::test]
+async fn a_worktree_with_half_a_git_file_is_taken_back() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    for (number, begun) in [(1, ""), (2, "gitdir: ")] {
+        let plan = plan(&isolator, number, &format!("lease-{number}")).await;
+        let place = isolator.place(plan.slot);
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.with_file_name("making"), "by wtpool\n").unwrap();
+        fs::write(place.join(".git"), begun).unwrap();
+        ended(&isolator, &plan).await;
+        assert!(!place.exists());
+    }
 }
 
 /// Line ends that `git add` would take away, and no checkout gives back.
