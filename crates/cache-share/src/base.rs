@@ -27,7 +27,7 @@ use crate::cargo::Toolchain;
 use crate::files::Recorded;
 
 pub(crate) use analysis::hash_in;
-pub(crate) use build::{Recipe, build, is_being_built};
+pub(crate) use build::{Recipe, build, is_being_built, sweep};
 
 /// Of this program's own format. Another one: the base is of no use.
 const FORMAT: u32 = 1;
@@ -217,6 +217,12 @@ impl Base {
     }
 
     fn remove(&self) -> io::Result<()> {
+        // First of all, so that nobody takes it for complete whenever this is interrupted.
+        match fs::remove_file(self.manifest()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        pool_core::fail_point!("cache-share::base::condemned");
         fs::remove_dir_all(&self.dir)
     }
 }

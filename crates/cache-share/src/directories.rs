@@ -12,6 +12,7 @@ use pool_core::{
 };
 
 use crate::files;
+use crate::note::UNFINISHED_TREES;
 use crate::seeded::blocking;
 use crate::setup::slot_dir;
 
@@ -75,7 +76,7 @@ impl Directories {
                 trouble = Some(format!("{} was not copied: a link leads to it", name.display()));
                 continue;
             }
-            let unfinished = slot_dir(worktree).join(".copying");
+            let unfinished = slot_dir(worktree).join(UNFINISHED_TREES[1]);
             let copied = remove(&unfinished)
                 .and_then(|()| clone(&from, &unfinished))
                 .and_then(|()| fs::create_dir_all(to.parent().unwrap_or(worktree)))
@@ -173,6 +174,10 @@ impl CacheStrategy for Directories {
 
     async fn examine(&self, workspace: &Path) -> Vec<CacheFinding> {
         self.inner.examine(workspace).await
+    }
+
+    async fn tidy(&self) -> Result<()> {
+        self.inner.tidy().await
     }
 
     async fn trim(&self, budget: u64) -> Result<u64> {

@@ -148,6 +148,9 @@ pub(crate) fn real(path: &Path) -> PathBuf {
     }
 }
 
+/// What the names of files begin with that are being written; and of those whose writer was killed.
+pub(crate) const UNFINISHED: &str = ".unfinished-";
+
 /// Writes a file whole or not at all; one that is the same already stays as it is.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|found| found == content) {
@@ -155,7 +158,7 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     }
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
-    let unfinished = tempfile::NamedTempFile::new_in(dir)?;
+    let unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
     fs::write(unfinished.path(), content)?;
     pool_core::fail_point!("cache-share::files::unfinished");
     unfinished.persist(path).map(drop).map_err(|e| e.error)

@@ -2,7 +2,7 @@
 //! cargo merges with the repository's own (and the latter wins). Nothing is written into the worktree.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -130,22 +130,57 @@ pub(crate) fn take_away(dir: &Path) -> Result<()> {
 /// When it can't be written.
 pub(crate) fn near(cache: &Path, program: &Path) -> Result<PathBuf> {
     let near = cache.join(PROGRAM).with_extension(std::env::consts::EXE_EXTENSION);
-    fs::create_dir_all(cache)
-        .and_then(|()| put_program(program, &near))
-        .map_err(|e| Error::io(format!("write {}", near.display()), e))?;
+    let failed = |e| Error::io(format!("write {}", near.display()), e);
+    fs::create_dir_all(cache).map_err(failed)?;
+    if !fs::canonicalize(program).is_ok_and(|program| is_same(&program, &near)) {
+        let lock = wrapper_lock(cache).map_err(failed)?;
+        fs4::FileExt::lock(&lock).map_err(failed)?;
+        put_program(program, &near).map_err(failed)?;
+    }
     Ok(near)
 }
 
+/// Held by whoever puts the wrapper into the cache.
+fn wrapper_lock(cache: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(cache.join("wrapper.lock"))
+}
+
+/// Removes a wrapper that whoever was putting it into the cache was killed with.
+///
+/// # Errors
+///
+/// When it can't be removed.
+pub(crate) fn tidy(cache: &Path) -> Result<()> {
+    let unfinished = cache.join(UNFINISHED);
+    if fs::symlink_metadata(&unfinished).is_err() {
+        return Ok(());
+    }
+    let failed = |e| Error::io(format!("remove {}", unfinished.display()), e);
+    let lock = wrapper_lock(cache).map_err(failed)?;
+    if fs4::FileExt::try_lock(&lock).is_err() {
+        return Ok(());
+    }
+    match fs::remove_file(&unfinished) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(e)),
+        _ => Ok(()),
+    }
+}
+
+/// The wrapper's name until it is whole.
+const UNFINISHED: &str = ".wrapper-new";
+
 /// A second name of the program, so that it stays when that is installed anew or removed; a copy
-/// where it is on another filesystem.
+/// where it is on another filesystem. One process at a time does it for one directory.
 fn put_program(program: &Path, to: &Path) -> io::Result<()> {
     let program = fs::canonicalize(program)?;
     if is_same(&program, to) {
         return Ok(());
     }
-    let dir = to.parent().unwrap_or(to);
-    let unfinished = tempfile::Builder::new().prefix(".wrapper-").tempdir_in(dir)?;
-    let new = unfinished.path().join(PROGRAM);
+    let new = to.with_file_name(UNFINISHED);
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
     if fs::hard_link(&program, &new).is_err() {
         fs::copy(&program, &new)?;
     }
@@ -162,6 +197,27 @@ fn is_same(one: &Path, other: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrapper_that_was_not_finished_goes() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let unfinished = dir.path().join(UNFINISHED);
+        tidy(dir.path()).expect("nothing is there");
+        fs::write(&unfinished, "half").expect("written");
+        let putting = wrapper_lock(dir.path()).expect("opened");
+        fs4::FileExt::lock(&putting).expect("locked");
+        tidy(dir.path()).expect("it is somebody's");
+        assert!(unfinished.exists());
+        drop(putting);
+        tidy(dir.path()).expect("removed");
+        assert!(!unfinished.exists());
+        fs::write(&unfinished, "half").expect("written");
+        let program = dir.path().join("program");
+        fs::write(&program, "whole").expect("written");
+        let near = near(dir.path(), &program).expect("put");
+        assert_eq!(fs::read_to_string(near).expect("read"), "whole");
+        assert!(!unfinished.exists());
+    }
 
     #[test]
     fn what_is_put_is_toml_that_cargo_reads() {

@@ -13,6 +13,9 @@ use crate::install;
 use crate::renew;
 use crate::sccache;
 
+/// Where a slot's target directory, and copies of other directories, are put together.
+pub(crate) const UNFINISHED_TREES: [&str; 2] = [".seeding", ".copying"];
+
 /// The note's name.
 const NAME: &str = "cache.json";
 
@@ -64,12 +67,8 @@ impl Note {
     }
 }
 
-/// What is put together beside a worktree before it is moved there: by `seed`, and by `directories`. It is found
-/// only where somebody was killed at it.
-const UNFINISHED: [&str; 2] = [".seeding", ".copying"];
-
-/// Removes what any strategy put beside a slot: the note, and what cargo was told; and what was not finished. A
-/// cache's server that only this slot needed is stopped.
+/// Removes what any strategy put beside a slot: the note, what cargo was told, and what was not finished when its
+/// maker was killed. A cache's server that only this slot needed is stopped.
 ///
 /// # Errors
 ///
@@ -85,13 +84,16 @@ pub(crate) fn forget(slot_dir: &Path) -> Result<()> {
 }
 
 fn discard_unfinished(slot_dir: &Path) -> Result<()> {
-    for path in UNFINISHED.map(|name| slot_dir.join(name)) {
-        match fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("remove {}", path.display()), e));
-            }
-            _ => {}
-        }
+    for entry in fs::read_dir(slot_dir).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let removed = if UNFINISHED_TREES.iter().any(|tree| name == *tree) {
+            fs::remove_dir_all(&path)
+        } else if name.to_string_lossy().starts_with(files::UNFINISHED) {
+            fs::remove_file(&path)
+        } else {
+            continue;
+        };
+        removed.map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
     }
     Ok(())
 }
@@ -197,6 +199,21 @@ mod tests {
         forget(dir.path()).expect("forgotten");
         assert!(left().is_empty());
         forget(dir.path()).expect("there is nothing to forget");
+    }
+
+    #[test]
+    fn what_was_not_finished_is_forgotten_as_well() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for name in [".cargo/config.toml", ".seeding/debug/x", ".copying/y", ".unfinished-1", NAME]
+        {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().expect("it has one")).expect("made");
+            fs::write(path, "{}").expect("written");
+        }
+        fs::write(dir.path().join("slot.json"), "somebody else's").expect("written");
+        forget(dir.path()).expect("forgotten");
+        let left = fs::read_dir(dir.path()).expect("read").map(|e| e.expect("one").file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["slot.json"]);
     }
 
     #[test]

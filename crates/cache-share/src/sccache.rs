@@ -301,6 +301,11 @@ impl CacheStrategy for Sccache {
     }
 
     /// Stops the server when no slot needs it any more.
+    async fn tidy(&self) -> Result<()> {
+        let cache = self.setup.cache();
+        blocking(move || install::tidy(&cache)).await
+    }
+
     async fn detach(&self, site: &CacheSite) -> Result<()> {
         let dir = slot_dir(&site.path).to_owned();
         blocking(move || note::forget(&dir)).await

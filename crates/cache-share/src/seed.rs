@@ -15,6 +15,7 @@ use pool_core::{ContentId, Error, Result};
 
 use crate::base::{self, Base, Manifest, Unit, times};
 use crate::files::{self, Recorded};
+use crate::note::UNFINISHED_TREES;
 
 /// What a slot gets of a base.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -186,7 +187,7 @@ pub(crate) fn apply(
     slot_dir: &Path,
     worktree: &Path,
 ) -> Result<Seeded> {
-    let unfinished = slot_dir.join(".seeding");
+    let unfinished = slot_dir.join(UNFINISHED_TREES[0]);
     let target = worktree.join(&manifest.target);
     // Whoever was killed at it left it there.
     discard(&unfinished)?;

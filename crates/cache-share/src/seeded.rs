@@ -75,7 +75,7 @@ impl Seeded {
         }
         // A flag that can't be set means more disk, not a wrong build.
         let _ = match lean {
-            true => files::write(&flag, b""),
+            true => fs::File::create(&flag).map(drop),
             false => fs::remove_file(&flag),
         };
     }
@@ -317,6 +317,16 @@ impl CacheStrategy for Seeded {
         let lean = self.lean_flag();
         let found = blocking(move || Ok(examine::examine(&setup, &workspace, &lean))).await;
         found.unwrap_or_else(|e| vec![CacheFinding::fine(e.to_string())])
+    }
+
+    async fn tidy(&self) -> Result<()> {
+        let this = self.clone();
+        blocking(move || {
+            let cache = this.setup.cache();
+            install::tidy(&cache)?;
+            base::sweep(&cache, || this.used())
+        })
+        .await
     }
 
     /// Removes bases, the oldest first; never one that a slot refers to.

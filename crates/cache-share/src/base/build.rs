@@ -64,6 +64,18 @@ pub(crate) fn is_being_built(cache: &Path) -> bool {
     matches!(fs4::FileExt::try_lock_shared(&file), Err(TryLockError::WouldBlock))
 }
 
+/// Removes what those have left who were killed while they built a base, or removed one; unless somebody is
+/// building, who does so first of all.
+pub(crate) fn sweep(cache: &Path, used: impl FnOnce() -> Vec<u64>) -> Result<()> {
+    if all(cache).iter().all(|base| base.manifest().exists()) {
+        return Ok(());
+    }
+    match lock(cache)? {
+        Some(_lock) => tidy(cache, usize::MAX, &used()),
+        None => Ok(()),
+    }
+}
+
 /// Builds a base of `commit`, unless there is one, or somebody else is at it. Whoever was killed at it
 /// leaves a directory without a manifest, which is removed here.
 pub(crate) async fn build(
@@ -293,5 +305,27 @@ impl Observed {
             own.contains(&name) || git.contains(&name) || path.starts_with(".cargo")
         };
         files.filter(was_read).filter(|path| !known(path)).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_that_was_not_finished_is_swept_unless_somebody_builds() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let base = |number: u64| Base { dir: dir.path().join("base").join(number.to_string()) };
+        for number in 1..=3 {
+            fs::create_dir_all(base(number).tree()).expect("made");
+        }
+        fs::write(base(1).manifest(), "{}").expect("written");
+        let building = lock(dir.path()).expect("opened").expect("nobody has it");
+        sweep(dir.path(), Vec::new).expect("somebody builds");
+        assert!(base(2).dir.exists());
+        drop(building);
+        sweep(dir.path(), || vec![3]).expect("swept");
+        assert!(base(1).dir.exists() && !base(2).dir.exists());
+        assert!(base(3).dir.exists(), "a slot refers to it");
     }
 }
