@@ -329,13 +329,29 @@ pub(crate) fn owner_of(pool_dir: &Path) -> Result<Option<PathBuf>> {
 
 /// Writes down whose pool it is, so that it can be used from anywhere.
 fn claim_for(pool_dir: &Path, repository: &Repository) -> Result<()> {
-    match owner_of(pool_dir)? {
-        Some(owner) if owner == repository.common_dir() => return Ok(()),
-        Some(owner) => return Err(of_another(pool_dir, &owner)),
-        None => {}
+    let unfinished = pool_dir.join(format!(".{OWNER_FILE}.new"));
+    let is_ours = || match owner_of(pool_dir)? {
+        Some(owner) if owner != repository.common_dir() => Err(of_another(pool_dir, &owner)),
+        owner => Ok(owner.is_some()),
+    };
+    if is_ours()? {
+        // Of somebody who was killed right here.
+        let _ = fs::remove_file(unfinished);
+        return Ok(());
     }
     let file = pool_dir.join(OWNER_FILE);
-    let unfinished = pool_dir.join(format!(".{OWNER_FILE}-{}", std::process::id()));
+    let failed = |e| Error::io(format!("write {}", file.display()), e);
+    // One at a time. It is let go of with its name, so that those who waited look again.
+    let alone = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&unfinished)
+        .and_then(|alone| fs4::FileExt::lock(&alone).map(|()| alone))
+        .map_err(failed)?;
+    if is_ours()? {
+        let _ = fs::remove_file(unfinished);
+        return Ok(());
+    }
     let mut line = repository.common_dir().as_os_str().as_bytes().to_vec();
     line.push(b'\n');
     let is_empty = fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_file() && meta.len() == 0);
@@ -349,13 +365,11 @@ fn claim_for(pool_dir: &Path, repository: &Repository) -> Result<()> {
     // Gone already, if it was never written.
     let _ = fs::remove_file(&unfinished);
     let written = written.and_then(|()| File::open(pool_dir)?.sync_all());
+    drop(alone);
     match written {
         // Somebody was quicker: then it must be for the same repository.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => match owner_of(pool_dir)? {
-            Some(owner) if owner != repository.common_dir() => Err(of_another(pool_dir, &owner)),
-            _ => Ok(()),
-        },
-        other => other.map_err(|e| Error::io(format!("write {}", file.display()), e)),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => is_ours().map(drop),
+        other => other.map_err(failed),
     }
 }
 

@@ -257,3 +257,21 @@ fn a_reaper_that_was_killed_is_replaced() {
     bench.acquire(&["--ttl", "1s", "--linger", "0s"]);
     crate::bench::eventually("the new one does its work", || bench.slots().len() == 1);
 }
+
+/// Killed while it wrote down whose pool it is.
+#[test]
+fn half_an_owner_is_no_owner_and_does_not_stay() {
+    let bench = Bench::new();
+    let unfinished = bench.pool().join(".repository.new");
+    // Before it had the name.
+    fs::create_dir_all(bench.pool()).expect("make it");
+    fs::write(&unfinished, "/half").expect("write half of it");
+    bench.ok(&["run", "--", "true"]);
+    assert!(!unfinished.exists());
+    let owner = fs::read_to_string(bench.pool().join("repository")).expect("it is written");
+    assert_eq!(owner.trim_end(), bench.repo().join(".git").to_string_lossy());
+    // After it.
+    fs::write(&unfinished, &owner).expect("write it");
+    bench.ok(&["list"]);
+    assert!(!unfinished.exists());
+}
