@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// random instant.
     #[arg(long, value_name = "NAME")]
     point: Option<String>,
+    /// Kill at random instants only.
+    #[arg(long, conflicts_with = "point")]
+    random_only: bool,
     /// How many pools are tried at the same time.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: u32,
@@ -51,7 +54,15 @@ pub(crate) struct Options {
 impl Options {
     /// As much as everyday integration has time for.
     pub(crate) fn slice() -> Self {
-        Self { kills: 3000, seconds: Some(120), seed: None, point: None, jobs: 3, program: None }
+        Self {
+            kills: 3000,
+            seconds: Some(120),
+            seed: None,
+            point: None,
+            random_only: false,
+            jobs: 3,
+            program: None,
+        }
     }
 }
 
@@ -139,8 +150,10 @@ pub(crate) fn run(options: &Options) -> Result {
     };
 
     let half = options.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds) / 2);
-    let reached = run.reach_all()?;
-    run.kill_at_steps(&reached, options.point.as_deref(), half)?;
+    if !options.random_only {
+        let reached = run.reach_all()?;
+        run.kill_at_steps(&reached, options.point.as_deref(), half)?;
+    }
     if options.point.is_none() {
         let end = options.seconds.map(|_| begun_later(half, options.seconds));
         run.kill_at_random(options.kills, end)?;

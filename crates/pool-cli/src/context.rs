@@ -278,7 +278,7 @@ const OWN_NAMES: [&str; 10] = [
     "slots",
     "trash",
 ];
-const OWN_BEGINNINGS: [&str; 5] = ["pool.", "reserve", ".repository-", ".reserve-", ".sidecar-"];
+const OWN_BEGINNINGS: [&str; 5] = ["pool.", "reserve", ".repository.", ".reserve-", ".sidecar-"];
 
 /// Whether anybody else could put something in the place of a default pool, whose name can be foretold.
 fn check_above(dir: &Path) -> Result<()> {

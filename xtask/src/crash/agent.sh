@@ -5,7 +5,9 @@ set -eu
 log=$1 me=$2 working=$3/$(basename "$(dirname "$PWD")")
 
 say() { printf '%s\n' "$*" >>"$log"; }
-wrote() { say "object $(git hash-object --no-filters "$1") $1"; }
+# A git that was killed says nothing, and ends this too.
+wrote() { id=$(git hash-object --no-filters "$1") && say "object $id $1"; }
+committed() { id=$(git rev-parse HEAD) && say "commit $id"; }
 # Its state and when it started; nothing, if there is no such process.
 process() { sed 's/^.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f1,20; }
 alone() {
@@ -31,7 +33,7 @@ echo "$me committed" >"run-$me"
 wrote "run-$me"
 git add "run-$me"
 git commit --quiet --message "work of $me"
-say "commit $(git rev-parse HEAD)"
+committed
 echo "$me untracked" >"run-$me untracked"
 wrote "run-$me untracked"
 mkdir "run-$me.d"
@@ -49,7 +51,7 @@ git checkout --quiet --detach
 echo "$me detached" >"run-$me detached"
 git add "run-$me detached"
 git commit --quiet --message "detached work of $me"
-say "commit $(git rev-parse HEAD)"
+committed
 alone
 rm -f "$working"
 say "end"

@@ -213,7 +213,8 @@ fn places(
     only("branches", &|name| numbers.contains(name))?;
     only("trash", &|_| false)?;
     only("cache", &|name| {
-        ["base", "base.lock", "lean", "shared", "worktree", "wtpool-rustc"].contains(&name)
+        ["base", "base.lock", "lean", "shared", "worktree", "wrapper.lock", "wtpool-rustc"]
+            .contains(&name)
     })?;
     for number in &numbers {
         let slot = format!("slots/{number}");

@@ -18,6 +18,9 @@ use crate::Result;
 /// What takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// For so long at most nobody is killed, in order that an agent gets to work.
+const BREATH: Duration = Duration::from_secs(5);
+
 /// How much, and for how long at most.
 pub(super) struct Round {
     pub(super) workers: u32,
@@ -61,12 +64,21 @@ fn kill_at_random(
     let home = ground.home();
     let mut killed = 0;
     while killed < round.kills && Instant::now() < round.until {
-        std::thread::sleep(Duration::from_millis(random.u64(5..150)));
+        std::thread::sleep(Duration::from_millis(random.u64(5..400)));
+        if random.u8(0..3) == 0 {
+            let_work(ground, round.until.min(Instant::now() + BREATH));
+        }
         let all = process::of(&home);
         if all.is_empty() {
             continue;
         }
-        let victim = all[random.usize(0..all.len())].clone();
+        // First which kind, so that those of which there are few are killed as well.
+        let mut kinds: Vec<&str> = all.iter().map(|process| process.kind.as_str()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let kind = kinds[random.usize(0..kinds.len())];
+        let alike: Vec<&Process> = all.iter().filter(|process| process.kind == kind).collect();
+        let victim = alike[random.usize(0..alike.len())].clone();
         let mut victims = vec![victim.clone()];
         match random.u8(0..20) {
             0..3 => victims.extend(all.iter().find(|p| p.pid == victim.parent).cloned()),
@@ -77,6 +89,15 @@ fn kill_at_random(
         killed += kill(ground, &victims, &all, tally, touched);
     }
     killed
+}
+
+/// Waits until another agent is at work, so that there is something to lose on a slow machine as well.
+fn let_work(ground: &Ground, until: Instant) {
+    let agents = || ground.logs().read_dir().map_or(0, Iterator::count);
+    let before = agents();
+    while agents() == before && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Again and again, until no new one has been started by one of those that were still to be killed.

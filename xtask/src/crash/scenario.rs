@@ -267,8 +267,8 @@ fn seeded(play: &Play<'_>) -> Result {
     play.wtpool(&["acquire", "--name", "a"])?;
     play.wtpool(&["release", "a"])?;
     play.wtpool(&["end-session", "s"])?;
-    play.wtpool(&["cache", "trim"])?;
-    play.wtpool(&["prune", "--all"]).map(drop)
+    play.wtpool(&["prune", "--all"])?;
+    play.wtpool(&["cache", "trim"]).map(drop)
 }
 
 fn shared_target(play: &Play<'_>) -> Result {
