@@ -36,9 +36,11 @@ pub(crate) fn arm() {
             if let Some(log) = &log {
                 tell(Path::new(log), if is_last { "killed" } else { "reached" }, &shown);
             }
-            while is_last {
-                // Not by the signal's default action alone, but as by the kernel: nothing is run any more.
-                let _ = kill_process(getpid(), Signal::KILL);
+            if is_last {
+                // Nothing more is run here, should the signal take a moment.
+                loop {
+                    let _ = kill_process(getpid(), Signal::KILL);
+                }
             }
         };
         if let Err(error) = fail::cfg_callback(name, reach) {
