@@ -119,13 +119,13 @@ async fn a_registration_that_says_nothing_yet_is_taken_back() {
             .collect();
         let begun = format!("by wtpool\nregistering beside\n{}\nend\n", before.join("\n"));
         fs::write(marker, begun).unwrap();
-        fs::create_dir(dead(number.into())).unwrap();
+        fs::create_dir(dead(number)).unwrap();
         for file in files {
             let content = if *file == "locked" { "initializing\n" } else { "" };
-            fs::write(dead(number.into()).join(file), content).unwrap();
+            fs::write(dead(number).join(file), content).unwrap();
         }
         ended(&isolator, &plan).await;
-        assert!(!dead(number.into()).exists(), "with {files:?}");
+        assert!(!dead(number).exists(), "with {files:?}");
     }
     assert!(dead(1).exists(), "it was there before");
     assert!(isolator.place(kept.slot).join("README.md").exists());
