@@ -129,6 +129,7 @@ fn wait_for_locks(admin: &Path) -> Result<()> {
 }
 
 fn clear_state(admin: &Path, bin: &mut Bin) -> Result<()> {
+    let _head = registration::hold_head(admin);
     // A split index has its larger part in a file of its own; a lock is never ours.
     clear(admin, bin, &|name| {
         LASTING.contains(&name) || name.starts_with("sharedindex.") || name.ends_with(".lock")

@@ -29,6 +29,9 @@ pub(crate) use whole::staged;
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// For how long a worktree's `HEAD` is waited for.
+const HEAD_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Runs `work` while no other process of this pool registers, unregisters, or moves a branch. The
 /// lock file stays: unlinking it would let two processes hold it at once.
 pub(crate) fn exclusively<T>(
@@ -213,8 +216,16 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     names.collect::<io::Result<_>>().map_err(reading)
 }
 
+/// Waits until nobody's git is at a worktree's `HEAD`, and keeps others from it: a `git gc` that is writing its log
+/// again fails when that is removed from under it. `None` when somebody does not let go of it.
+pub(crate) fn hold_head(admin: &Path) -> Option<gix::lock::Marker> {
+    let patience = gix::lock::acquire::Fail::AfterDurationWithBackoff(HEAD_PATIENCE);
+    gix::lock::Marker::acquire_to_hold_resource(admin.join("HEAD"), patience, None, 0).ok()
+}
+
 /// Removes a registration whose worktree is gone. To be called under the lock.
 pub(crate) fn unregister(admin: &Path, bin: &mut Bin) -> Result<()> {
+    let _head = hold_head(admin);
     match bin.put(admin) {
         Err(_) if fs::symlink_metadata(admin).is_err() => Ok(()),
         // The repository may be on another filesystem than the pool.

@@ -79,3 +79,25 @@ async fn collecting_garbage_is_no_change_of_a_worktree() {
     let worked = isolator.inspect(&plan).await.expect("inspected").fingerprint;
     assert_ne!(after, worked);
 }
+
+/// Git locks a worktree's `HEAD` while it writes the log of it again.
+#[tokio::test]
+async fn a_log_that_git_is_writing_is_not_removed_from_under_it() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.expect("provisioned");
+    let lock = fixture.repo.join(".git/worktrees/demo/HEAD.lock");
+    fs::write(&lock, "").expect("locked");
+    let inspection = isolator.inspect(&plan).await.expect("inspected");
+    let proof = isolator.preserve(inspection).await.expect("nothing to lose");
+    let writer = thread::spawn(move || {
+        thread::sleep(std::time::Duration::from_millis(300));
+        let was_there = lock.exists();
+        let _ = fs::remove_file(lock);
+        was_there
+    });
+    isolator.dispose(proof).await.expect("disposed");
+    assert!(writer.join().expect("it wrote"), "the registration went while git was at it");
+    assert_eq!(git(&fixture.repo, &["worktree", "list"]).lines().count(), 1);
+}
