@@ -18,7 +18,8 @@ const STAND_IN: &str = include_str!("worktree_tests/git.sh");
 const SCRIPTS: [&str; 8] = ["t2400", "t2401", "t2402", "t2403", "t2404", "t2405", "t2406", "t2407"];
 
 /// Cases whose outcome is not the same and need not be, by words of their titles, and why.
-const NOT_APPLICABLE: [(&str, &str, &str); 0] = [];
+const NOT_APPLICABLE: [(&str, &str, &str); 1] =
+    [("t2400", "invokes post-checkout hook", "a lease runs no hook of the repository")];
 
 /// Where git's tests are.
 #[derive(Args)]
