@@ -129,7 +129,7 @@ pub(crate) struct Survey {
 
 impl Survey {
     /// Opens what there is of a slot.
-    pub(crate) fn open(site: &Site, plan: &Plan, moved: Option<&Path>) -> Result<Option<Self>> {
+    fn open(site: &Site, plan: &Plan, moved: Option<&Path>) -> Result<Option<Self>> {
         let place = site.place(plan.slot);
         let (admin, root) = match site.look(plan.slot)? {
             Place::Ours(admin) => (Some(admin), Some(place)),

@@ -29,16 +29,6 @@ const ATTEMPTS: usize = 3;
 
 /// Looks again, saves what there is, and gives the proof.
 pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved> {
-    if inspection.losses.is_empty() {
-        // What was committed is safe where it is, once it is on the disk.
-        if !site.is_half_made(inspection.plan.slot)
-            && let Some(survey) = Survey::open(site, &inspection.plan, None)?
-        {
-            keep_commits(site, &inspection.plan, &survey, &Unreached::default(), Vec::new())?;
-        }
-        return Preserved::nothing_to_lose(inspection)
-            .map_err(|i| refusal(site, &i.plan, &i.losses));
-    }
     let plan = inspection.plan;
     again_while_repacked(|| preserve_now(site, &plan))
 }
