@@ -238,10 +238,8 @@ pub(super) const GUARDS: &[Guard] = &[
             "self.waiters.keys().next().copied()",
             "self.waiters.keys().next_back().copied()",
         )],
-        tests: &[
-            it(CORE, "pool::waiters_are_served_in_order_and_a_dead_one_is_passed_over"),
-            it(CORE, "scheduler::the_invariants_hold_after_each_step"),
-        ],
+        // Without it, a test of the whole pool waits for ever.
+        tests: &[it(CORE, "scheduler::the_invariants_hold_after_each_step")],
     },
     Guard {
         name: "dead-waiter",
