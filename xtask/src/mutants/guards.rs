@@ -338,13 +338,13 @@ pub(super) const GUARDS: &[Guard] = &[
         name: "variables-of-git",
         file: "crates/git-backend/src/git.rs",
         edits: &[("if name.as_encoded_bytes().starts_with(b\"GIT_\") {", "if name.is_empty() {")],
-        tests: &[it(CLI, "others::variables_of_git_do_not_reach_the_pools_own_git")],
+        tests: &[it(GIT, "guards::variables_of_git_do_not_reach_the_pools_own_git")],
     },
     Guard {
         name: "dropped-work-is-resumed",
         file: "crates/pool-core/src/pool.rs",
         edits: &[("self.inner.orphans().extend(self.orphan.take());", "drop(self.orphan.take());")],
-        tests: &[it(CORE, "pool::whatever_a_backend_does_and_whenever_the_caller_leaves")],
+        tests: &[it(CORE, "pool::a_reconciliation_that_was_dropped_is_resumed_by_the_next")],
     },
     Guard {
         name: "programs-of-ones-own",

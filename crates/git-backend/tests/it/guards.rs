@@ -145,3 +145,37 @@ async fn a_note_that_makes_no_sense_deletes_nothing_and_keeps_no_slot() {
         git(&fixture.repo, &["branch", "-D", "wtpool/lease"]);
     }
 }
+
+/// As a hook of git's has them, in which a host calls the library.
+#[test]
+fn variables_of_git_do_not_reach_the_pools_own_git() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let index = elsewhere.path().join("index");
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "guards::in_a_hook", "--ignored"])
+        .env("GIT_INDEX_FILE", &index)
+        .env("GIT_OBJECT_DIRECTORY", elsewhere.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+#[ignore = "another test runs it as a process of its own"]
+async fn in_a_hook() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let first = plan(&isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    write(&fixture.repo, "new.txt", "new");
+    commit(&fixture.repo, "new");
+    // The slot is reset to the new commit by git itself.
+    let second = plan(&isolator, 1, "second").await;
+    let settled = proof(&isolator, &first).await;
+    isolator.recycle(&second, settled).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    assert_eq!(read(place.join("new.txt")), "new");
+    assert_eq!(git(&place, &["status", "--porcelain"]), "");
+}

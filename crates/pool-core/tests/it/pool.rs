@@ -738,3 +738,27 @@ async fn subscribers_hear_what_happens_here() {
     assert!(machine.clock.now().wall >= pool.now().wall);
     let _: &dyn Isolator = pool.isolator();
 }
+
+/// Its worker lives, so that nobody else would take the work over.
+#[tokio::test]
+async fn a_reconciliation_that_was_dropped_is_resumed_by_the_next() {
+    let machine = Machine::new(1);
+    let (pool, victim) = (machine.process("host"), machine.process("victim"));
+    let lost = victim.acquire(request()).await.unwrap();
+    machine.isolator.write(lost.slot(), "work", "precious");
+    machine.liveness.kill("victim");
+    machine.chaos.next(Method::Dispose, Answer::Never);
+    tokio::select! {
+        biased;
+        done = pool.reconcile() => panic!("it was to hang: {done:?}"),
+        () = quiesce() => {}
+    }
+    assert_eq!(pool.list().await.unwrap().slots[&SlotId(1)].state.as_str(), "releasing");
+    machine.chaos.calm();
+    pool.reconcile().await.unwrap();
+    assert_eq!(pool.list().await.unwrap().slots.len(), 0);
+    assert_eq!(pool.isolator().rescues().unwrap().list().await.unwrap().len(), 1);
+    drop(lost);
+    quiesce().await;
+    machine.settles().await;
+}
