@@ -17,6 +17,7 @@ const AGENTS: u64 = 3;
 /// What the agents share.
 pub(super) struct Life {
     pub(super) ground: Ground,
+    filesystem: String,
     disk: Arc<Disk>,
     dir: PathBuf,
     /// What was reported so far.
@@ -48,6 +49,7 @@ impl Life {
         let facts = json!({
             "root": self.ground.root,
             "wtpool": self.ground.wtpool,
+            "filesystem": self.filesystem,
             "how": cut.how,
             "facts": facts,
         });
@@ -85,6 +87,7 @@ pub(super) fn live(options: &Options, dir: &Path) -> Result<Value> {
     let (send, receive) = mpsc::sync_channel(1);
     let life = Life {
         ground,
+        filesystem: options.filesystem.name(),
         disk,
         dir: dir.to_owned(),
         facts: Mutex::default(),
