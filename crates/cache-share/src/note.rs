@@ -1,13 +1,15 @@
 //! What is noted beside a slot, and what a slot that is used again must forget.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use pool_core::{CommitId, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::depinfo;
 use crate::files;
 use crate::install;
 use crate::renew;
@@ -98,8 +100,8 @@ fn discard_unfinished(slot_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Notes that a lease begins at `commit` in a slot that builds into `target`. If the one before began
-/// elsewhere, packages whose build script does not say what it depends on are built again: cargo would do
+/// Notes that a lease begins at `commit` in a slot that builds into `target`. Build scripts that may have written
+/// among the sources run again. If the lease before began elsewhere, packages whose build script does not say what it depends on are built again: cargo would do
 /// so only for a changed file of the package, while the script may have asked git for the commit.
 ///
 /// # Errors
@@ -107,18 +109,86 @@ fn discard_unfinished(slot_dir: &Path) -> Result<()> {
 /// When the note, or cargo's, can't be changed.
 pub(crate) fn begin(slot_dir: &Path, target: &Path, commit: &CommitId) -> Result<()> {
     discard_unfinished(slot_dir)?;
+    if let Some(worktree) = target.parent() {
+        let unrun = unrun(target, worktree)
+            .map_err(|e| Error::io(format!("read {}", target.display()), e))?;
+        unrun.iter().try_for_each(|fingerprint| remove(fingerprint))?;
+    }
     let mut note = Note::read(slot_dir);
     if note.commit.as_ref() == Some(commit) {
         return Ok(());
     }
-    for fingerprint in untold(target) {
-        // What cargo compares; without it, the unit is built.
-        fs::remove_file(&fingerprint)
-            .map_err(|e| Error::io(format!("remove {}", fingerprint.display()), e))?;
-    }
+    untold(target).iter().try_for_each(|fingerprint| remove(fingerprint))?;
     pool_core::fail_point!("cache-share::note::fingerprints-removed");
     note.commit = Some(commit.clone());
     note.write(slot_dir)
+}
+
+/// Removes what cargo compares; without it, the unit is built.
+fn remove(fingerprint: &Path) -> Result<()> {
+    fs::remove_file(fingerprint)
+        .map_err(|e| Error::io(format!("remove {}", fingerprint.display()), e))
+}
+
+/// The fingerprints of those runs of the worktree's own build scripts that may have written among the sources,
+/// which the slot's reset has undone: in whose package some file is newer than the run, or is missing
+/// that something was made from. Cargo would find the run as fresh as before, and never repeat it.
+fn unrun(target: &Path, worktree: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for profile in renew::profiles(target)? {
+        let profile = target.join(profile);
+        let build = profile.join("build");
+        let infos = renew::dep_infos(&profile)?;
+        let inputs = |info: &Path| -> Vec<PathBuf> {
+            let text = fs::read(info).unwrap_or_default();
+            let inputs = depinfo::parse(&text).inputs.into_iter().map(|path| worktree.join(path));
+            inputs.filter(|path| path.starts_with(worktree) && !path.starts_with(target)).collect()
+        };
+        // Where the packages are whose build scripts were compiled here.
+        let mut packages: BTreeMap<String, PathBuf> = BTreeMap::new();
+        for info in infos.values().filter(|info| info.starts_with(&build)) {
+            let script = inputs(info).into_iter().next();
+            let package = script.as_deref().and_then(|script| {
+                let mut dirs = script.ancestors().skip(1);
+                dirs.find(|dir| dir.join("Cargo.toml").is_file())
+            });
+            let name = info.parent().and_then(package_of);
+            packages.extend(name.map(str::to_owned).zip(package.map(Path::to_owned)));
+        }
+        if packages.is_empty() {
+            continue;
+        }
+        let missing: Vec<PathBuf> =
+            infos.values().flat_map(|info| inputs(info)).filter(|path| !path.exists()).collect();
+        for unit in renew::subdirectories(&profile.join(renew::FINGERPRINTS))? {
+            let Some(package) = package_of(&unit).and_then(|name| packages.get(name)) else {
+                continue;
+            };
+            let Ok(run) = fs::metadata(build.join(&unit).join("output")) else { continue };
+            let ran = run.modified()?;
+            let undone = missing.iter().any(|path| path.starts_with(package))
+                || is_newer(package, target, ran);
+            if undone {
+                let dir = profile.join(renew::FINGERPRINTS).join(&unit);
+                let stems =
+                    renew::descriptions(&dir).into_iter().map(|json| json.with_extension(""));
+                found.extend(stems.filter(|path| path.exists()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a file of a package is newer than that.
+fn is_newer(package: &Path, target: &Path, than: SystemTime) -> bool {
+    let entries = walkdir::WalkDir::new(package).into_iter();
+    let sources =
+        entries.filter_entry(|entry| entry.path() != target && entry.file_name() != ".git");
+    let mut files = sources.flatten().filter(|entry| entry.file_type().is_file());
+    files.any(|file| {
+        let written = file.metadata().ok().and_then(|meta| meta.modified().ok());
+        written.is_some_and(|written| written > than)
+    })
 }
 
 /// The fingerprints of all units of packages whose build script told cargo nothing, and whose files can

@@ -173,7 +173,7 @@ fn fingerprint_dir(unit: &Unit) -> Option<&Path> {
 }
 
 /// Where cargo keeps fingerprints, in the directory of each profile.
-const FINGERPRINTS: &str = ".fingerprint";
+pub(crate) const FINGERPRINTS: &str = ".fingerprint";
 
 /// All units of a target directory but those whose fingerprints are in `known`.
 fn others(target: &Path, known: &BTreeSet<&Path>) -> io::Result<Vec<Other>> {
@@ -200,7 +200,7 @@ fn others(target: &Path, known: &BTreeSet<&Path>) -> io::Result<Vec<Other>> {
 
 /// The directories in which cargo builds, relative to the target directory: `debug`, say, or a target's triple
 /// and that.
-fn profiles(target: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn profiles(target: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for outer in subdirectories(target)? {
         let nested = subdirectories(&target.join(&outer))?.into_iter();
@@ -212,7 +212,7 @@ fn profiles(target: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The names of the directories in a directory; none if there is no such directory.
-fn subdirectories(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn subdirectories(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
@@ -228,7 +228,7 @@ fn subdirectories(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// What rustc wrote of what it read, by the hash of the unit.
-fn dep_infos(profile: &Path) -> io::Result<HashMap<String, PathBuf>> {
+pub(crate) fn dep_infos(profile: &Path) -> io::Result<HashMap<String, PathBuf>> {
     let mut dirs = vec![profile.join("deps"), profile.join("examples")];
     let build = profile.join("build");
     dirs.extend(subdirectories(&build)?.into_iter().map(|dir| build.join(dir)));
@@ -282,7 +282,7 @@ fn read(dir: &Path, compiled: Option<Vec<PathBuf>>) -> Option<Fingerprint> {
     })
 }
 
-fn descriptions(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn descriptions(dir: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     files.filter(|path| path.extension().is_some_and(|e| e == "json")).collect()
 }

@@ -75,7 +75,7 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     pool_core::fail_point!("git-backend::provision::registered");
     let repo = site.open_admin(&admin)?;
     // gix doesn't fetch what a partial clone left out; git does.
-    let complete = !is_partial(&repo) && check_out(&repo, interrupt);
+    let complete = !is_partial(&repo) && check_out(&repo, &place, interrupt)?;
     registration::check(interrupt)?;
     if !complete {
         // Names that collide here, or a filter that did not deliver: git decides what that means.
@@ -99,21 +99,29 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
 }
 
 /// Checks out what HEAD is at; whether all of it is there now.
-fn check_out(repo: &gix::Repository, interrupt: &AtomicBool) -> bool {
-    let worktree = repo.worktree();
-    match worktree.map(|worktree| worktree.checkout(gix::progress::Discard, interrupt)) {
-        Some(Ok(outcome)) => {
-            outcome.collisions.is_empty()
-                && outcome.errors.is_empty()
-                && outcome.delayed_paths_unknown.is_empty()
-                && outcome.delayed_paths_unprocessed.is_empty()
+fn check_out(repo: &gix::Repository, place: &Path, interrupt: &AtomicBool) -> Result<bool> {
+    let Some(worktree) = repo.worktree() else { return Ok(false) };
+    let outcome = match worktree.checkout(gix::progress::Discard, interrupt) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let error = gix_error(format!("check out a worktree at {}", place.display()), error);
+            return match error.kind() {
+                // Nor could git, and it would not say so half as well.
+                ErrorKind::NoSpace | ErrorKind::PermissionDenied | ErrorKind::Cancelled => {
+                    Err(error)
+                }
+                // An object that is being packed just now, for one.
+                _ => {
+                    tracing::debug!(%error, "git is left to check out what gix could not");
+                    Ok(false)
+                }
+            };
         }
-        Some(Err(error)) => {
-            tracing::debug!(%error, "git is left to check out what gix could not");
-            false
-        }
-        None => false,
-    }
+    };
+    Ok(outcome.collisions.is_empty()
+        && outcome.errors.is_empty()
+        && outcome.delayed_paths_unknown.is_empty()
+        && outcome.delayed_paths_unprocessed.is_empty())
 }
 
 /// Whether a remote has promised to give what is missing here.

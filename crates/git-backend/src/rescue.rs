@@ -88,7 +88,7 @@ fn full_name(name: &str) -> Result<gix::refs::FullName> {
 }
 
 /// Who makes rescues. Fixed, so that no user has to be configured.
-fn signature(at: jiff::Timestamp) -> gix::actor::Signature {
+pub(crate) fn signature(at: jiff::Timestamp) -> gix::actor::Signature {
     gix::actor::Signature {
         name: "wtpool".into(),
         email: "wtpool@localhost".into(),

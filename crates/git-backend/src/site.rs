@@ -251,7 +251,8 @@ impl Site {
         admin: &Path,
         options: gix::open::Options,
     ) -> Result<gix::Repository> {
-        let repo = open_as_is(admin, options)?;
+        // Where its user says that another's repository is all right, that is so for its worktrees as well.
+        let repo = open_as_is(admin, options.with(self.repo().git_dir_trust()))?;
         if resolved(repo.common_dir()) == self.common_dir {
             Ok(repo)
         } else {

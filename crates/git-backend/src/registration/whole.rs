@@ -51,6 +51,12 @@ pub(super) fn register(
     ] {
         fs::write(staged.join(name), content).map_err(doing)?;
     }
+    if repo.config_snapshot().boolean("core.logAllRefUpdates") != Some(false) {
+        let logs = staged.join("logs");
+        fs::create_dir(&logs)
+            .and_then(|()| fs::write(logs.join("HEAD"), first_entry(repo, base)?))
+            .map_err(doing)?;
+    }
     if is_set("extensions.worktreeConfig") {
         copy_config(&repo.git_dir().join("config.worktree"), &staged.join("config.worktree"))
             .map_err(|e| gix_error("copy the configuration of the main worktree", e))?;
@@ -71,6 +77,17 @@ pub(super) fn register(
     let link = [b"gitdir: ", &*bytes(admin.as_os_str()), b"\n"].concat();
     fs::create_dir_all(&place).and_then(|()| fs::write(place.join(".git"), link)).map_err(doing)?;
     Ok(Some(admin))
+}
+
+/// The first line of the log of `HEAD`, as git begins it.
+fn first_entry(repo: &gix::Repository, base: gix::ObjectId) -> io::Result<Vec<u8>> {
+    let mut line = format!("{} {base} ", repo.object_hash().null()).into_bytes();
+    match repo.committer().and_then(Result::ok) {
+        Some(committer) => committer.write_to(&mut line)?,
+        None => crate::rescue::signature(jiff::Timestamp::now()).write_to(&mut line)?,
+    }
+    line.extend(b"\t\n");
+    Ok(line)
 }
 
 /// Moves it to where git looks, under the first name that is free; `None` where the system can't.

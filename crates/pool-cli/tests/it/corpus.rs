@@ -280,6 +280,23 @@ fn compare(bench: &Bench, mut before: State, back: &Path) {
     for state in [&mut before, &mut after] {
         state.references.remove(&unused);
     }
+    // A worktree's own configuration may name commands. So it is saved, and restored only as far as it says
+    // which files are there.
+    let own = "config.worktree";
+    if let (Some(saved), [rescue]) = (before.own.get(own).cloned(), &bench.rescues()[..])
+        && after.own.get(own) != Some(&saved)
+    {
+        let place = format!("{}^3:state/config.worktree", rescue["ref"].as_str().expect("a ref"));
+        let second = place.replace("^3:", "^2:");
+        let git = |place: &str| bench.fixture.git().args(["cat-file", "-p", place]);
+        let found = if git(&place).succeeds() { git(&place).bytes() } else { git(&second).bytes() };
+        assert_eq!(found, saved, "it is not saved");
+        for state in [&mut before, &mut after] {
+            state.own.remove(own);
+            // It is what that made git see.
+            state.status.clear();
+        }
+    }
     assert_eq!(before.differences(&after), Vec::<String>::new(), "it is not what it was");
     bench.fixture.git().args(["fsck", "--no-dangling"]).ok();
 }

@@ -125,8 +125,22 @@ fn work_is_on_the_disk_before_its_worktree_goes() {
         listing.extend(["--not", "main"]);
         let objects = bench.fixture.git().args(listing).stdout();
         assert!(objects.lines().count() > if dirty { 12 } else { 2 }, "{objects}");
+        let store = repository(&bench).join("objects");
+        // What a rescue is made of comes in a pack, which is put together beside the slot.
+        let packs = fs::read_dir(store.join("pack")).into_iter().flatten().flatten();
+        let packs = packs.filter_map(|entry| entry.file_name().into_string().ok());
+        let staging = path.parent().expect("the slot's directory").join(".rescuing");
+        for pack in packs.filter(|name| name.ends_with(".idx") || name.ends_with(".pack")) {
+            let staged = staging.join(pack.replacen("pack-", "rescue-", 1));
+            assert!(trace.synced(&staged) < gone && trace.synced(&store.join("pack")) < gone);
+        }
         for id in objects.lines() {
-            let file = repository(&bench).join("objects").join(&id[..2]).join(&id[2..]);
+            let file = store.join(&id[..2]).join(&id[2..]);
+            if !file.exists() {
+                let packed = bench.fixture.git().args(["cat-file", "-t", id]).stdout();
+                assert!(dirty && !packed.is_empty(), "{id}");
+                continue;
+            }
             assert!(trace.synced(&file) < gone, "{id}");
             assert!(trace.synced(file.parent().expect("a directory")) < gone, "{id}");
         }
