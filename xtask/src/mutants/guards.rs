@@ -256,7 +256,10 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "sidecars-before-commit",
         file: "crates/pool-core/src/store/sqlite.rs",
-        edits: &[("        sidecars.publish()?;\n        tx.commit()?;", "        tx.commit()?;")],
+        edits: &[(
+            "        sidecars.publish()?;\n        crate::fail_point!(\"pool-core::store::published\");\n",
+            "",
+        )],
         tests: &[
             it(CORE, "sqlite::disk::each_slot_has_a_sidecar_as_long_as_it_exists"),
             it(CORE, "sqlite::any_state::any_state_survives_storing_and_rebuilding"),
@@ -281,8 +284,8 @@ pub(super) const GUARDS: &[Guard] = &[
         name: "identity-both-ways",
         file: "crates/git-backend/src/site.rs",
         edits: &[(
-            "Ok(back) if resolved(&admin.join(&back)) == dot_git => Ok(Place::Ours(admin)),",
-            "Ok(back) if back.is_absolute() || resolved(&admin.join(&back)) == dot_git => Ok(Place::Ours(admin)),",
+            "Ok(back) if resolved(&admin.join(&back)) == dot_git => {",
+            "Ok(back) if back.is_absolute() || resolved(&admin.join(&back)) == dot_git => {",
         )],
         tests: &[it(GIT, "guards::a_worktree_that_is_registered_elsewhere_is_foreign")],
     },
