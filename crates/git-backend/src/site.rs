@@ -398,7 +398,12 @@ pub(crate) fn options(settings: &GitSettings) -> gix::open::Options {
         permissions.env.home = gix::sec::Permission::Allow;
         permissions.env.xdg_config_home = gix::sec::Permission::Allow;
     }
-    gix::open::Options::default().permissions(permissions).cli_overrides([
+    // Each rescue is a pack. Without slots to spare, a process that lives longer than others make a few dozen
+    // of them finds no object any more.
+    let slots =
+        gix::odb::store::init::Slots::AsNeededByDiskState { multiplier: 2.0, minimum: 2048 };
+    let options = gix::open::Options::default().object_store_slots(slots);
+    options.permissions(permissions).cli_overrides([
         "core.fsmonitor=false",
         "core.hooksPath=/dev/null",
         "submodule.recurse=false",

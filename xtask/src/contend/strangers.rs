@@ -56,7 +56,17 @@ fn fetch(ground: &Ground, _: &Tally, number: u32) -> Result {
 fn collect(ground: &Ground, _: &Tally, _: u32) -> Result {
     let _keeps_off = ground.registrations.lock().unwrap_or_else(PoisonError::into_inner);
     let _alone = ground.objects.write().unwrap_or_else(PoisonError::into_inner);
-    ground.git(&ground.repo(), ["gc", "--quiet", "--prune=now"]).map(drop)
+    match ground.git(&ground.repo(), ["gc", "--quiet", "--prune=now"]) {
+        // Git says so, and goes on, whenever somebody deletes a branch while it packs references, be it by `git
+        // branch --delete`.
+        Err(error) if is_deleted_branch(&error.to_string()) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn is_deleted_branch(error: &str) -> bool {
+    error.contains("exit status: 0")
+        && error.contains("unable to resolve reference 'refs/heads/wtpool/")
 }
 
 fn prune(ground: &Ground, _: &Tally, _: u32) -> Result {
