@@ -6,7 +6,7 @@ use std::thread;
 
 use pool_core::Isolator;
 
-use crate::support::{Fixture, git, plan, write};
+use crate::support::{Fixture, commit, git, plan, write};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_sees_a_registration_half_made() {
@@ -46,6 +46,20 @@ async fn nobody_sees_a_registration_half_made() {
     });
     assert_eq!(half_made, []);
     assert_eq!(git(&fixture.repo, &["worktree", "list"]).lines().count(), 21);
+}
+
+/// Each rescue comes in one.
+#[tokio::test]
+async fn what_is_in_many_packs_that_came_later_is_found() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    isolator.provision(&plan(&isolator, 1, "first").await).await.expect("provisioned");
+    for number in 0..40 {
+        write(&fixture.repo, "number.txt", &number.to_string());
+        commit(&fixture.repo, "another");
+        git(&fixture.repo, &["repack", "-d", "--quiet"]);
+    }
+    isolator.provision(&plan(&isolator, 2, "second").await).await.expect("provisioned");
 }
 
 #[tokio::test]
