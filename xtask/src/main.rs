@@ -19,6 +19,8 @@ mod mutants;
 mod named;
 #[cfg(target_os = "linux")]
 mod power;
+#[cfg(unix)]
+mod secluded;
 mod steps;
 #[cfg(unix)]
 mod worktree_tests;

@@ -18,7 +18,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum as _};
 use serde_json::{Value, json};
 
-use crate::{Result, steps};
+use crate::{Result, secluded, steps};
 
 mod agent;
 mod check;
@@ -88,24 +88,8 @@ impl Ground {
 
     /// A command in `dir` that sees nobody's own settings.
     fn command(&self, program: impl AsRef<OsStr>, dir: &Path) -> Command {
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("GIT_") || text.starts_with("WTPOOL_") || text.starts_with("XDG_") {
-                command.env_remove(&name);
-            }
-        }
-        command
-            .current_dir(dir)
-            .env("HOME", self.root.join("home"))
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_AUTHOR_NAME", "Power")
-            .env("GIT_AUTHOR_EMAIL", "power@example.invalid")
-            .env("GIT_COMMITTER_NAME", "Power")
-            .env("GIT_COMMITTER_EMAIL", "power@example.invalid")
-            .stdin(Stdio::null());
-        command
+        let home = self.root.join("home");
+        secluded::command(program, dir, &home, "Power", &secluded::SETTINGS)
     }
 
     fn wtpool(&self) -> Command {

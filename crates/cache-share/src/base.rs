@@ -24,7 +24,7 @@ use pool_core::{CommitId, ContentId, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cargo::Toolchain;
-use crate::files::Recorded;
+use crate::files::{self, Recorded};
 
 pub(crate) use analysis::hash_in;
 pub(crate) use build::{Recipe, build, is_being_built, sweep};
@@ -68,7 +68,7 @@ impl Manifest {
     /// removed there: damaged or not, it must lead nowhere else.
     fn stays_inside(&self) -> bool {
         let of_units = self.units.iter().flat_map(|unit| {
-            let files = unit.shared.iter().chain(&unit.copied).map(|file| &file.path);
+            let files = unit.files().map(|file| &file.path);
             files.chain(&unit.dirs)
         });
         of_units.chain(&self.states).chain([&self.target]).all(|path| {
@@ -114,6 +114,13 @@ pub(crate) struct Unit {
     pub(crate) copied: Vec<Recorded>,
     /// Directories that must be there, even if nothing is in them.
     pub(crate) dirs: Vec<PathBuf>,
+}
+
+impl Unit {
+    /// All its files.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Recorded> {
+        self.shared.iter().chain(&self.copied)
+    }
 }
 
 /// A unit of a package that lies in the tree.
@@ -181,7 +188,7 @@ impl Base {
     /// A file of it that is not what it was, if there is one.
     pub(crate) fn damage(&self, manifest: &Manifest) -> Option<PathBuf> {
         let target = self.tree().join(&manifest.target);
-        let files = manifest.units.iter().flat_map(|unit| unit.shared.iter().chain(&unit.copied));
+        let files = manifest.units.iter().flat_map(Unit::files);
         let mut damaged = files.filter(|file| !file.is_intact(&target));
         damaged.next().map(|file| target.join(&file.path))
     }
@@ -218,10 +225,7 @@ impl Base {
 
     fn remove(&self) -> io::Result<()> {
         // First of all, so that nobody takes it for complete whenever this is interrupted.
-        match fs::remove_file(self.manifest()) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
+        files::remove(&self.manifest())?;
         pool_core::fail_point!("cache-share::base::condemned");
         fs::remove_dir_all(&self.dir)
     }

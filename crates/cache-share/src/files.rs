@@ -107,6 +107,23 @@ pub(crate) fn tree(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Removes a file, if it is there.
+pub(crate) fn remove(file: &Path) -> io::Result<()> {
+    unless_gone(fs::remove_file(file))
+}
+
+/// Removes a directory and all in it, if it is there.
+pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
+    unless_gone(fs::remove_dir_all(dir))
+}
+
+fn unless_gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Whether a directory has nothing in it, or is not there.
 pub(crate) fn is_empty(dir: &Path) -> bool {
     match fs::read_dir(dir) {

@@ -114,12 +114,7 @@ pub(crate) fn put(
 pub(crate) fn take_away(dir: &Path) -> Result<()> {
     let place = dir.join(".cargo");
     pool_core::fail_point!("cache-share::install::leaving");
-    match fs::remove_dir_all(&place) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format!("remove {}", place.display()), e))
-        }
-        _ => Ok(()),
-    }
+    files::remove_tree(&place).map_err(|e| Error::io(format!("remove {}", place.display()), e))
 }
 
 /// The wrapper of rustc on the filesystem of the cache, so that all have one file of it, wherever the program
@@ -160,10 +155,7 @@ pub(crate) fn tidy(cache: &Path) -> Result<()> {
     if fs4::FileExt::try_lock(&lock).is_err() {
         return Ok(());
     }
-    match fs::remove_file(&unfinished) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(e)),
-        _ => Ok(()),
-    }
+    files::remove(&unfinished).map_err(failed)
 }
 
 /// The wrapper's name until it is whole.
@@ -177,10 +169,7 @@ fn put_program(program: &Path, to: &Path) -> io::Result<()> {
         return Ok(());
     }
     let new = to.with_file_name(UNFINISHED);
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
+    files::remove(&new)?;
     if fs::hard_link(&program, &new).is_err() {
         fs::copy(&program, &new)?;
     }

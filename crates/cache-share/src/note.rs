@@ -60,12 +60,7 @@ impl Note {
     /// When it is there and can't be removed.
     pub(crate) fn remove(slot_dir: &Path) -> Result<()> {
         let path = slot_dir.join(NAME);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io(format!("remove {}", path.display()), e))
-            }
-            _ => Ok(()),
-        }
+        files::remove(&path).map_err(|e| Error::io(format!("remove {}", path.display()), e))
     }
 }
 

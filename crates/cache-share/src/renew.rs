@@ -79,7 +79,7 @@ pub(crate) fn plan<'a>(
         return Ok(None);
     }
     let target = places.target;
-    let is_intact = |unit: &&Unit| seed::recorded(unit).all(|file| file.is_intact(target));
+    let is_intact = |unit: &&Unit| unit.files().all(|file| file.is_intact(target));
     let (kept, given): (Vec<_>, Vec<_>) = decision.units.iter().copied().partition(is_intact);
     let of_base = decision.units.iter().filter_map(|unit| fingerprint_dir(unit));
     let of_base: BTreeSet<&Path> = of_base.collect();
@@ -327,7 +327,7 @@ pub(crate) fn apply(
     target: &Path,
 ) -> Result<Seeded> {
     let from = base.tree().join(&manifest.target);
-    let mut files = plan.given.iter().flat_map(|unit| seed::recorded(unit));
+    let mut files = plan.given.iter().flat_map(|unit| unit.files());
     if let Some(file) = files.find(|file| !file.is_intact(&from)) {
         let damage = format!("{} is not what it was", from.join(&file.path).display());
         return Ok(Seeded { damage: Some(damage), ..Seeded::default() });
@@ -342,19 +342,14 @@ pub(crate) fn apply(
     for unit in &plan.given {
         fingerprint_dir(unit).map_or(Ok(()), |dir| seed::discard(&target.join(dir)))?;
         unit.dirs.iter().try_for_each(|dir| seed::discard(&target.join(dir)))?;
-        seed::recorded(unit).try_for_each(|file| remove(&target.join(&file.path)))?;
+        unit.files().try_for_each(|file| remove(&target.join(&file.path)))?;
     }
     seed::fill(base, manifest, &plan.given, target)
         .map_err(|(path, e)| Error::io(format!("seed {}", path.display()), e))
 }
 
 fn remove(file: &Path) -> Result<()> {
-    match fs::remove_file(file) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format!("remove {}", file.display()), e))
-        }
-        _ => Ok(()),
-    }
+    files::remove(file).map_err(|e| Error::io(format!("remove {}", file.display()), e))
 }
 
 /// Says that the slot's target can be used, or that there is none any more.

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use pool_core::{ContentId, Error, Result};
 
 use crate::base::{self, Base, Manifest, Unit, times};
-use crate::files::{self, Recorded};
+use crate::files;
 use crate::note::UNFINISHED_TREES;
 
 /// What a slot gets of a base.
@@ -213,17 +213,7 @@ pub(crate) fn apply(
 ///
 /// When it can't be removed.
 pub(crate) fn discard(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format!("remove {}", dir.display()), e))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// All files of a unit.
-pub(crate) fn recorded(unit: &Unit) -> impl Iterator<Item = &Recorded> {
-    unit.shared.iter().chain(&unit.copied)
+    files::remove_tree(dir).map_err(|e| Error::io(format!("remove {}", dir.display()), e))
 }
 
 /// Puts units into a target directory, in which nothing of them is. One that is damaged is left out.
@@ -242,7 +232,7 @@ pub(crate) fn fill(
         fs::copy(from.join(tag), to.join(tag)).map_err(|e| (to.join(tag), e))?;
     }
     for unit in units {
-        if let Some(file) = recorded(unit).find(|file| !file.is_intact(&from)) {
+        if let Some(file) = unit.files().find(|file| !file.is_intact(&from)) {
             seeded.damage = Some(format!("{} is not what it was", from.join(&file.path).display()));
             continue;
         }

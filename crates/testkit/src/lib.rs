@@ -4,6 +4,7 @@ pub mod cache;
 pub mod chaos;
 pub mod clock;
 pub mod conformance;
+mod document;
 pub mod fixture;
 pub mod fuzz;
 mod git;

@@ -2,11 +2,11 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::{Mutex, RwLock};
 use std::time::Duration;
 
-use crate::Result;
+use crate::{Result, secluded};
 
 pub(super) struct Ground {
     pub(super) wtpool: PathBuf,
@@ -104,24 +104,9 @@ impl Ground {
 
     /// A command that sees nobody's own settings.
     fn command(&self, program: impl AsRef<OsStr>, dir: &Path) -> Command {
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("GIT_") || text.starts_with("WTPOOL_") || text.starts_with("XDG_") {
-                command.env_remove(&name);
-            }
-        }
-        command
-            .current_dir(dir)
-            .env("HOME", self.home())
-            .env("LC_ALL", "C")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_AUTHOR_NAME", "Contender")
-            .env("GIT_AUTHOR_EMAIL", "contender@example.invalid")
-            .env("GIT_COMMITTER_NAME", "Contender")
-            .env("GIT_COMMITTER_EMAIL", "contender@example.invalid")
-            .stdin(Stdio::null());
+        let mut command =
+            secluded::command(program, dir, &self.home(), "Contender", &secluded::SETTINGS);
+        command.env("LC_ALL", "C");
         command
     }
 

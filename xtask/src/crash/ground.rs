@@ -3,9 +3,9 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::Result;
+use crate::{Result, secluded};
 
 const AGENT: &str = include_str!("agent.sh");
 
@@ -82,32 +82,15 @@ impl Ground {
 
     /// A command in the repository that sees nobody's own settings. Its home tells whose it is.
     pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            let prefixes =
-                ["GIT_", "WTPOOL_", "XDG_", "FAIL_", "CARGO", "RUSTC", "RUSTFLAGS", "LD_LIBRARY"];
-            if prefixes.iter().any(|prefix| text.starts_with(prefix)) {
-                command.env_remove(&name);
-            }
-        }
+        let others = ["FAIL_", "CARGO", "RUSTC", "RUSTFLAGS", "LD_LIBRARY"];
+        let without = [&secluded::SETTINGS[..], &others[..]].concat();
+        let mut command = secluded::command(program, &self.repo(), &self.home(), "Agent", &without);
         if std::env::var_os("RUSTUP_HOME").is_none()
             && let Some(home) = std::env::var_os("HOME")
         {
             command.env("RUSTUP_HOME", Path::new(&home).join(".rustup"));
         }
-        command
-            .current_dir(self.repo())
-            .env("HOME", self.home())
-            .env("CARGO_HOME", self.home().join(".cargo"))
-            .env("CARGO_NET_OFFLINE", "true")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_AUTHOR_NAME", "Agent")
-            .env("GIT_AUTHOR_EMAIL", "agent@example.invalid")
-            .env("GIT_COMMITTER_NAME", "Agent")
-            .env("GIT_COMMITTER_EMAIL", "agent@example.invalid")
-            .stdin(Stdio::null());
+        command.env("CARGO_HOME", self.home().join(".cargo")).env("CARGO_NET_OFFLINE", "true");
         command
     }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use super::{Report, Verdict, all};
+use crate::document;
 
 const HEAD: &str = "\
 # Is a build in a lease what it would be in a fresh clone?
@@ -27,29 +27,11 @@ strategies that it plays.
 ///
 /// When the file says something else, with what to do about it; or when it can't be read.
 pub fn assert_in_step(file: &Path, report: &Report) {
-    // Tests of several strategies may do this at once.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(e) => panic!("read {}: {e}", file.display()),
-    };
-    let wanted = updated(&text, report);
-    if wanted == text {
-        return;
-    }
-    if std::env::var_os("WTPOOL_BLESS").is_some() {
-        std::fs::write(file, wanted).unwrap_or_else(|e| panic!("write {}: {e}", file.display()));
-        return;
-    }
-    let mut lines = wanted.lines().zip(text.lines().chain(std::iter::repeat("nothing")));
-    let (new, old) = lines.find(|(new, old)| new != old).unwrap_or(("less", "more"));
-    panic!(
-        "{} is not what was seen of {}. It has\n  {old}\nand should have\n  {new}\n\
-         If that is as it should be, run the test with WTPOOL_BLESS=1.\n{report}",
-        file.display(),
-        report.strategy,
+    document::assert_in_step(
+        file,
+        |text| updated(text, report),
+        format_args!(" of {}", report.strategy),
+        format_args!("\n{report}"),
     );
 }
 
@@ -57,7 +39,7 @@ pub fn assert_in_step(file: &Path, report: &Report) {
 fn updated(text: &str, report: &Report) -> String {
     // Column by column, and in each by hazard.
     let mut columns: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    let mut lines = text.lines().filter(|line| line.starts_with('|')).map(cells);
+    let mut lines = text.lines().filter(|line| line.starts_with('|')).map(document::cells);
     let names = lines.next().unwrap_or_default();
     for line in lines.skip(1) {
         for (name, cell) in names.iter().zip(&line).skip(2) {
@@ -83,11 +65,6 @@ fn updated(text: &str, report: &Report) -> String {
         text.push('\n');
     }
     text
-}
-
-fn cells(line: &str) -> Vec<String> {
-    let inner = line.trim().trim_start_matches('|').trim_end_matches('|');
-    inner.split('|').map(|cell| cell.trim().to_owned()).collect()
 }
 
 #[cfg(test)]
