@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use pool_core::{Error, ErrorKind, Plan, Preserved, Result, SlotId};
 
 use crate::inspect::{inspect, is_as_seen};
+use crate::registration;
 use crate::rescue;
-use crate::site::{Place, Site};
+use crate::site::{Place, Site, remove_file};
 
 /// What tells the lock from one that somebody else has put on the worktree.
 const REASON: &str = "wtpool is clearing it\n";
@@ -72,7 +73,7 @@ pub(crate) fn put_back(site: &Site, slot: SlotId) -> Result<()> {
 /// Keeps the slot's registration while its tree is away.
 fn lock(site: &Site, slot: SlotId) -> Result<()> {
     let Place::Ours(admin) = site.look(slot)? else { return Ok(()) };
-    let path = admin.join("locked");
+    let path = admin.join(registration::LOCK);
     let written = File::create_new(&path).and_then(|mut file| file.write_all(REASON.as_bytes()));
     match written {
         // Somebody wants it kept, which serves as well; or an earlier attempt was interrupted.
@@ -84,9 +85,9 @@ fn lock(site: &Site, slot: SlotId) -> Result<()> {
 /// The tree is at its place again.
 fn unlock(site: &Site, slot: SlotId) -> Result<()> {
     let Place::Ours(admin) = site.look(slot)? else { return Ok(()) };
-    let path = admin.join("locked");
+    let path = admin.join(registration::LOCK);
     if fs::read(&path).is_ok_and(|reason| reason == REASON.as_bytes()) {
-        fs::remove_file(&path).map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
+        remove_file(&path)?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::copy;
 use crate::provision::{OWN_CONFIG, remembered};
 use crate::registration;
 use crate::rescue;
-use crate::site::{Place, Site, foreign};
+use crate::site::{Place, Site, foreign, remove_file};
 use crate::trash::Bin;
 
 /// See [`pool_core::Isolator::dispose`].
@@ -88,12 +88,7 @@ pub(crate) fn take_away(
     }
     let notes = OWN_CONFIG.map(|file| remembered(site, slot, file));
     for note in notes.into_iter().chain([copy::note(site, slot), site.making_marker(slot)]) {
-        match fs::remove_file(&note) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("remove {}", note.display()), e));
-            }
-            _ => {}
-        }
+        remove_file(&note)?;
     }
     pool_core::fail_point!("git-backend::dispose::forgotten");
     // Others may keep something beside the worktree; then the directory stays.

@@ -13,7 +13,7 @@ use crate::durable;
 use crate::git::Git;
 use crate::registration;
 use crate::settings::SubmoduleMode;
-use crate::site::{Place, Site, foreign, gix_error};
+use crate::site::{Place, Site, foreign, gix_error, remove_file};
 
 /// See [`pool_core::Isolator::provision`].
 pub(crate) fn provision(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
@@ -83,12 +83,7 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
             .args(["reset", "--hard", "--quiet", plan.base.commit.as_str()])
             .run()?;
     }
-    match fs::remove_file(admin.join("locked")) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io(format!("unlock {}", admin.display()), e));
-        }
-        _ => {}
-    }
+    remove_file(&admin.join(registration::LOCK))?;
     pool_core::fail_point!("git-backend::provision::checked-out");
     remember_config(site, plan, &admin)?;
     init_submodules(site, plan, &admin)?;

@@ -26,13 +26,12 @@ use crate::inspect::compare::STRICTLY;
 use crate::inspect::os;
 use crate::provision::{OWN_CONFIG, init_submodules, refuse_submodules, remembered, unmark};
 use crate::registration;
-use crate::site::{Site, gix_error};
+use crate::site::{Site, gix_error, remove_file};
 use crate::trash::Bin;
 use crate::tree;
 
 /// What stays of a worktree's administrative directory. All else, known or not, is state of the
-/// last lease: a rebase, a merge, a bisection, its own references, its reference log, that it locked
-/// the worktree.
+/// last lease: a rebase, a merge, a bisection, its own references, its reference log.
 const LASTING: [&str; 6] = ["HEAD", "commondir", "gitdir", "index", "config.worktree", "info"];
 
 /// What stays of `info`; git reads nothing else there.
@@ -95,6 +94,8 @@ pub(crate) fn recycle(
     // `reset` and the reflog of what was done here are not the next lease's business.
     clear_state(&admin, &mut bin)?;
     aside::put_back(site, plan.slot)?;
+    // The last lease's, if it had locked the worktree.
+    remove_file(&admin.join(registration::LOCK))?;
     pool_core::fail_point!("git-backend::recycle::put-back");
 
     registration::exclusively(site, interrupt, || {
@@ -130,9 +131,11 @@ fn wait_for_locks(admin: &Path) -> Result<()> {
 
 fn clear_state(admin: &Path, bin: &mut Bin) -> Result<()> {
     let _head = registration::hold_head(admin);
-    // A split index has its larger part in a file of its own; a lock is never ours.
+    // A split index has its larger part in a file of its own; a file that locks another is never ours; and
+    // the worktree stays locked, by whom it may be, for as long as nothing is at its place.
     clear(admin, bin, &|name| {
-        LASTING.contains(&name) || name.starts_with("sharedindex.") || name.ends_with(".lock")
+        let is_lock = name == registration::LOCK || name.ends_with(".lock");
+        is_lock || LASTING.contains(&name) || name.starts_with("sharedindex.")
     })?;
     let info = admin.join("info");
     match fs::symlink_metadata(&info) {
@@ -209,13 +212,7 @@ fn restore_config(site: &Site, plan: &Plan, admin: &Path) -> Result<()> {
     if sparse_changed {
         // Which files are to be there has changed, and only an index that doesn't claim to know is
         // brought in step by a reset. All files are written again: rare, and right.
-        let index = admin.join("index");
-        match fs::remove_file(&index) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("remove {}", index.display()), e));
-            }
-            _ => {}
-        }
+        remove_file(&admin.join("index"))?;
     }
     Ok(())
 }

@@ -26,6 +26,10 @@ mod whole;
 
 pub(crate) use whole::staged;
 
+/// What keeps a worktree registered while nothing is at its place, in its administrative directory:
+/// `git worktree lock` makes it.
+pub(crate) const LOCK: &str = "locked";
+
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -197,7 +201,7 @@ pub(crate) fn take_back_beginning(site: &Site, slot: SlotId) -> Result<()> {
 }
 
 /// What a registration has before it says whose it is; the second one is empty then.
-const BEGINS_WITH: [&str; 2] = ["locked", "gitdir"];
+const BEGINS_WITH: [&str; 2] = [LOCK, "gitdir"];
 
 fn is_beginning(admin: &Path) -> Result<bool> {
     let empty = |file: &str| fs::metadata(admin.join(file)).is_ok_and(|meta| meta.len() == 0);

@@ -413,6 +413,16 @@ pub(crate) fn options(settings: &GitSettings) -> gix::open::Options {
     ])
 }
 
+/// Removes a file, if it is there.
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// An error of gix, with its whole chain in the message, and the kind of what lies beneath.
 pub(crate) fn gix_error(doing: impl std::fmt::Display, error: gix::Error) -> Error {
     let mut text: Vec<String> = Vec::new();

@@ -44,7 +44,7 @@ pub(super) fn register(
     fs::create_dir_all(&staged).map_err(doing)?;
     let dot_git = place.join(".git");
     for (name, content) in [
-        ("locked", b"initializing\n".to_vec()),
+        (super::LOCK, b"initializing\n".to_vec()),
         ("commondir", b"../..\n".to_vec()),
         ("HEAD", format!("{base}\n").into_bytes()),
         ("gitdir", [&*bytes(dot_git.as_os_str()), b"\n"].concat()),

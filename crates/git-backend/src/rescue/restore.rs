@@ -19,7 +19,7 @@ use crate::git::Git;
 use crate::inspect::{self, admin, failed, object_id, os, staged, text};
 use crate::references::settled;
 use crate::registration::exclusively;
-use crate::site::Site;
+use crate::site::{Site, remove_file};
 
 /// The reflog's message for a branch that is made again.
 const RESTORED: &str = "wtpool: restored";
@@ -304,7 +304,7 @@ fn fill(
         let (entry, path) = old;
         let stays = whole.entry_by_path(path).is_some_and(|new| same(path, new.id, new.mode));
         if !stays && !entry.mode.is_submodule() {
-            remove(&root.join(checked(path)?))?;
+            remove_file(&root.join(checked(path)?))?;
         }
     }
 
@@ -504,7 +504,7 @@ fn write_new(
     mode: Option<u32>,
 ) -> Result<()> {
     // A set-up file that was brought along may be in the way; a directory is not removed.
-    remove(path)?;
+    remove_file(path)?;
     let doing = format!("write {}", path.display());
     let writing = |e| Error::io(&doing, e);
     let mut file =
@@ -532,13 +532,4 @@ fn write_new(
 fn chmod(path: &Path, mode: u32) -> Result<()> {
     os::set_mode(path, mode)
         .map_err(|e| Error::io(format_args!("set the mode of {}", path.display()), e))
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(format_args!("remove {}", path.display()), e))
-        }
-        _ => Ok(()),
-    }
 }

@@ -250,3 +250,51 @@ async fn what_is_written_during_a_reset_is_refused_or_kept() {
         }
     }
 }
+
+/// Somebody's `git worktree prune` in the middle of a reset, when nothing is at the worktree's place: a filter
+/// runs it, so that the moment is always hit.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_prune_during_a_reset_takes_nothing() {
+    // As the lease leaves the worktree, and with a lock of its own.
+    for (slot, locked) in [(1, false), (2, true)] {
+        let fixture = Fixture::new();
+        write(&fixture.repo, ".gitattributes", "*.txt filter=late\n");
+        write(&fixture.repo, "a.txt", "one\n");
+        commit(&fixture.repo, "one");
+        let isolator = fixture.isolator();
+        let first = plan(&isolator, slot, "first").await;
+        isolator.provision(&first).await.unwrap();
+        let place = isolator.place(first.slot);
+        if locked {
+            git(&fixture.repo, &["worktree", "lock", place.to_str().unwrap()]);
+        }
+        let admin = fixture.repo.join(".git/worktrees/demo");
+        let kept = fs::read(admin.join("gitdir")).expect("registered");
+
+        let told = fixture.root.path().join("told");
+        let script = fixture.root.path().join("prune.sh");
+        let (repo, absent) = (fixture.repo.display(), place.display());
+        let lines = format!(
+            "cat; test -e '{absent}' || env -u GIT_DIR -u GIT_WORK_TREE -u GIT_INDEX_FILE -u GIT_PREFIX \
+             git -C '{repo}' worktree prune -v >> '{told}' 2>&1 && echo pruned >> '{told}'",
+            told = told.display(),
+        );
+        fs::write(&script, lines).unwrap();
+        let command = format!("sh '{}'", script.display());
+        git(&fixture.repo, &["config", "filter.late.smudge", &command]);
+        git(&fixture.repo, &["config", "filter.late.clean", "cat"]);
+        write(&fixture.repo, "a.txt", "two\n");
+        commit(&fixture.repo, "two");
+
+        let second = plan(&isolator, slot, "second").await;
+        let proof = proof(&isolator, &first).await;
+        let reset = isolator.recycle(&second, proof).await;
+        let told = fs::read_to_string(&told).expect("the filter ran while nothing was there");
+        assert_eq!(told, "pruned\n", "{reset:?}");
+        reset.unwrap();
+        assert_eq!(fs::read(admin.join("gitdir")).expect("still registered"), kept);
+        assert!(!admin.join("locked").exists(), "the next lease is not locked by the last");
+        assert_eq!(fs::read_to_string(place.join("a.txt")).unwrap(), "two\n");
+    }
+}
