@@ -16,7 +16,7 @@ use pool_core::{
 
 use crate::durable;
 use crate::inspect::commits;
-use crate::references::settled;
+use crate::references::{self, settled};
 use crate::repository::Repository;
 use crate::site::{Site, gix_error};
 
@@ -198,17 +198,9 @@ fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId) -> Result<()> {
     if !is_unmoved()? || occupant(site, &full, None)?.is_some() {
         return Ok(());
     }
-    let deleted = repo.edit_reference(RefEdit {
-        change: Change::Delete {
-            expected: PreviousValue::MustExistAndMatch(Target::Object(base)),
-            log: RefLog::AndReference,
-        },
-        name: full.clone(),
-        deref: false,
-    });
-    match deleted {
+    match references::delete(site, &full.as_bstr().to_string(), base) {
         // Else somebody committed to it, or removed it, just now: both are as they should be.
-        Err(e) if is_unmoved()? => Err(gix_error(format!("delete the branch {name}"), e)),
+        Err(e) if is_unmoved()? => Err(e),
         _ => Ok(()),
     }
 }

@@ -42,6 +42,7 @@ const READ_WHOLE: u64 = 1 << 20;
 /// How often is looked again for an object that was there and is not found.
 const LOOKS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(50);
+const LOOKS_FOR_ABSENT: u32 = 3;
 
 /// Looks for what would be lost. Changes nothing.
 pub(crate) fn inspect(site: &Site, plan: &Plan) -> Result<Inspection> {
@@ -80,6 +81,12 @@ pub(crate) fn again_while_repacked<T>(mut work: impl FnMut() -> Result<T>) -> Re
             done => return done,
         }
     }
+}
+
+/// The same for what may well not be there at all. Git puts a pack in place before it removes what went
+/// into it, so that the next look, without a pause, finds it.
+pub(crate) fn even_if_repacked<T>(mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    (0..LOOKS_FOR_ABSENT).find_map(|_| find())
 }
 
 fn is_of_a_missing_object(error: &Error) -> bool {

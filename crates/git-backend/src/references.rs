@@ -1,11 +1,21 @@
-//! Reading references while somebody else packs them.
+//! References while somebody else packs them, with `git pack-refs` or any `git gc`.
 //!
-//! gix reads the packed references first, and then those that have files of their own. One that `git
-//! pack-refs`, and thus any `git gc`, moves from the latter to the former in between is found in
-//! neither. So what was read while `packed-refs` was replaced is read again.
+//! gix reads the packed references first, and then those that have files of their own. One that is moved
+//! from the latter to the former in between is found in neither. So what was read while `packed-refs`
+//! was replaced is read again ([`settled`]).
+//!
+//! To delete one that is packed, gix writes what it has read without that one, and it has read before it
+//! locked: what was packed in between is not among it, and has no file of its own any more. It
+//! would be lost, whosever it is. So git deletes them ([`delete`]). (`Transaction::prepare` in
+//! `store/file/transaction/prepare.rs` of gix-ref 0.69.)
 
 use std::fs;
 use std::time::SystemTime;
+
+use pool_core::Result;
+
+use crate::git::Git;
+use crate::site::Site;
 
 /// How often it is read at most.
 const ATTEMPTS: u32 = 10;
@@ -24,6 +34,18 @@ pub(crate) fn settled<T>(repo: &gix::Repository, mut read: impl FnMut() -> T) ->
     done
 }
 
+/// Deletes a reference and its log, if it still is where it was.
+///
+/// # Errors
+///
+/// When it is elsewhere, or is not there; and those of [`Git::run`].
+pub(crate) fn delete(site: &Site, name: &str, at: gix::ObjectId) -> Result<()> {
+    Git::in_repository(&site.common_dir, &site.settings)
+        .args(["update-ref", "--no-deref", "-d", name, &at.to_string()])
+        .run()
+        .map(drop)
+}
+
 /// What changes when references are packed.
 fn packed(repo: &gix::Repository) -> Option<(SystemTime, u64)> {
     let meta = fs::metadata(repo.common_dir().join("packed-refs")).ok()?;
@@ -32,7 +54,12 @@ fn packed(repo: &gix::Repository) -> Option<(SystemTime, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+    use crate::Repository;
+    use crate::settings::GitSettings;
 
     #[test]
     fn what_was_read_while_references_were_packed_is_read_again() {
@@ -49,5 +76,62 @@ mod tests {
         assert_eq!(reads, 3);
         settled(&repo, || reads += 1);
         assert_eq!(reads, 4);
+    }
+
+    /// Somebody makes branches and packs them, again and again, while others are deleted.
+    #[test]
+    fn a_deletion_loses_nothing_that_is_being_packed() {
+        const BRANCHES: usize = 1500;
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let repo = root.path().join("demo");
+        let git = |args: &[&str]| {
+            let who = ["-c", "user.name=a", "-c", "user.email=a@example.invalid"];
+            let mut command = Command::new("git");
+            command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+            let output = command.current_dir(&repo).args(who).args(args).output();
+            let output = output.expect("git runs");
+            assert!(output.status.success(), "{args:?}: {output:?}");
+            String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
+        };
+        fs::create_dir(&repo).expect("made");
+        git(&["init", "--quiet"]);
+        git(&["commit", "--quiet", "--allow-empty", "--message", "first"]);
+        let id = git(&["rev-parse", "HEAD"]);
+        let ours: String =
+            (0..BRANCHES).map(|n| format!("create refs/heads/ours/{n} {id}\n")).collect();
+        let given = root.path().join("given");
+        fs::write(&given, ours).expect("written");
+        let filled = Command::new("git")
+            .current_dir(&repo)
+            .args(["update-ref", "--stdin"])
+            .stdin(fs::File::open(&given).expect("opened"))
+            .status();
+        assert!(filled.expect("git runs").success());
+        git(&["pack-refs", "--all"]);
+
+        let settings = GitSettings { user_config: false, ..Default::default() };
+        let found = Repository::find(&repo).expect("found");
+        let site = Site::open(&found, &root.path().join("pool"), settings).expect("opened");
+        let commit = gix::ObjectId::from_hex(id.as_bytes()).expect("an id");
+        let over = AtomicBool::new(false);
+        let theirs = std::thread::scope(|scope| {
+            let packing = scope.spawn(|| {
+                let mut made = 0;
+                while !over.load(Ordering::Relaxed) {
+                    git(&["update-ref", &format!("refs/heads/theirs/{made}"), &id]);
+                    git(&["pack-refs", "--all"]);
+                    made += 1;
+                }
+                made
+            });
+            for number in 0..BRANCHES {
+                delete(&site, &format!("refs/heads/ours/{number}"), commit).expect("deleted");
+            }
+            over.store(true, Ordering::Relaxed);
+            packing.join().expect("no panic")
+        });
+        let left = git(&["for-each-ref", "--format=%(refname)", "refs/heads/theirs"]);
+        assert_eq!(left.lines().count(), theirs, "of the branches that somebody else made");
+        assert_eq!(git(&["for-each-ref", "refs/heads/ours"]), "");
     }
 }

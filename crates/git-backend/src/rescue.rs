@@ -47,6 +47,7 @@ use pool_core::{
     CommitId, Error, ErrorKind, Plan, Rescue, RescueArchive, RescueId, RescuedPath, Result,
 };
 
+use crate::references;
 use crate::site::Site;
 pub(crate) use objects::staging;
 pub(crate) use write::preserve;
@@ -96,15 +97,6 @@ pub(crate) fn signature(at: jiff::Timestamp) -> gix::actor::Signature {
     }
 }
 
-/// Changes one reference.
-fn edit_reference(repo: &gix::Repository, name: &str, change: Change) -> Result<()> {
-    let edit = RefEdit { change, name: full_name(name)?, deref: false };
-    let who = signature(jiff::Timestamp::now());
-    repo.edit_references_as([edit], Some(who.to_ref(&mut Default::default())))
-        .map(drop)
-        .map_err(|e| crate::inspect::failed(format_args!("change {name}"), e))
-}
-
 /// Makes a reference that must not exist yet.
 fn create_reference(
     repo: &gix::Repository,
@@ -118,13 +110,12 @@ fn create_reference(
         message: message.into(),
     };
     let new = Target::Object(at);
-    edit_reference(repo, name, Change::Update { log, expected: PreviousValue::MustNotExist, new })
-}
-
-/// Deletes a reference, if it still is where it was.
-fn delete_reference(repo: &gix::Repository, name: &str, at: gix::ObjectId) -> Result<()> {
-    let expected = PreviousValue::MustExistAndMatch(Target::Object(at));
-    edit_reference(repo, name, Change::Delete { expected, log: RefLog::AndReference })
+    let change = Change::Update { log, expected: PreviousValue::MustNotExist, new };
+    let edit = RefEdit { change, name: full_name(name)?, deref: false };
+    let who = signature(jiff::Timestamp::now());
+    repo.edit_references_as([edit], Some(who.to_ref(&mut Default::default())))
+        .map(drop)
+        .map_err(|e| crate::inspect::failed(format_args!("make {name}"), e))
 }
 
 /// Removes what a loss of power left of rescues whose making it interrupted: references with nothing in them, at
@@ -229,8 +220,8 @@ impl RescueArchive for Archive {
     async fn drop_rescue(&self, id: &RescueId) -> Result<()> {
         let id = id.clone();
         self.run(move |site| {
-            let repo = site.repo();
-            read::open(&repo, &id)?.delete(&repo)
+            let rescue = read::open(&site.repo(), &id)?;
+            references::delete(site, &reference(&id), rescue.commit)
         })
         .await
     }

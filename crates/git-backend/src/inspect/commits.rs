@@ -8,7 +8,7 @@ use gix::ObjectId;
 use gix::objs::Kind;
 use pool_core::{Error, Result};
 
-use super::failed;
+use super::{even_if_repacked, failed};
 use crate::references::settled;
 
 /// Reference names that belong to one worktree alone.
@@ -32,7 +32,7 @@ fn kept_at_one_moment(
     let mut kept = HashSet::new();
     for reference in refs.all().map_err(read)? {
         // One that is broken keeps nothing.
-        let Ok(mut reference) = reference else { continue };
+        let Ok(reference) = reference else { continue };
         let name = reference.name().as_bstr().to_string();
         if !name.starts_with("refs/")
             || PRIVATE.iter().any(|p| name.starts_with(p))
@@ -40,9 +40,8 @@ fn kept_at_one_moment(
         {
             continue;
         }
-        if let Ok(id) = reference.peel_to_id() {
-            kept.insert(id.detach());
-        }
+        let peel = || reference.clone().peel_to_id().ok().map(gix::Id::detach);
+        kept.extend(even_if_repacked(peel));
     }
     Ok(kept)
 }
@@ -91,13 +90,13 @@ pub(crate) fn unreached(
     let mut found = Unreached::default();
     let mut tips = Vec::new();
     for id in candidates.iter().filter(|id| !kept.contains(*id)) {
-        match repo.try_find_header(*id).ok().flatten().map(|header| header.kind()) {
+        let kind = || Some(repo.try_find_header(*id).ok()??.kind());
+        match even_if_repacked(kind) {
             Some(Kind::Commit) => tips.push(*id),
             Some(kind @ Kind::Tag) => {
                 found.others.push((*id, kind));
-                let target =
-                    repo.find_object(*id).ok().and_then(|o| o.peel_to_kind(Kind::Commit).ok());
-                tips.extend(target.map(|commit| commit.id));
+                let target = || repo.find_object(*id).ok()?.peel_to_kind(Kind::Commit).ok();
+                tips.extend(even_if_repacked(target).map(|commit| commit.id));
             }
             Some(kind) => found.others.push((*id, kind)),
             None => {}
@@ -138,8 +137,8 @@ fn paint(repo: &gix::Repository, tips: &[ObjectId], kept: &HashSet<ObjectId>) ->
     if tips.iter().all(|id| kept.contains(id)) {
         return painted;
     }
-    let time =
-        |id: ObjectId| repo.find_commit(id).ok().and_then(|c| c.time().ok()).map(|t| t.seconds);
+    let commit = |id: ObjectId| even_if_repacked(|| repo.find_commit(id).ok());
+    let time = |id: ObjectId| commit(id).and_then(|c| c.time().ok()).map(|t| t.seconds);
     for (ids, is_kept) in
         [(&mut kept.iter() as &mut dyn Iterator<Item = &ObjectId>, true), (&mut tips.iter(), false)]
     {
@@ -164,7 +163,7 @@ fn paint(repo: &gix::Repository, tips: &[ObjectId], kept: &HashSet<ObjectId>) ->
             oldest = oldest.min(seconds);
             painted.only.insert(id);
         }
-        let Ok(commit) = repo.find_commit(id) else { continue };
+        let Some(commit) = commit(id) else { continue };
         for parent in commit.parent_ids().map(gix::Id::detach) {
             if !is_kept {
                 painted.parents.insert(parent);
@@ -191,4 +190,84 @@ fn paint(repo: &gix::Repository, tips: &[ObjectId], kept: &HashSet<ObjectId>) ->
         }
     }
     painted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A `git gc` that never ends: a commit is in a file of its own, then in a pack, then in a file
+    /// again, and at each moment in one of the two at least.
+    #[test]
+    fn what_is_on_its_way_into_a_pack_is_found() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let git = |args: &[&str]| {
+            let who = ["-c", "user.name=a", "-c", "user.email=a@example.invalid"];
+            let mut command = Command::new("git");
+            command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+            let output = command.current_dir(dir.path()).args(who).args(args).output();
+            let output = output.expect("git runs");
+            assert!(output.status.success(), "{args:?}");
+            String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
+        };
+        git(&["init", "--quiet", "--bare"]);
+        let tree = git(&["write-tree"]);
+        let id = git(&["commit-tree", "-m", "first", &tree]);
+        git(&["update-ref", "refs/heads/main", &id]);
+        let objects = dir.path().join("objects");
+        let loose = objects.join(&id[..2]).join(&id[2..]);
+        let away = dir.path().join("away");
+        fs::create_dir(&away).expect("made");
+        fs::copy(&loose, away.join("loose")).expect("copied");
+        git(&["repack", "-a", "-d", "-q"]);
+        let packs = objects.join("pack");
+        let names: Vec<_> = fs::read_dir(&packs)
+            .expect("read")
+            .map(|entry| entry.expect("read").file_name())
+            .filter(|name| {
+                name.to_string_lossy().ends_with(".pack")
+                    || name.to_string_lossy().ends_with(".idx")
+            })
+            .collect();
+        // The pack first and its index last, as git puts them in place; and the other way round.
+        let [idx, pack] = ["idx", "pack"].map(|ext| {
+            names.iter().find(|name| name.to_string_lossy().ends_with(ext)).expect("a pack").clone()
+        });
+        let pause = || std::thread::sleep(Duration::from_millis(1));
+
+        let over = AtomicBool::new(false);
+        let id = ObjectId::from_hex(id.as_bytes()).expect("an id");
+        let (mut unkept, mut unseen) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    fs::create_dir_all(loose.parent().expect("in one")).expect("made");
+                    fs::copy(away.join("loose"), loose.with_extension("new")).expect("copied");
+                    fs::rename(loose.with_extension("new"), &loose).expect("there");
+                    pause();
+                    fs::rename(packs.join(&idx), away.join(&idx)).expect("away");
+                    fs::rename(packs.join(&pack), away.join(&pack)).expect("away");
+                    pause();
+                    fs::rename(away.join(&pack), packs.join(&pack)).expect("there");
+                    fs::rename(away.join(&idx), packs.join(&idx)).expect("there");
+                    pause();
+                    fs::remove_file(&loose).expect("removed");
+                    pause();
+                }
+            });
+            for _ in 0..3000 {
+                let repo = gix::open(dir.path()).expect("opened");
+                let kept = kept_by_refs(&repo, |_| false).expect("read");
+                unkept += u32::from(!kept.contains(&id));
+                let found = unreached(&repo, &BTreeSet::from([id]), &HashSet::new());
+                unseen += u32::from(found.tips != [id]);
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!((unkept, unseen), (0, 0), "of 3,000 looks");
+    }
 }

@@ -198,9 +198,4 @@ impl Stored {
             commits: 0,
         }
     }
-
-    /// Deletes its reference, if it still is where it was.
-    pub(super) fn delete(&self, repo: &gix::Repository) -> Result<()> {
-        super::delete_reference(repo, &super::reference(&self.id), self.commit)
-    }
 }

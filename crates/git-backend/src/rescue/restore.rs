@@ -17,7 +17,7 @@ use super::manifest::PathRecord;
 use super::read::{self, Parts};
 use crate::git::Git;
 use crate::inspect::{self, admin, failed, object_id, os, staged, text};
-use crate::references::settled;
+use crate::references::{self, settled};
 use crate::registration::exclusively;
 use crate::site::{Site, remove_file};
 
@@ -67,7 +67,7 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
         }
         Err(error) => {
             for (name, at) in made {
-                if let Err(error) = super::delete_reference(&repo, &name, at) {
+                if let Err(error) = references::delete(site, &name, at) {
                     tracing::warn!(name, %error, "a branch made for a restored worktree can't be taken back");
                 }
             }

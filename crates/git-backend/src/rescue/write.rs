@@ -22,6 +22,7 @@ use crate::inspect::{
     Finding, Look, Survey, admin, again_while_repacked, failed, is_attributes, look, object_id, os,
     staged,
 };
+use crate::references;
 use crate::site::Site;
 
 /// How often a worktree that changes while it is being saved is saved again.
@@ -551,7 +552,7 @@ fn publish(
     verified().inspect_err(|error| {
         // The work is where it was, and a reference to what is not there would be in every later git's way.
         tracing::debug!(rescue = %id, %error, "a rescue that can't be read back is taken back");
-        if let Err(error) = super::delete_reference(repo, &reference, whole) {
+        if let Err(error) = references::delete(site, &reference, whole) {
             tracing::warn!(rescue = %id, %error, "and can't be deleted");
         }
     })
