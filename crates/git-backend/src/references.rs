@@ -2,7 +2,8 @@
 //!
 //! gix reads the packed references first, and then those that have files of their own. One that is moved
 //! from the latter to the former in between is found in neither. So what was read while `packed-refs`
-//! was replaced is read again ([`settled`]).
+//! was replaced is read again ([`settled`]), and so are all of them when one had a file that was not there
+//! any more by the time it was read ([`all`]).
 //!
 //! To delete one that is packed, gix writes what it has read without that one, and it has read before it
 //! locked: what was packed in between is not among it, and has no file of its own any more. It
@@ -15,7 +16,7 @@ use std::time::SystemTime;
 use pool_core::Result;
 
 use crate::git::Git;
-use crate::site::Site;
+use crate::site::{Site, gix_error};
 
 /// How often it is read at most.
 const ATTEMPTS: u32 = 10;
@@ -32,6 +33,36 @@ pub(crate) fn settled<T>(repo: &gix::Repository, mut read: impl FnMut() -> T) ->
         (before, done) = (after, read());
     }
     done
+}
+
+/// One reference, or why it can't be read.
+type Read<'repo> = gix::Result<gix::Reference<'repo>>;
+
+/// All references whose names begin with `prefix`.
+///
+/// # Errors
+///
+/// When none can be read.
+pub(crate) fn all<'repo>(repo: &'repo gix::Repository, prefix: &str) -> Result<Vec<Read<'repo>>> {
+    let mut attempt = 1;
+    loop {
+        let (found, vanished) = settled(repo, || at_one_moment(repo, prefix))
+            .map_err(|e| gix_error(format!("read the references {prefix}*"), e))?;
+        if !vanished || attempt == ATTEMPTS {
+            return Ok(found);
+        }
+        attempt += 1;
+    }
+}
+
+/// And whether one of them was there when its directory was read, and not when it was itself.
+fn at_one_moment<'repo>(
+    repo: &'repo gix::Repository,
+    prefix: &str,
+) -> gix::Result<(Vec<Read<'repo>>, bool)> {
+    let found: Vec<_> = repo.references()?.prefixed(prefix)?.collect();
+    let vanished = found.iter().any(|found| found.as_ref().is_err_and(gix::Error::is_not_found));
+    Ok((found, vanished))
 }
 
 /// Deletes a reference and its log, if it still is where it was.
@@ -56,6 +87,7 @@ fn packed(repo: &gix::Repository) -> Option<(SystemTime, u64)> {
 mod tests {
     use std::process::Command;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use super::*;
     use crate::Repository;
@@ -76,6 +108,40 @@ mod tests {
         assert_eq!(reads, 3);
         settled(&repo, || reads += 1);
         assert_eq!(reads, 4);
+    }
+
+    /// A reference that is packed, and whose own file comes and goes: there at each moment.
+    #[test]
+    fn one_whose_file_goes_while_it_is_read_is_found() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let repo = gix::init_bare(dir.path()).expect("made");
+        let id = repo.write_blob("some").expect("written").detach();
+        let heads = dir.path().join("refs/heads");
+        let packed = dir.path().join("packed-refs");
+        fs::write(packed, format!("{id} refs/heads/main\n")).expect("written");
+        for other in 0..50 {
+            fs::write(heads.join(format!("a{other}")), format!("{id}\n")).expect("written");
+        }
+        let over = AtomicBool::new(false);
+        let missed = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    fs::write(heads.join("new"), format!("{id}\n")).expect("written");
+                    fs::rename(heads.join("new"), heads.join("main")).expect("there");
+                    std::thread::sleep(Duration::from_millis(2));
+                    fs::remove_file(heads.join("main")).expect("removed");
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+            let missed = (0..3000).filter(|_| {
+                let found = all(&repo, "refs/").expect("read");
+                !found.iter().flatten().any(|found| found.name().as_bstr() == "refs/heads/main")
+            });
+            let missed = missed.count();
+            over.store(true, Ordering::Relaxed);
+            missed
+        });
+        assert_eq!(missed, 0, "of 3,000 looks");
     }
 
     /// Somebody makes branches and packs them, again and again, while others are deleted.

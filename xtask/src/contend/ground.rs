@@ -16,8 +16,8 @@ pub(super) struct Ground {
     /// reference leads to yet. Without it, stock git loses commits with no pool about, as `git help gc`
     /// says of `--prune=now`. What wtpool does keeps no distance from either.
     pub(super) objects: RwLock<()>,
-    /// Held by a stranger who makes or removes a worktree, prunes, or collects garbage. Stock git trips over
-    /// what it finds half made by another, or just gone.
+    /// Held by a stranger who makes or removes a worktree, prunes, fetches, or collects garbage. Stock git trips
+    /// over what it finds half made by another, or just gone.
     pub(super) registrations: Mutex<()>,
 }
 

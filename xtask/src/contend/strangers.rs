@@ -49,6 +49,7 @@ fn fetch(ground: &Ground, _: &Tally, number: u32) -> Result {
         ground.git(&upstream, ["push", "--quiet", "origin", &topic])?;
     }
     ground.git(&upstream, ["push", "--quiet", "origin", "HEAD"])?;
+    let _whole_ones = ground.registrations.lock().unwrap_or_else(PoisonError::into_inner);
     let _keeps_off = ground.objects.read().unwrap_or_else(PoisonError::into_inner);
     ground.git(&ground.repo(), ["fetch", "--quiet", "origin"]).map(drop)
 }

@@ -8,8 +8,8 @@ use gix::ObjectId;
 use gix::objs::Kind;
 use pool_core::{Error, Result};
 
-use super::{even_if_repacked, failed};
-use crate::references::settled;
+use super::even_if_repacked;
+use crate::references;
 
 /// Reference names that belong to one worktree alone.
 const PRIVATE: [&str; 3] = ["refs/bisect/", "refs/worktree/", "refs/rewritten/"];
@@ -20,24 +20,11 @@ pub(crate) fn kept_by_refs(
     repo: &gix::Repository,
     excluded: impl Fn(&str) -> bool,
 ) -> Result<HashSet<ObjectId>> {
-    settled(repo, || kept_at_one_moment(repo, &excluded))
-}
-
-fn kept_at_one_moment(
-    repo: &gix::Repository,
-    excluded: &impl Fn(&str) -> bool,
-) -> Result<HashSet<ObjectId>> {
-    let read = |e| failed("read the references", e);
-    let refs = repo.references().map_err(read)?;
     let mut kept = HashSet::new();
-    for reference in refs.all().map_err(read)? {
-        // One that is broken keeps nothing.
-        let Ok(reference) = reference else { continue };
+    // One that is broken keeps nothing.
+    for reference in references::all(repo, "refs/")?.into_iter().flatten() {
         let name = reference.name().as_bstr().to_string();
-        if !name.starts_with("refs/")
-            || PRIVATE.iter().any(|p| name.starts_with(p))
-            || excluded(&name)
-        {
+        if PRIVATE.iter().any(|p| name.starts_with(p)) || excluded(&name) {
             continue;
         }
         let peel = || reference.clone().peel_to_id().ok().map(gix::Id::detach);

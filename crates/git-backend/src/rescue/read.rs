@@ -6,7 +6,7 @@ use pool_core::{Error, ErrorKind, Rescue, RescueId, Result};
 
 use super::manifest::{Manifest, VERSION};
 use crate::inspect::{failed, object_id};
-use crate::references::settled;
+use crate::references::{self, settled};
 
 /// A rescue's name and commit. What it holds may still turn out to be damaged.
 #[derive(Clone, Debug)]
@@ -29,17 +29,14 @@ pub(super) struct Parts {
 
 /// All rescues, by name.
 pub(super) fn all(repo: &gix::Repository) -> Result<Vec<Stored>> {
-    settled(repo, || all_at_one_moment(repo))
-}
-
-fn all_at_one_moment(repo: &gix::Repository) -> Result<Vec<Stored>> {
-    let read = |e| failed("read the rescues", e);
-    let refs = repo.references().map_err(read)?;
     let mut found = Vec::new();
-    for reference in refs.prefixed(super::PREFIX).map_err(read)? {
-        let Ok(reference) = reference else {
-            tracing::warn!("a rescue's reference can't be read");
-            continue;
+    for reference in references::all(repo, super::PREFIX)? {
+        let reference = match reference {
+            Ok(reference) => reference,
+            Err(error) => {
+                tracing::warn!(%error, "a rescue's reference can't be read");
+                continue;
+            }
         };
         let name = reference.name().as_bstr().to_string();
         let id = name.strip_prefix(super::PREFIX).and_then(|id| RescueId::new(id).ok());
