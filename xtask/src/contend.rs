@@ -47,7 +47,7 @@ pub(crate) struct Options {
 impl Options {
     /// So much of it as continuous integration has time for.
     pub(crate) fn slice() -> Self {
-        Self { processes: 8, rounds: 4, cap: 3, repo: None, program: None, keep: false }
+        Self { processes: 8, rounds: 10, cap: 3, repo: None, program: None, keep: false }
     }
 }
 

@@ -286,6 +286,15 @@ pub(super) const FAULTS: &[Fault] = &[
                 tests: &[
                     it(CLI, "faults::a_worktree_pruned_by_git_is_not_lost"),
                     it(GIT, "foreign::deleted_by_hand_and_pruned_behind_our_back"),
+                    it(GIT, "adversary::a_prune_during_a_reset_takes_nothing"),
+                ],
+            },
+            Case {
+                what: "`git pack-refs`",
+                tests: &[
+                    unit(GIT, "references::tests::a_deletion_loses_nothing_that_is_being_packed"),
+                    unit(GIT, "references::tests::one_whose_file_goes_while_it_is_read_is_found"),
+                    unit(GIT, "inspect::commits::tests::what_is_on_its_way_into_a_pack_is_found"),
                 ],
             },
             Case {

@@ -313,11 +313,24 @@ pub(super) const GUARDS: &[Guard] = &[
                 "found.is_some()",
             ),
             (
-                "expected: PreviousValue::MustExistAndMatch(Target::Object(base)),",
-                "expected: PreviousValue::Any,",
+                "references::delete(site, &full.as_bstr().to_string(), base)",
+                "references::delete(site, &full.as_bstr().to_string(), \
+                 repo.find_reference(&full).expect(\"there\").id().detach())",
             ),
         ],
         tests: &[it(GIT, "guards::a_branch_that_moved_after_the_look_stays")],
+    },
+    Guard {
+        name: "packed-while-read",
+        file: "crates/git-backend/src/references.rs",
+        edits: &[("if !vanished || attempt == ATTEMPTS {", "if !vanished || attempt > 0 {")],
+        tests: &[unit(GIT, "references::tests::one_whose_file_goes_while_it_is_read_is_found")],
+    },
+    Guard {
+        name: "locked-while-aside",
+        file: "crates/git-backend/src/recycle.rs",
+        edits: &[("name == registration::LOCK || ", "")],
+        tests: &[it(GIT, "adversary::a_prune_during_a_reset_takes_nothing")],
     },
     Guard {
         name: "branch-in-use",
