@@ -22,7 +22,7 @@ use crate::inspect::{
     Finding, Look, Survey, admin, again_while_repacked, failed, is_attributes, look, object_id, os,
     staged,
 };
-use crate::references;
+use crate::references::{self, settled};
 use crate::site::Site;
 
 /// How often a worktree that changes while it is being saved is saved again.
@@ -571,11 +571,9 @@ fn keep_commits(
     let base = plan.base.commit.as_str();
     let mut tips: Vec<String> = survey.head.iter().map(ToString::to_string).collect();
     let own = plan.base.branch.as_ref().map(|branch| format!("refs/heads/{}", branch.name));
-    if let Some(tip) = own.as_deref().and_then(|own| survey.repo.try_find_reference(own).ok()?)
-        && let Some(tip) = tip.try_id()
-    {
-        tips.push(tip.to_string());
-    }
+    let repo = &survey.repo;
+    let tip = own.as_deref().and_then(|own| settled(repo, || repo.try_find_reference(own)).ok()?);
+    tips.extend(tip.iter().filter_map(gix::Reference::try_id).map(|id| id.to_string()));
     tips.extend(unreached.tips.iter().map(ToString::to_string));
     tips.extend(unreached.others.iter().map(|(id, _)| id.to_string()));
     tips.retain(|tip| tip != base);
