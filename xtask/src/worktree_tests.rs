@@ -25,7 +25,7 @@ const NOT_APPLICABLE: [(&str, &str, &str); 1] =
 #[derive(Args)]
 pub(crate) struct Options {
     /// A copy of git's source, of about the version that is installed, in which `make GIT-BUILD-OPTIONS
-    /// t/helper/test-tool` was run.
+    /// t/helper/test-tool` and `make -C templates` were run.
     #[arg(long, value_name = "DIR")]
     git_source: PathBuf,
     /// Run those only whose names begin with this, such as `t2403`; several if it is repeated.
@@ -67,10 +67,11 @@ pub(crate) fn run(options: &Options) -> Result {
         None => steps::build_wtpool(steps::Profile::Dev)?,
     };
     let tests = options.git_source.canonicalize()?.join("t");
-    let tool = tests.join("helper").join("test-tool");
-    if !tool.is_file() {
-        let make = "make NO_CURL=1 NO_GETTEXT=1 NO_TCLTK=1 GIT-BUILD-OPTIONS t/helper/test-tool";
-        return Err(format!("there is no {}: run `{make}` there", tool.display()).into());
+    let needed = [tests.join("helper/test-tool"), options.git_source.join("templates/blt")];
+    if let Some(missing) = needed.iter().find(|needed| !needed.exists()) {
+        let make = "make NO_CURL=1 NO_GETTEXT=1 NO_TCLTK=1 GIT-BUILD-OPTIONS t/helper/test-tool && \
+                    make -C templates";
+        return Err(format!("there is no {}: run `{make}` there", missing.display()).into());
     }
     let git = real_git()?;
     let tmp = tempfile::Builder::new().prefix("wtpool-git-tests-").tempdir()?;

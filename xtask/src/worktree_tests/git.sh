@@ -106,7 +106,7 @@ mkdir -p "$(dirname "$target")" &&
   { [ "$admin" = "$common/worktrees/$id" ] || mv "$admin" "$common/worktrees/$id"; } &&
   printf 'gitdir: %s\n' "$common/worktrees/$id" >"$target/.git" &&
   printf '%s\n' "$target/.git" >"$common/worktrees/$id/gitdir" || exit 128
-# With the pool its reaper goes, and the lease is nobody's.
-rm -rf "$pool"
+# With the pool its reaper goes, and the lease is nobody's. It may be writing there just now.
+rm -rf "$pool" 2>/dev/null || { sleep 1 && rm -rf "$pool"; }
 say "wtpool made $name"
 if [ -n "$lock" ]; then git worktree lock ${reason:+--reason "$reason"} "$target"; fi
