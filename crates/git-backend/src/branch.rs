@@ -111,23 +111,12 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
             .map_err(|e| Error::io(format!("write {}", note.display()), e))?;
         durable::write(&note, format!("{base} {}\n", branch.name).as_bytes())?;
         pool_core::fail_point!("git-backend::branch::noted");
-        let made = slot_repo.edit_reference(RefEdit {
-            change: Change::Update {
-                log: LogChange {
-                    mode: RefLog::AndReference,
-                    force_create_reflog: false,
-                    message: format!("branch: Created from {}", plan.base.commit).into(),
-                },
-                expected: PreviousValue::MustNotExist,
-                new: Target::Object(base),
+        let message = format!("branch: Created from {}", plan.base.commit);
+        references::create(site, &full.as_bstr().to_string(), base, &message).inspect_err(
+            |_| {
+                let _ = fs::remove_file(&note);
             },
-            name: full.clone(),
-            deref: false,
-        });
-        if let Err(e) = made {
-            let _ = fs::remove_file(&note);
-            return Err(gix_error(format!("create the branch {}", branch.name), e));
-        }
+        )?;
     } else {
         let found = settled(&slot_repo, || slot_repo.find_reference(&full))
             .and_then(|mut found| found.peel_to_commit().map(|commit| commit.id))

@@ -91,6 +91,8 @@ impl Git {
             "gc.auto=0",
             "maintenance.auto=false",
             "advice.detachedHead=false",
+            // In milliseconds: what it waits for one lock; `run` tries again.
+            "core.packedRefsTimeout=100",
         ] {
             command.args(["-c", setting]);
         }

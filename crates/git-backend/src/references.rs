@@ -7,8 +7,9 @@
 //!
 //! To delete one that is packed, gix writes what it has read without that one, and it has read before it
 //! locked: what was packed in between is not among it, and has no file of its own any more. It
-//! would be lost, whosever it is. So git deletes them ([`delete`]). (`Transaction::prepare` in
-//! `store/file/transaction/prepare.rs` of gix-ref 0.69.)
+//! would be lost, whosever it is. And to make one, gix locks `packed-refs`, so that a lock of a git that was
+//! killed keeps work from being saved. So git makes and deletes them ([`create`], [`delete`]). (`Transaction::prepare`
+//! in `store/file/transaction/prepare.rs` of gix-ref 0.69.)
 
 use std::fs;
 use std::time::SystemTime;
@@ -65,6 +66,20 @@ fn at_one_moment<'repo>(
     Ok((found, vanished))
 }
 
+/// Makes a reference that must not exist yet.
+///
+/// # Errors
+///
+/// When it does, or another's name begins with this one's, or the other way round; and those of [`Git::run`].
+pub(crate) fn create(site: &Site, name: &str, at: gix::ObjectId, message: &str) -> Result<()> {
+    let nothing = at.kind().null();
+    Git::in_repository(&site.common_dir, &site.settings)
+        .args(["update-ref", "--no-deref", "-m", message, "--", name])
+        .args([at.to_string(), nothing.to_string()])
+        .run()
+        .map(drop)
+}
+
 /// Deletes a reference and its log, if it still is where it was.
 ///
 /// # Errors
@@ -72,7 +87,7 @@ fn at_one_moment<'repo>(
 /// When it is elsewhere, or is not there; and those of [`Git::run`].
 pub(crate) fn delete(site: &Site, name: &str, at: gix::ObjectId) -> Result<()> {
     Git::in_repository(&site.common_dir, &site.settings)
-        .args(["update-ref", "--no-deref", "-d", name, &at.to_string()])
+        .args(["update-ref", "--no-deref", "-d", "--", name, &at.to_string()])
         .run()
         .map(drop)
 }

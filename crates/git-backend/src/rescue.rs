@@ -41,8 +41,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gix::bstr::ByteSlice;
-use gix::refs::Target;
-use gix::refs::transaction::{Change, LogChange, PreviousValue, RefEdit, RefLog};
 use pool_core::{
     CommitId, Error, ErrorKind, Plan, Rescue, RescueArchive, RescueId, RescuedPath, Result,
 };
@@ -95,27 +93,6 @@ pub(crate) fn signature(at: jiff::Timestamp) -> gix::actor::Signature {
         email: "wtpool@localhost".into(),
         time: gix::date::Time::new(at.as_second(), 0),
     }
-}
-
-/// Makes a reference that must not exist yet.
-fn create_reference(
-    repo: &gix::Repository,
-    name: &str,
-    at: gix::ObjectId,
-    message: &str,
-) -> Result<()> {
-    let log = LogChange {
-        mode: RefLog::AndReference,
-        force_create_reflog: false,
-        message: message.into(),
-    };
-    let new = Target::Object(at);
-    let change = Change::Update { log, expected: PreviousValue::MustNotExist, new };
-    let edit = RefEdit { change, name: full_name(name)?, deref: false };
-    let who = signature(jiff::Timestamp::now());
-    repo.edit_references_as([edit], Some(who.to_ref(&mut Default::default())))
-        .map(drop)
-        .map_err(|e| crate::inspect::failed(format_args!("make {name}"), e))
 }
 
 /// Removes what a loss of power left of rescues whose making it interrupted: references with nothing in them, at

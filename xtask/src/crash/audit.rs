@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::ground::{Ground, checked};
-use super::process;
+use super::{process, scenario};
 use crate::Result;
 
 /// How long a process may take to see that nothing is left for it to do.
@@ -86,6 +86,8 @@ fn reconcile_once(ground: &Ground, expected: Expected, found: &mut Found) -> Res
         for lock in left {
             std::fs::remove_file(lock)?;
         }
+        // A reaper was started for what the lock had kept from being done, and might do it beside us.
+        scenario::wait_for_agents(ground)?;
     }
     let before = Snapshot::take(ground)?;
     let again = ground.json(["prune"])?;

@@ -55,7 +55,7 @@ impl Scenario {
 }
 
 /// Those who outlive a killed `wtpool` hold its lease until they are done. The reaper stays for longer.
-fn wait_for_agents(ground: &Ground) -> Result {
+pub(super) fn wait_for_agents(ground: &Ground) -> Result {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         let all = process::of(&ground.home());

@@ -207,7 +207,7 @@ fn set_head(
             && name.starts_with("refs/heads/")
             && target(repo, &name)?.is_none()
         {
-            super::create_reference(repo, &name, tip, RESTORED)?;
+            references::create(site, &name, tip, RESTORED)?;
             made.push((name, tip));
         }
     }
@@ -218,7 +218,7 @@ fn set_head(
                 crate::branch::occupant(site, &super::full_name(branch)?, Some(admin))?.is_none();
             match target(repo, branch)? {
                 None => {
-                    super::create_reference(repo, branch, commit, RESTORED)?;
+                    references::create(site, branch, commit, RESTORED)?;
                     made.push((branch.clone(), commit));
                     format!("ref: {branch}")
                 }

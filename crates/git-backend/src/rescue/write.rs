@@ -539,7 +539,7 @@ fn publish(
     keep_commits(site, plan, survey, unreached, parts.found.clone())?;
     pool_core::fail_point!("git-backend::rescue::objects-written");
 
-    super::create_reference(repo, &reference, whole, "wtpool: rescue")?;
+    references::create(site, &reference, whole, "wtpool: rescue")?;
     pool_core::fail_point!("git-backend::rescue::reference-written");
     durable::files(durable::reference(&site.common_dir, &reference))?;
 

@@ -69,6 +69,31 @@ async fn a_lock_of_somebody_else_is_waited_for_and_never_removed() {
     assert_eq!(git(&place, &["branch", "--show-current"]), "wtpool/first");
 }
 
+/// What a git that was killed in the middle of packing references leaves.
+#[tokio::test]
+async fn a_lock_of_all_packed_references_keeps_no_work_from_being_saved() {
+    let fixture = Fixture::new();
+    git(&fixture.repo, &["pack-refs", "--all"]);
+    let lock = fixture.repo.join(".git/packed-refs.lock");
+    fs::write(&lock, "").unwrap();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "first").await;
+    isolator.provision(&plan).await.unwrap();
+    write(&isolator.place(SlotId(1)), "new.txt", "work\n");
+    let saved = proof(&isolator, &plan).await;
+    let rescue = saved.rescue().expect("saved").clone();
+    // Whether the branch is packed as well nobody can tell.
+    let error = isolator.dispose(saved).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert!(error.to_string().contains("packed-refs.lock"), "{error}");
+    assert!(error.hint().is_some());
+
+    fs::remove_file(&lock).unwrap();
+    isolator.dispose(proof(&isolator, &plan).await).await.unwrap();
+    assert_eq!(git(&fixture.repo, &["branch", "--list", "wtpool/*"]), "");
+    assert_eq!(git(&fixture.repo, &["show", &format!("{}:new.txt", rescue.reference)]), "work");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn hooks_and_monitors_of_the_repository_are_not_run() {
