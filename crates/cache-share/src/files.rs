@@ -30,6 +30,12 @@ impl Recorded {
     pub(crate) fn is_intact(&self, root: &Path) -> bool {
         Self::of(root, &self.path).is_ok_and(|found| found == *self)
     }
+
+    /// Whether there is a file below `root` that is called like that one, and not for want of its content.
+    pub(crate) fn is_there(&self, root: &Path) -> bool {
+        let found = fs::symlink_metadata(root.join(&self.path));
+        found.is_ok_and(|meta| meta.is_file() && (meta.len() > 0 || self.size == 0))
+    }
 }
 
 /// Makes `to` the same file as `from`: a clone that shares its blocks where the filesystem can do

@@ -154,7 +154,7 @@ proptest! {
         let text = fs::read(&path).expect("it is there");
         fs::write(&path, damage.apply(&text)).expect("written");
         Note::read(dir.path());
-        note::begin(dir.path(), &dir.path().join("target"), &commit).expect("it begins");
+        note::begin(dir.path(), dir.path(), &dir.path().join("target"), &commit).expect("it begins");
         prop_assert_eq!(Note::read(dir.path()).commit, Some(commit));
     }
 
@@ -168,7 +168,7 @@ proptest! {
         let text = damage.apply(FINGERPRINT.as_bytes());
         fs::write(unit.join(format!("{name}.json")), text).expect("written");
         let commit = CommitId::new("c0").expect("an id");
-        note::begin(dir.path(), &dir.path().join("target"), &commit).expect("it begins");
+        note::begin(dir.path(), dir.path(), &dir.path().join("target"), &commit).expect("it begins");
         assert!(unit.join(format!("{name}.json")).exists());
     }
 

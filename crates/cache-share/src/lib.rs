@@ -2,6 +2,7 @@
 
 mod base;
 mod cargo;
+mod changes;
 mod depinfo;
 mod directories;
 mod files;

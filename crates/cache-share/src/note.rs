@@ -31,6 +31,9 @@ pub(crate) struct Note {
     pub(crate) commit: Option<CommitId>,
     /// Files that are the base's, but have other times, because git does not track them.
     pub(crate) undated: BTreeSet<PathBuf>,
+    /// When all that lay in its target was known to be made from the files of its worktree, or from nothing that
+    /// cargo would not notice.
+    pub(crate) since: Option<SystemTime>,
 }
 
 impl Note {
@@ -80,6 +83,16 @@ pub(crate) fn forget(slot_dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Notes that all that is built beside the slot's files now was made from them, for all that can be told.
+///
+/// # Errors
+///
+/// When that can't be written.
+pub(crate) fn in_step(slot_dir: &Path) -> Result<()> {
+    let since = Some(SystemTime::now());
+    Note { since, ..Note::read(slot_dir) }.write(slot_dir)
+}
+
 fn discard_unfinished(slot_dir: &Path) -> Result<()> {
     for entry in fs::read_dir(slot_dir).into_iter().flatten().flatten() {
         let (name, path) = (entry.file_name(), entry.path());
@@ -102,10 +115,19 @@ fn discard_unfinished(slot_dir: &Path) -> Result<()> {
 /// # Errors
 ///
 /// When the note, or cargo's, can't be changed.
-pub(crate) fn begin(slot_dir: &Path, target: &Path, commit: &CommitId) -> Result<()> {
+pub(crate) fn begin(
+    slot_dir: &Path,
+    worktree: &Path,
+    target: &Path,
+    commit: &CommitId,
+) -> Result<()> {
     discard_unfinished(slot_dir)?;
-    if let Some(worktree) = target.parent() {
-        let unrun = unrun(target, worktree)
+    // Else it is not only this slot's.
+    let inside = target.starts_with(worktree);
+    let profiles = renew::profiles(if inside { worktree } else { target })
+        .map_err(|e| Error::io(format!("read {}", target.display()), e))?;
+    if inside {
+        let unrun = unrun(&profiles, target, worktree)
             .map_err(|e| Error::io(format!("read {}", target.display()), e))?;
         unrun.iter().try_for_each(|fingerprint| remove(fingerprint))?;
     }
@@ -113,7 +135,7 @@ pub(crate) fn begin(slot_dir: &Path, target: &Path, commit: &CommitId) -> Result
     if note.commit.as_ref() == Some(commit) {
         return Ok(());
     }
-    untold(target).iter().try_for_each(|fingerprint| remove(fingerprint))?;
+    untold(&profiles).iter().try_for_each(|fingerprint| remove(fingerprint))?;
     pool_core::fail_point!("cache-share::note::fingerprints-removed");
     note.commit = Some(commit.clone());
     note.write(slot_dir)
@@ -128,12 +150,11 @@ fn remove(fingerprint: &Path) -> Result<()> {
 /// The fingerprints of those runs of the worktree's own build scripts that may have written among the sources,
 /// which the slot's reset has undone: in whose package some file is newer than the run, or is missing
 /// that something was made from. Cargo would find the run as fresh as before, and never repeat it.
-fn unrun(target: &Path, worktree: &Path) -> io::Result<Vec<PathBuf>> {
+fn unrun(profiles: &[PathBuf], target: &Path, worktree: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for profile in renew::profiles(target)? {
-        let profile = target.join(profile);
+    for profile in profiles {
         let build = profile.join("build");
-        let infos = renew::dep_infos(&profile)?;
+        let infos = renew::dep_infos(profile)?;
         let inputs = |info: &Path| -> Vec<PathBuf> {
             let text = fs::read(info).unwrap_or_default();
             let inputs = depinfo::parse(&text).inputs.into_iter().map(|path| worktree.join(path));
@@ -191,14 +212,10 @@ fn is_newer(package: &Path, target: &Path, than: SystemTime) -> bool {
 /// (`LocalFingerprint::Precalculated` in cargo's `fingerprint` module; for others it holds a version).
 /// What the script says is not in the fingerprint, so that running it again alone would leave the
 /// package as it is.
-fn untold(target: &Path) -> Vec<PathBuf> {
+fn untold(profiles: &[PathBuf]) -> Vec<PathBuf> {
     let below = |dir: &Path| -> Vec<PathBuf> {
         fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
     };
-    let profiles = below(target).into_iter().flat_map(|dir| {
-        let nested = below(&dir);
-        nested.into_iter().chain([dir])
-    });
     let mut found = Vec::new();
     for profile in profiles {
         let units = below(&profile.join(".fingerprint"));
@@ -235,7 +252,7 @@ fn is_untold(json: &Path) -> bool {
 }
 
 /// The package's name in that of a unit: all but the hash.
-fn package_of(unit: &Path) -> Option<&str> {
+pub(crate) fn package_of(unit: &Path) -> Option<&str> {
     unit.file_name()?.to_str()?.rsplit_once('-').map(|(package, _)| package)
 }
 
@@ -258,7 +275,8 @@ mod tests {
         };
         leave();
         let commit = CommitId::new("0123abcd").expect("a commit id");
-        begin(dir.path(), &dir.path().join("tree/target"), &commit).expect("begun");
+        begin(dir.path(), &dir.path().join("tree"), &dir.path().join("tree/target"), &commit)
+            .expect("begun");
         assert_eq!(left(), [NAME]);
         leave();
         forget(dir.path()).expect("forgotten");
@@ -303,14 +321,14 @@ mod tests {
             unit("lib-2", "{\"RerunIfChanged\":{\"output\":\"x\",\"paths\":[\"build.rs\"]}}");
         let fixed = unit("dep-3", "{\"Precalculated\":\"1.0.0\"}");
         let commit = |id: &str| CommitId::new(id).expect("a commit id");
-        begin(dir.path(), &target, &commit("0123abcd")).expect("begun");
+        begin(dir.path(), dir.path(), &target, &commit("0123abcd")).expect("begun");
         assert!(!untold.exists() && told.exists() && fixed.exists());
         assert!(!program.exists(), "what the script says is not in cargo's fingerprint of it");
         assert!(other.exists());
         fs::write(&untold, "run again").expect("written");
-        begin(dir.path(), &target, &commit("0123abcd")).expect("begun");
+        begin(dir.path(), dir.path(), &target, &commit("0123abcd")).expect("begun");
         assert!(untold.exists(), "the same commit needs no other run");
-        begin(dir.path(), &target, &commit("4567abcd")).expect("begun");
+        begin(dir.path(), dir.path(), &target, &commit("4567abcd")).expect("begun");
         assert!(!untold.exists());
         Note::remove(dir.path()).expect("removed");
         assert_eq!(Note::read(dir.path()), Note::default());

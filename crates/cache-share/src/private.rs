@@ -57,10 +57,10 @@ impl CacheStrategy for Private {
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
         // What another strategy put there, before the settings changed.
         install::take_away(slot_dir(&site.path))?;
-        renew::recover(slot_dir(&site.path), &site.path.join("target"))?;
+        renew::recover(slot_dir(&site.path), &site.path, &site.path.join("target"))?;
         let attachment = self.announce(site);
         if attachment.warm {
-            note::begin(slot_dir(&site.path), &site.path.join("target"), &site.base)?;
+            note::begin(slot_dir(&site.path), &site.path, &site.path.join("target"), &site.base)?;
         }
         Ok(attachment)
     }

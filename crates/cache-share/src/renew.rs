@@ -5,20 +5,23 @@
 //! the place of the holder's, and the sources get their old times back. Those old times would also have
 //! cargo believe in whatever else the holder built from the changed files, or from what was made of
 //! them: tests, other profiles, what the base lacks. All of that is told apart by what rustc and cargo
-//! wrote down, and cargo's fingerprint of it is removed. What can't be told apart is built again.
+//! wrote down, and cargo's fingerprint of it is removed. What can't be told apart is built again. All of that holds
+//! for whatever cargo built into anywhere in the worktree: for another workspace there, or for a tool.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
-use pool_core::{Error, Result};
+use pool_core::{ContentId, Error, Result};
 use serde::Deserialize;
 
 use crate::base::{self, Base, Manifest, Unit};
+use crate::changes::Changes;
 use crate::depinfo;
-use crate::files;
+use crate::files::{self, Recorded};
+use crate::note::{self, Note};
 use crate::seed::{self, Decision, Seeded};
 
 /// What there is while a slot's target is neither what it was nor what it will be.
@@ -29,18 +32,20 @@ const UNFINISHED: &str = ".renewing";
 pub(crate) struct Plan<'a> {
     /// Units that take the place of what the slot has.
     pub(crate) given: Vec<&'a Unit>,
-    /// Directories of fingerprints, relative to the target directory, that are not to be believed.
+    /// Directories of fingerprints that are not to be believed.
     pub(crate) outdated: Vec<PathBuf>,
     /// The times of the files that came back.
     pub(crate) times: BTreeMap<PathBuf, SystemTime>,
 }
 
-/// A unit in a slot's target that does not come from the base.
+/// A unit in a slot's worktree that does not come from the base.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Other {
-    /// The directory of its fingerprint, relative to the target directory.
+    /// The directory of its fingerprint.
     dir: PathBuf,
     fingerprint: Fingerprint,
+    /// Rustc wrote what it was made from, and it is in the worktree.
+    compiled_here: bool,
 }
 
 /// What cargo wrote down of one unit.
@@ -61,34 +66,103 @@ pub(crate) struct Places<'a> {
     pub(crate) target: &'a Path,
 }
 
-/// Finds out what is to be done in a slot that begins as was decided, if anything is: files of the base came
-/// back, and have other times. `undated` are files that never have the base's.
+/// Finds out what is to be done in a slot that begins with these files, and as was decided, if anything is: files
+/// changed since the latest lease began, or something is missing. `base` is that which was decided on, if there is one.
 ///
 /// # Errors
 ///
-/// When the target directory can't be read.
+/// When the worktree can't be read.
 pub(crate) fn plan<'a>(
     decision: &Decision<'a>,
+    base: Option<&(Base, Manifest)>,
+    contents: &BTreeMap<PathBuf, ContentId>,
     places: &Places<'_>,
-    undated: &BTreeSet<PathBuf>,
+    note: &Note,
 ) -> io::Result<Option<Plan<'a>>> {
     let returned = differently_dated(&decision.times, places.worktree);
     let times: BTreeMap<PathBuf, SystemTime> =
-        returned.into_iter().filter(|(path, _)| !undated.contains(path)).collect();
-    if times.is_empty() {
+        returned.into_iter().filter(|(path, _)| !note.undated.contains(path)).collect();
+    let mut changes = Changes::find(places.worktree, contents, note.since);
+    changes.files.extend(times.keys().cloned());
+    let told = base.map(|(base, manifest)| inputs(base, manifest, places)).unwrap_or_default();
+    let is_told = |path: &PathBuf| names(path).any(|name| told.contains(&name));
+    let mut silently = base.is_some_and(|(_, manifest)| read_silently(manifest, &changes, is_told));
+    // What is written for each lease comes with a new time, too.
+    changes.files.retain(|path| !note.undated.contains(path));
+    let target = places.target;
+    let unchanged = changes.files.is_empty() && !silently;
+    // What was built of the very same files is as good, and newer, where cargo wants it to be.
+    let is_good = |unit: &&Unit| {
+        let is_there = |file: &Recorded| {
+            if unchanged { file.is_there(target) } else { file.is_intact(target) }
+        };
+        unit.files().all(is_there)
+    };
+    let (kept, given): (Vec<_>, Vec<_>) = decision.units.iter().copied().partition(is_good);
+    if unchanged && (given.is_empty() || kept.is_empty()) {
         return Ok(None);
     }
-    let target = places.target;
-    let is_intact = |unit: &&Unit| unit.files().all(|file| file.is_intact(target));
-    let (kept, given): (Vec<_>, Vec<_>) = decision.units.iter().copied().partition(is_intact);
+    changes.follow_links(places.worktree, contents);
     let of_base = decision.units.iter().filter_map(|unit| fingerprint_dir(unit));
-    let of_base: BTreeSet<&Path> = of_base.collect();
+    let of_base: BTreeSet<PathBuf> = of_base.map(|dir| target.join(dir)).collect();
     let believed = kept.iter().filter_map(|unit| fingerprint_dir(unit));
     let believed = believed.flat_map(|dir| values(&target.join(dir))).collect();
-    let others = others(target, &of_base)?;
-    let came_back = |input: &Path| times.keys().any(|path| concerns(input, path, places));
-    let outdated = outdated(&others, &believed, came_back);
+    let others = others(places, &of_base)?;
+    // Who reads something and does not say so may be any macro or build script.
+    silently |= !others.is_empty() && {
+        let inputs = others.iter().filter_map(|other| other.fingerprint.inputs.as_ref());
+        let inputs: HashSet<Input> =
+            inputs.flatten().map(|path| Input::new(path, places)).collect();
+        let is_input =
+            |path: &PathBuf| is_told(path) || names(path).any(|name| inputs.contains(&name));
+        changes.files.iter().any(|path| seed::may_be_data(path) && !is_input(path))
+    };
+    let units_of_base = base.into_iter().flat_map(|(_, manifest)| &manifest.units);
+    let here: BTreeSet<&str> = units_of_base
+        .filter(|unit| unit.local.is_some())
+        .map(|unit| Path::new(&unit.name))
+        .chain(others.iter().filter(|other| other.compiled_here).map(|other| &*other.dir))
+        .filter_map(note::package_of)
+        .collect();
+    let changed: HashSet<Input> = changes.files.iter().flat_map(|path| names(path)).collect();
+    let is_touched = |other: &Other| {
+        let mut inputs = other.fingerprint.inputs.iter().flatten();
+        silently && note::package_of(&other.dir).is_none_or(|package| here.contains(package))
+            || inputs.any(|input| Input::new(input, places).is_among(&changed))
+    };
+    let outdated = outdated(&others, &believed, is_touched);
     Ok(Some(Plan { given, outdated, times }))
+}
+
+/// What the base's units of the worktree say that they were made from.
+fn inputs(base: &Base, manifest: &Manifest, places: &Places<'_>) -> HashSet<Input> {
+    let target = base.tree().join(&manifest.target);
+    let mut found = HashSet::new();
+    for unit in &manifest.units {
+        let Some(local) = &unit.local else { continue };
+        // Those of a build script's run are what it told cargo.
+        let run = local.inputs.is_empty().then(|| fingerprint_dir(unit)).flatten();
+        let run = run.and_then(|dir| read(&target.join(dir), None)).and_then(|run| run.inputs);
+        let all = local.inputs.iter().chain(run.iter().flatten());
+        found.extend(all.map(|path| Input::new(path, places)));
+    }
+    found
+}
+
+/// Whether something changed that was read during the base's build, for all that is known, and that nobody
+/// told cargo of.
+fn read_silently(
+    manifest: &Manifest,
+    changes: &Changes,
+    is_told: impl Fn(&PathBuf) -> bool,
+) -> bool {
+    match &manifest.read_silently {
+        None => !changes.files.is_empty(),
+        Some(paths) => {
+            paths.iter().any(|path| changes.files.contains(path) && !is_told(path))
+                || seed::listed_silently(manifest).any(|dir| changes.dirs.contains(dir))
+        }
+    }
 }
 
 /// The files that have another time than they should have, and that time.
@@ -101,21 +175,53 @@ pub(crate) fn differently_dated(
     times.iter().filter(differs).map(|(path, time)| (path.clone(), *time)).collect()
 }
 
-/// Whether an input is that file, or a directory that it is in. Of relative paths it is not known what they are
-/// relative to. Pure.
-fn concerns(input: &Path, file: &Path, places: &Places<'_>) -> bool {
-    if input.is_absolute() {
-        let inside = input
-            .strip_prefix(places.worktree)
-            .or_else(|_| input.strip_prefix(places.canonical))
-            .map(|inside| file.starts_with(inside) || has_parents(inside));
+/// Where an input is. It stands for all that is in it, if it is a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Input {
+    /// There in the worktree.
+    Inside(PathBuf),
+    /// A path that ends like this: it is not known what it is relative to.
+    Ending(PathBuf),
+    Elsewhere,
+    /// Not known.
+    Anywhere,
+}
+
+impl Input {
+    /// Pure.
+    fn new(path: &Path, places: &Places<'_>) -> Self {
+        let inside = match path.is_absolute() {
+            true => path
+                .strip_prefix(places.worktree)
+                .or_else(|_| path.strip_prefix(places.canonical))
+                .map(|inside| Self::Inside(inside.to_owned()))
+                .unwrap_or(Self::Elsewhere),
+            false => Self::Ending(path.components().filter(|c| *c != Component::CurDir).collect()),
+        };
         // What is elsewhere may still come back here.
-        return inside.unwrap_or_else(|_| has_parents(input));
+        if has_parents(path) || inside == Self::Ending(PathBuf::new()) {
+            return Self::Anywhere;
+        }
+        inside
     }
-    let plain: PathBuf = input.components().filter(|part| *part != Component::CurDir).collect();
-    has_parents(&plain)
-        || plain.as_os_str().is_empty()
-        || file.ancestors().any(|path| path.ends_with(&plain))
+
+    /// Whether it may be one of those files that are called by these names, or a directory that one is in.
+    fn is_among(&self, names: &HashSet<Self>) -> bool {
+        match self {
+            Self::Elsewhere => false,
+            Self::Anywhere => !names.is_empty(),
+            Self::Inside(_) | Self::Ending(_) => names.contains(self),
+        }
+    }
+}
+
+/// All inputs that are that file of the worktree, or a directory that it is in. Pure.
+fn names(file: &Path) -> impl Iterator<Item = Input> {
+    file.ancestors().flat_map(|path| {
+        let endings = (0..path.components().count())
+            .map(|from| Input::Ending(path.components().skip(from).collect()));
+        endings.chain([Input::Inside(path.to_owned())])
+    })
 }
 
 fn has_parents(path: &Path) -> bool {
@@ -123,16 +229,14 @@ fn has_parents(path: &Path) -> bool {
 }
 
 /// Which of the other units cargo must not take for fresh: those of which it is not known what they were made
-/// from; which were made from something that came back; or which depend on something that is neither
+/// from; which were made from something that changed; or which depend on something that is neither
 /// believed nor one of those that may be. Pure.
 fn outdated(
     others: &[Other],
     believed: &BTreeSet<u64>,
-    came_back: impl Fn(&Path) -> bool,
+    is_touched: impl Fn(&Other) -> bool,
 ) -> Vec<PathBuf> {
-    let is_clean = |other: &Other| {
-        other.fingerprint.inputs.as_ref().is_some_and(|inputs| !inputs.iter().any(|i| came_back(i)))
-    };
+    let is_clean = |other: &Other| other.fingerprint.inputs.is_some() && !is_touched(other);
     let mut bearers: HashMap<u64, Vec<usize>> = HashMap::new();
     for (number, other) in others.iter().enumerate() {
         if let Some(value) = other.fingerprint.value {
@@ -175,41 +279,70 @@ fn fingerprint_dir(unit: &Unit) -> Option<&Path> {
 /// Where cargo keeps fingerprints, in the directory of each profile.
 pub(crate) const FINGERPRINTS: &str = ".fingerprint";
 
-/// All units of a target directory but those whose fingerprints are in `known`.
-fn others(target: &Path, known: &BTreeSet<&Path>) -> io::Result<Vec<Other>> {
+/// All units in a worktree but those whose fingerprints are in `known`.
+fn others(places: &Places<'_>, known: &BTreeSet<PathBuf>) -> io::Result<Vec<Other>> {
     let mut found = Vec::new();
-    for profile in profiles(target)? {
+    for profile in profiles(places.worktree)? {
         let mut written: Option<HashMap<String, PathBuf>> = None;
-        for dir in subdirectories(&target.join(&profile).join(FINGERPRINTS))? {
-            let dir = profile.join(FINGERPRINTS).join(dir);
-            if known.contains(&*dir) {
+        let fingerprints = profile.join(FINGERPRINTS);
+        for dir in subdirectories(&fingerprints)? {
+            let dir = fingerprints.join(dir);
+            if known.contains(&dir) {
                 continue;
             }
             let written = match &mut written {
                 Some(written) => written,
-                none => none.insert(dep_infos(&target.join(&profile))?),
+                none => none.insert(dep_infos(&profile)?),
             };
-            let inputs = base::hash_in(&dir).and_then(|hash| written.get(&hash)).map(fs::read);
-            let inputs = inputs.transpose()?.map(|text| depinfo::parse(&text).inputs);
-            let fingerprint = read(&target.join(&dir), inputs).unwrap_or_default();
-            found.push(Other { dir, fingerprint });
+            let name = dir.file_name().map(Path::new);
+            let inputs = name.and_then(base::hash_in).and_then(|hash| written.get(&hash));
+            let inputs = inputs.map(fs::read).transpose()?;
+            let inputs = inputs.map(|text| depinfo::parse(&text).inputs);
+            let is_here = |input: &PathBuf| {
+                let of_worktree = [places.worktree, places.canonical];
+                input.is_relative() || of_worktree.iter().any(|place| input.starts_with(place))
+            };
+            let compiled_here = inputs.iter().flatten().any(is_here);
+            let fingerprint = read(&dir, inputs).unwrap_or_default();
+            found.push(Other { dir, fingerprint, compiled_here });
         }
     }
     Ok(found)
 }
 
-/// The directories in which cargo builds, relative to the target directory: `debug`, say, or a target's triple
-/// and that.
-pub(crate) fn profiles(target: &Path) -> io::Result<Vec<PathBuf>> {
+/// The directories below that one in which cargo builds: `target/debug`, say, or with a target's triple, for another
+/// workspace, or for a tool that has its own.
+pub(crate) fn profiles(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for outer in subdirectories(target)? {
-        let nested = subdirectories(&target.join(&outer))?.into_iter();
-        found.extend(nested.map(|inner| outer.join(inner)));
-        found.push(outer);
+    let mut entries = walkdir::WalkDir::new(dir).follow_root_links(false).into_iter();
+    while let Some(entry) = entries.next() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            // What can't be entered is not built into either.
+            Err(e) => match e.io_error().map(io::Error::kind) {
+                Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => continue,
+                _ => return Err(e.into()),
+            },
+        };
+        if !entry.file_type().is_dir() {
+            continue;
+        }
+        let name = entry.file_name();
+        let is_output = |parent: &Path| {
+            OUTPUTS.iter().any(|output| name == *output) && found.iter().any(|dir| dir == parent)
+        };
+        if name == ".git" || name == "node_modules" || entry.path().parent().is_some_and(is_output)
+        {
+            entries.skip_current_dir();
+        } else if entry.path().join(FINGERPRINTS).is_dir() {
+            found.push(entry.into_path());
+        }
     }
-    found.retain(|dir| target.join(dir).join(FINGERPRINTS).is_dir());
     Ok(found)
 }
+
+/// What cargo has in the directory of a profile.
+const OUTPUTS: [&str; 5] = [FINGERPRINTS, "deps", "build", "examples", "incremental"];
 
 /// The names of the directories in a directory; none if there is no such directory.
 pub(crate) fn subdirectories(dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -299,17 +432,48 @@ fn value(file: &Path) -> Option<u64> {
     bytes.map(u64::swap_bytes)
 }
 
-/// Removes a slot's target if somebody who was at it did not end it.
+/// Removes a slot's target if somebody who was at it did not end it; or if it is somewhere else, by a link, where
+/// nothing is the slot's.
 ///
 /// # Errors
 ///
 /// When it can't be removed.
-pub(crate) fn recover(slot_dir: &Path, target: &Path) -> Result<()> {
-    if !slot_dir.join(UNFINISHED).exists() {
-        return Ok(());
+pub(crate) fn recover(slot_dir: &Path, worktree: &Path, target: &Path) -> Result<()> {
+    let failed = |e| Error::io(format!("read {}", target.display()), e);
+    unlink(worktree, target)?;
+    let unfinished = slot_dir.join(UNFINISHED).exists();
+    if unfinished || leads_elsewhere(target).map_err(failed)? {
+        seed::discard(target)?;
     }
-    seed::discard(target)?;
-    end(slot_dir)
+    if unfinished { end(slot_dir) } else { Ok(()) }
+}
+
+/// Removes what is in the place of a target directory, or of one that it is in.
+fn unlink(worktree: &Path, target: &Path) -> Result<()> {
+    let inside = |dir: &&Path| dir.starts_with(worktree) && *dir != worktree;
+    let mut dirs: Vec<&Path> = target.ancestors().take_while(inside).collect();
+    dirs.reverse();
+    let is_dir = |dir: &&&Path| fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir());
+    match dirs.iter().find(|dir| !is_dir(dir)) {
+        Some(found) => remove(found),
+        None => Ok(()),
+    }
+}
+
+/// Whether cargo builds a part of what goes into a target directory somewhere else, by a link.
+fn leads_elsewhere(target: &Path) -> io::Result<bool> {
+    let is_linked = |path: &Path| {
+        fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
+            && fs::metadata(path).is_ok_and(|meta| meta.is_dir())
+    };
+    let of_profiles = profiles(target)?.into_iter();
+    let mut outputs = of_profiles.flat_map(|dir| OUTPUTS.map(|output| dir.join(output)));
+    if outputs.any(|output| is_linked(&output)) {
+        return Ok(true);
+    }
+    let entries = walkdir::WalkDir::new(target).max_depth(2).into_iter();
+    let links = entries.flatten().filter(|entry| entry.path_is_symlink()).map(|e| e.into_path());
+    Ok(links.filter(|link| is_linked(link)).any(|link| link.join(FINGERPRINTS).is_dir()))
 }
 
 /// Puts the base's units in their place, and removes the fingerprints that are outdated. Then the sources
@@ -330,15 +494,15 @@ pub(crate) fn apply(
     let mut files = plan.given.iter().flat_map(|unit| unit.files());
     if let Some(file) = files.find(|file| !file.is_intact(&from)) {
         let damage = format!("{} is not what it was", from.join(&file.path).display());
+        // They are the last holder's.
+        let given = plan.given.iter().filter_map(|unit| fingerprint_dir(unit));
+        given.map(|dir| target.join(dir)).try_for_each(|dir| disbelieve(&dir))?;
+        outdate(plan)?;
         return Ok(Seeded { damage: Some(damage), ..Seeded::default() });
     }
     let begun = slot_dir.join(UNFINISHED);
     files::write(&begun, b"").map_err(|e| Error::io(format!("write {}", begun.display()), e))?;
-    for dir in plan.outdated.iter().map(|dir| target.join(dir)) {
-        for fingerprint in descriptions(&dir) {
-            remove(&fingerprint.with_extension(""))?;
-        }
-    }
+    outdate(plan)?;
     for unit in &plan.given {
         fingerprint_dir(unit).map_or(Ok(()), |dir| seed::discard(&target.join(dir)))?;
         unit.dirs.iter().try_for_each(|dir| seed::discard(&target.join(dir)))?;
@@ -346,6 +510,19 @@ pub(crate) fn apply(
     }
     seed::fill(base, manifest, &plan.given, target)
         .map_err(|(path, e)| Error::io(format!("seed {}", path.display()), e))
+}
+
+/// Removes the fingerprints that are outdated.
+///
+/// # Errors
+///
+/// When one can't be removed.
+pub(crate) fn outdate(plan: &Plan<'_>) -> Result<()> {
+    plan.outdated.iter().try_for_each(|dir| disbelieve(dir))
+}
+
+fn disbelieve(dir: &Path) -> Result<()> {
+    descriptions(dir).iter().try_for_each(|json| remove(&json.with_extension("")))
 }
 
 fn remove(file: &Path) -> Result<()> {
@@ -369,12 +546,15 @@ mod tests {
         let inputs = Some(inputs.iter().map(PathBuf::from).collect());
         let dependencies = dependencies.to_vec();
         let fingerprint = Fingerprint { value: Some(value), dependencies, inputs };
-        Other { dir: name.into(), fingerprint }
+        Other { dir: name.into(), fingerprint, compiled_here: true }
     }
 
     fn outdated_by(others: &[Other], believed: &[u64], came_back: &str) -> Vec<String> {
         let believed = believed.iter().copied().collect();
-        let found = outdated(others, &believed, |input| input == Path::new(came_back));
+        let is_touched = |other: &Other| {
+            other.fingerprint.inputs.iter().flatten().any(|input| input == Path::new(came_back))
+        };
+        let found = outdated(others, &believed, is_touched);
         found.iter().map(|dir| dir.display().to_string()).collect()
     }
 
@@ -395,7 +575,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_outdated() {
-        let unknown = Other { dir: "doc".into(), fingerprint: Fingerprint::default() };
+        let unknown = Other { dir: "doc".into(), ..Other::default() };
         let others = [unknown, other("test", 1, &[7], &[]), other("circle", 2, &[2], &[])];
         assert_eq!(outdated_by(&others, &[], "x"), ["doc", "test", "circle"]);
         // Of two that are called the same, one is not believed: which one is meant is not known.
@@ -415,7 +595,8 @@ mod tests {
             canonical: Path::new("/pool/cache/worktree"),
             target: Path::new("/pool/slots/1/w/target"),
         };
-        let concerns = |input: &str| concerns(Path::new(input), Path::new("a/src/lib.rs"), &places);
+        let names: HashSet<Input> = names(Path::new("a/src/lib.rs")).collect();
+        let concerns = |input: &str| Input::new(Path::new(input), &places).is_among(&names);
         for input in [
             "a/src/lib.rs",
             "./a/src/lib.rs",

@@ -293,8 +293,8 @@ impl CacheStrategy for Sccache {
         let (this, site) = (self.clone(), site.clone());
         blocking(move || {
             let target = site.path.join("target");
-            renew::recover(slot_dir(&site.path), &target)?;
-            note::begin(slot_dir(&site.path), &target, &site.base)?;
+            renew::recover(slot_dir(&site.path), &site.path, &target)?;
+            note::begin(slot_dir(&site.path), &site.path, &target, &site.base)?;
             this.attached(&site)
         })
         .await

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use pool_core::{ContentId, Error, Result};
@@ -103,7 +103,7 @@ fn shown(dir: &Path) -> std::path::Display<'_> {
 
 /// Directories that something listed during the build, other than what cargo lists to find targets, or in
 /// order to see whether a package changed.
-fn listed_silently(manifest: &Manifest) -> impl Iterator<Item = &PathBuf> {
+pub(crate) fn listed_silently(manifest: &Manifest) -> impl Iterator<Item = &PathBuf> {
     let packages: BTreeSet<&Path> = manifest
         .files
         .keys()
@@ -129,16 +129,26 @@ struct Entry(PathBuf, bool);
 impl Entry {
     /// Whether it may be something that a macro or a tool looks for without being told to.
     fn may_be_settings(&self) -> bool {
-        let name = self.0.to_string_lossy();
-        let for_people = ["README", "LICENSE", "COPYING", "CHANGELOG"];
-        // Cargo keeps track of its own; and these never reach a compiler.
-        let known = ["Cargo.toml", "Cargo.lock", "rustfmt.toml", ".rustfmt.toml", ".editorconfig"];
-        !self.1
-            && !name.ends_with(".md")
-            && !name.starts_with(".git")
-            && !for_people.iter().any(|prefix| name.starts_with(prefix))
-            && !known.contains(&&*name)
+        !self.1 && may_be_read(&self.0.to_string_lossy())
     }
+}
+
+/// Whether a file of that name may be read by a macro or a tool.
+fn may_be_read(name: &str) -> bool {
+    let for_people = ["README", "LICENSE", "COPYING", "CHANGELOG"];
+    // Cargo keeps track of its own; and these never reach a compiler.
+    let known = ["Cargo.toml", "Cargo.lock", "rustfmt.toml", ".rustfmt.toml", ".editorconfig"];
+    !name.ends_with(".md")
+        && !name.starts_with(".git")
+        && !for_people.iter().any(|prefix| name.starts_with(prefix))
+        && !known.contains(&name)
+}
+
+/// Whether a macro or a build script may read that file as something other than source code.
+pub(crate) fn may_be_data(path: &Path) -> bool {
+    let is_of_git = |part: Component<'_>| part.as_os_str().to_string_lossy().starts_with(".git");
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    may_be_read(&name) && !name.ends_with(".rs") && !path.components().any(is_of_git)
 }
 
 /// The directories in which files or directories came or went, and those.

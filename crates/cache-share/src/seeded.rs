@@ -110,6 +110,41 @@ impl Seeded {
         install::put(slot_dir(&site.path), setup.program()?.as_deref(), &rustc, &cargo)
     }
 
+    /// Gives a slot what it may have, and takes from it what it must not have.
+    async fn begin(&self, site: &CacheSite) -> Result<Attachment> {
+        let (cache, commit) = (self.setup.cache(), site.base.clone());
+        let base = blocking(move || Ok(base::choose(&cache, &commit))).await?;
+        self.set_pressure(site.in_use, base.as_ref().map(|(_, manifest)| manifest));
+        self.install(site, base.as_ref())?;
+        let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
+        let dir = slot_dir(&site.path).to_owned();
+        {
+            let (dir, place, target) = (dir.clone(), site.path.clone(), target.clone());
+            blocking(move || renew::recover(&dir, &place, &target)).await?;
+        }
+        let is_new = files::is_empty(&target);
+        let (place, commit) = (site.path.clone(), site.base.clone());
+        // Another workspace in it may have been built in nevertheless.
+        blocking(move || note::begin(&dir, &place, &target, &commit)).await?;
+        if !is_new {
+            return self.renew(site, base).await;
+        }
+        let stateless = base.as_ref().is_some_and(|(base, manifest)| !base.has_state(manifest));
+        let unprepared = stateless && !self.lean_flag().exists();
+        match base {
+            Some(base) => {
+                let seeded = self.seed(site, base).await?;
+                Ok(Attachment { unprepared: seeded.unprepared || unprepared, ..seeded })
+            }
+            None => {
+                self.renew(site, None).await?;
+                let reason = "nothing was built for this pool yet; `wtpool warm` does it ahead";
+                let none = self.attachment(false, Some(reason.to_owned()));
+                Ok(Attachment { unprepared: true, ..none })
+            }
+        }
+    }
+
     fn attachment(&self, warm: bool, reason: Option<String>) -> Attachment {
         Attachment { strategy: Self::NAME.to_owned(), warm, reason, ..Attachment::default() }
     }
@@ -127,14 +162,15 @@ impl Seeded {
         .await
     }
 
-    async fn renew(&self, site: &CacheSite, base: (Base, Manifest)) -> Result<Attachment> {
+    async fn renew(&self, site: &CacheSite, base: Option<(Base, Manifest)>) -> Result<Attachment> {
         let mut contents = self.setup.sources.files(&site.base).await?;
         base::keep_unicode(&mut contents);
         let canonical = install::canonical(&self.setup.cache())?;
         let (of, dir) = (site.clone(), slot_dir(&site.path).to_owned());
-        let times = match blocking(move || renew(&of, &canonical, &base, &contents)).await? {
-            Ok(times) if times.is_empty() => return Ok(self.attachment(true, None)),
-            Ok(times) => times,
+        let times = match blocking(move || renew(&of, &canonical, base.as_ref(), &contents)).await?
+        {
+            Ok(None) => return Ok(self.attachment(true, None)),
+            Ok(Some(times)) => times,
             Err(damage) => {
                 let reason = format!("a part of the base is damaged: {damage}");
                 let warm = self.attachment(true, Some(reason));
@@ -146,10 +182,11 @@ impl Seeded {
         Ok(self.attachment(true, None))
     }
 
-    async fn seed(&self, site: &CacheSite, base: Base, manifest: Manifest) -> Result<Attachment> {
-        let path = site.path.clone();
+    async fn seed(&self, site: &CacheSite, from: (Base, Manifest)) -> Result<Attachment> {
+        let (manifest, path) = (&from.1, site.path.clone());
         let found = blocking(move || Toolchain::find(&path)).await?;
         if let Some(why) = manifest.toolchain.difference(&found) {
+            self.renew(site, None).await?;
             let reason = format!("the base is of no use here: {why}");
             return Ok(Attachment { unprepared: true, ..self.attachment(false, Some(reason)) });
         }
@@ -157,13 +194,18 @@ impl Seeded {
         base::keep_unicode(&mut contents);
         let same_commit = manifest.commit == site.base;
         let (path, commit) = (site.path.clone(), site.base.clone());
+        let canonical = install::canonical(&self.setup.cache())?;
         let (seeded, left, times) = blocking(move || {
-            let decision = seed::decide(&manifest, same_commit, &contents);
+            let (base, manifest) = &from;
+            let decision = seed::decide(manifest, same_commit, &contents);
+            let target = path.join(&manifest.target);
+            let places = Places { worktree: &path, canonical: &canonical, target: &target };
+            outdate(&decision, &from, &contents, &places)?;
             // Before anything refers to it.
             let note = Note { base: Some(base.number()), commit: Some(commit), ..Note::default() };
             note.write(slot_dir(&path))?;
             pool_core::fail_point!("cache-share::seeded::noted");
-            let seeded = seed::apply(&base, &manifest, &decision, slot_dir(&path), &path)?;
+            let seeded = seed::apply(base, manifest, &decision, slot_dir(&path), &path)?;
             if let Some(damage) = &seeded.damage {
                 base.condemn(damage);
             }
@@ -183,21 +225,28 @@ impl Seeded {
 }
 
 /// Brings a slot that was used before back to what the base has, as far as files came back. Returns the times
-/// that they are to have, if there are any, or the damage that was found.
+/// that they are to have, if anything changed, or the damage that was found.
 fn renew(
     site: &CacheSite,
     canonical: &Path,
-    (base, manifest): &(Base, Manifest),
+    base: Option<&(Base, Manifest)>,
     contents: &BTreeMap<PathBuf, ContentId>,
-) -> Result<Result<BTreeMap<PathBuf, SystemTime>, String>> {
+) -> Result<Result<Option<BTreeMap<PathBuf, SystemTime>>, String>> {
     let dir = slot_dir(&site.path);
-    let target = site.path.join(&manifest.target);
+    let manifest = base.map(|(_, manifest)| manifest);
+    let target = site.path.join(manifest.map_or(Path::new("target"), |manifest| &manifest.target));
     let mut note = Note::read(dir);
-    let decision = seed::decide(manifest, manifest.commit == site.base, contents);
+    let decision = manifest
+        .map(|manifest| seed::decide(manifest, manifest.commit == site.base, contents))
+        .unwrap_or_default();
     let places = Places { worktree: &site.path, canonical, target: &target };
-    let plan = renew::plan(&decision, &places, &note.undated)
-        .map_err(|e| Error::io(format!("read {}", target.display()), e))?;
-    let Some(plan) = plan else { return Ok(Ok(BTreeMap::new())) };
+    let plan = renew::plan(&decision, base, contents, &places, &note)
+        .map_err(|e| Error::io(format!("read {}", site.path.display()), e))?;
+    let Some(plan) = plan else { return Ok(Ok(None)) };
+    let Some((base, manifest)) = base else {
+        renew::outdate(&plan)?;
+        return Ok(Ok(Some(plan.times)));
+    };
     note.base = Some(base.number());
     note.write(dir)?;
     let renewed = renew::apply(base, manifest, &plan, dir, &target).inspect_err(|_| {
@@ -210,8 +259,21 @@ fn renew(
             base.condemn(&damage);
             Err(damage)
         }
-        None => Ok(plan.times),
+        None => Ok(Some(plan.times)),
     })
+}
+
+/// Takes the trust from what was built elsewhere than in a target directory that is given by the base.
+fn outdate(
+    decision: &seed::Decision<'_>,
+    base: &(Base, Manifest),
+    contents: &BTreeMap<PathBuf, ContentId>,
+    places: &Places<'_>,
+) -> Result<()> {
+    let note = Note::read(slot_dir(places.worktree));
+    let plan = renew::plan(decision, Some(base), contents, places, &note)
+        .map_err(|e| Error::io(format!("read {}", places.worktree.display()), e))?;
+    plan.as_ref().map_or(Ok(()), renew::outdate)
 }
 
 /// Which crates are built anew, and why the first of them is.
@@ -246,37 +308,10 @@ impl CacheStrategy for Seeded {
         if let Some(none) = not_cargo(site) {
             return Ok(none);
         }
-        let (cache, commit) = (self.setup.cache(), site.base.clone());
-        let base = blocking(move || Ok(base::choose(&cache, &commit))).await?;
-        self.set_pressure(site.in_use, base.as_ref().map(|(_, manifest)| manifest));
-        self.install(site, base.as_ref())?;
-        let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
+        let attachment = self.begin(site).await?;
         let dir = slot_dir(&site.path).to_owned();
-        {
-            let (dir, target) = (dir.clone(), target.clone());
-            blocking(move || renew::recover(&dir, &target)).await?;
-        }
-        if !files::is_empty(&target) {
-            let commit = site.base.clone();
-            blocking(move || note::begin(&dir, &target, &commit)).await?;
-            return match base {
-                Some(base) => self.renew(site, base).await,
-                None => Ok(self.attachment(true, None)),
-            };
-        }
-        let stateless = base.as_ref().is_some_and(|(base, manifest)| !base.has_state(manifest));
-        let unprepared = stateless && !self.lean_flag().exists();
-        match base {
-            Some((base, manifest)) => {
-                let seeded = self.seed(site, base, manifest).await?;
-                Ok(Attachment { unprepared: seeded.unprepared || unprepared, ..seeded })
-            }
-            None => {
-                let reason = "nothing was built for this pool yet; `wtpool warm` does it ahead";
-                let none = self.attachment(false, Some(reason.to_owned()));
-                Ok(Attachment { unprepared: true, ..none })
-            }
-        }
+        blocking(move || note::in_step(&dir)).await?;
+        Ok(attachment)
     }
 
     async fn prepare(

@@ -69,7 +69,7 @@ impl SharedTarget {
         };
         let dir = self.dir();
         fs::create_dir_all(&dir).map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
-        note::begin(slot_dir(&site.path), &dir, &site.base)?;
+        note::begin(slot_dir(&site.path), &site.path, &dir, &site.base)?;
         let identity = Identity::new(site.slot, packages);
         let cargo = CargoConfig {
             profile: identity.profiles_at(&site.path),

@@ -169,3 +169,226 @@ fn a_renewal_that_did_not_end_leaves_nothing() {
     assert_eq!(second.built_anew("build --workspace"), NONE, "{}", second.reason());
     assert_eq!(runs(&second), "base told");
 }
+
+/// As `sed -i.bak` and `mv` do: git sees nothing, and by its time the file is as old as it was.
+#[cfg(unix)]
+#[test]
+fn what_was_put_back_with_its_old_time_is_noticed() {
+    let workshop = workshop();
+    workshop.warm("main").expect("it can be built");
+    let first = workshop.lease("main");
+    let place = first.path();
+    let aside = |name: &str| {
+        std::fs::rename(place.join(name), place.join("aside")).expect("moved");
+    };
+    let back = |name: &str| {
+        let path = place.join(name);
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).expect("removed");
+        }
+        std::fs::rename(place.join("aside"), path).expect("moved back");
+    };
+    aside("part/src/lib.rs");
+    first.write("part/src/lib.rs", &says("mine"));
+    assert_eq!(tests(&first), "mine helper 7");
+    assert_eq!(runs(&first), "mine told");
+    back("part/src/lib.rs");
+    workshop.release(first);
+
+    let second = workshop.lease("main");
+    assert_eq!(second.path(), place, "another slot proves nothing");
+    assert_eq!(runs(&second), "base told");
+    assert_eq!(tests(&second), "base helper 7");
+    assert_eq!(second.built_anew("build --workspace"), NONE, "{}", second.reason());
+    // A directory, with files of which nothing changed at all.
+    aside("helper/src");
+    second.write("helper/src/lib.rs", &says("my helper"));
+    assert_eq!(tests(&second), "base my helper 7");
+    back("helper/src");
+    workshop.release(second);
+
+    let third = workshop.lease("main");
+    assert_eq!(third.path(), place, "another slot proves nothing");
+    assert_eq!(tests(&third), "base helper 7");
+}
+
+/// Another workspace has a target of its own; and so have tools, somewhere below the usual one.
+#[test]
+fn other_target_directories_have_nothing_of_the_last_holder() {
+    let workshop = workshop();
+    let tool = package("tool", "[workspace]\n[dependencies]\npart = { path = \"../part\" }\n");
+    write(&workshop.repo(), "tool/Cargo.toml", &tool);
+    write(
+        &workshop.repo(),
+        "tool/src/main.rs",
+        "fn main() {\n    println!(\"{}\", part::word());\n}\n",
+    );
+    let lock = workshop.repo().join("tool/Cargo.lock");
+    std::fs::write(lock, "version = 4\n\n[[package]]\nname = \"part\"\nversion = \"0.1.0\"\n\n[[package]]\nname = \"tool\"\nversion = \"0.1.0\"\ndependencies = [\n \"part\",\n]\n").expect("written");
+    crate::support::commit(&workshop.repo());
+    workshop.warm("main").expect("it can be built");
+    let outside = "run --quiet --manifest-path tool/Cargo.toml";
+    let below = "run --quiet -p app --target-dir target/some/tool";
+    let first = workshop.lease("main");
+    let place = first.path();
+    first.write("part/src/lib.rs", &says("mine"));
+    assert_eq!(first.shows(outside), "mine");
+    assert_eq!(first.shows(below), "mine told");
+    workshop.release(first);
+    let second = workshop.lease("main");
+    assert_eq!(second.path(), place, "another slot proves nothing");
+    assert_eq!(second.shows(outside), "base");
+    assert_eq!(second.shows(below), "base told");
+    // Nor in a slot that has nothing of its own any more.
+    second.write("part/src/lib.rs", &says("mine"));
+    assert_eq!(second.shows(outside), "mine");
+    second.shows("clean --quiet");
+    workshop.release(second);
+    let third = workshop.lease("main");
+    assert_eq!(third.path(), place, "another slot proves nothing");
+    assert_eq!(third.shows(outside), "base");
+}
+
+/// What is linked to has the old time, and another name than rustc wrote down.
+#[cfg(unix)]
+#[test]
+fn what_was_made_by_way_of_a_link_is_outdated() {
+    let workshop = workshop();
+    write(&workshop.repo(), "common/word.rs", &says("base"));
+    let link = workshop.repo().join("part/src/lib.rs");
+    std::fs::remove_file(&link).expect("removed");
+    std::os::unix::fs::symlink("../../common/word.rs", link).expect("linked");
+    crate::support::commit(&workshop.repo());
+    workshop.warm("main").expect("it can be built");
+    let first = workshop.lease("main");
+    let place = first.path();
+    first.write("common/word.rs", &says("mine"));
+    assert_eq!(first.shows("run --quiet --release -p app"), "mine told");
+    workshop.release(first);
+    let second = workshop.lease("main");
+    assert_eq!(second.path(), place, "another slot proves nothing");
+    assert_eq!(second.shows("run --quiet --release -p app"), "base told");
+}
+
+/// A macro reads a file and lists a directory, and tells nobody.
+#[test]
+fn what_was_read_silently_is_outdated_as_well() {
+    let workshop = workshop();
+    write(&workshop.repo(), "part/src/lib.rs", SILENT);
+    write(&workshop.repo(), "part/Cargo.toml", &package("part", "[lib]\nproc-macro = true\n"));
+    let main = "fn main() {\n    println!(\"{}\", part::word!(word));\n}\n";
+    write(&workshop.repo(), "app/src/main.rs", main);
+    let test = "#[test]\nfn says() {\n    println!(\"test says {}\", part::word!(other));\n}\n";
+    write(&workshop.repo(), "app/tests/says.rs", test);
+    write(&workshop.repo(), "data/word/1.txt", "base");
+    write(&workshop.repo(), "data/other/1.txt", "base");
+    let at = crate::support::commit(&workshop.repo());
+    workshop.warm("main").expect("it can be built");
+    // Where the base has nothing of this to give as well.
+    write(&workshop.repo(), "data/word/1.txt", "later");
+    let later = crate::support::commit(&workshop.repo());
+    for (commit, word) in [(&at, "base"), (&later, "later")] {
+        let first = workshop.lease(commit);
+        let place = first.path();
+        // Nothing was built there, so that all of it is built from what is there now.
+        first.shows("clean --quiet");
+        first.write("data/word/1.txt", "mine");
+        first.write("data/other/1.txt", "mine");
+        assert_eq!(runs(&first), "mine 1");
+        assert_eq!(first.shows("run --quiet --release -p app"), "mine 1");
+        assert_eq!(tests(&first), "mine 1");
+        workshop.release(first);
+        let second = workshop.lease(commit);
+        assert_eq!(second.path(), place, "another slot proves nothing");
+        assert_eq!(runs(&second), format!("{word} 1"));
+        assert_eq!(second.shows("run --quiet --release -p app"), format!("{word} 1"));
+        assert_eq!(tests(&second), "base 1");
+        second.shows("clean --quiet");
+        second.write("data/word/2.txt", "one more");
+        assert_eq!(runs(&second), format!("{word} 2"));
+        workshop.release(second);
+        let third = workshop.lease(commit);
+        assert_eq!(third.path(), place, "another slot proves nothing");
+        assert_eq!(runs(&third), format!("{word} 1"));
+        workshop.release(third);
+    }
+}
+
+const SILENT: &str = "use proc_macro::TokenStream;\n\n\
+    #[proc_macro]\npub fn word(name: TokenStream) -> TokenStream {\n    \
+    let root = std::env::var(\"CARGO_MANIFEST_DIR\").unwrap();\n    \
+    let dir = format!(\"{root}/../data/{name}\");\n    \
+    let word = std::fs::read_to_string(format!(\"{dir}/1.txt\")).unwrap();\n    \
+    let count = std::fs::read_dir(dir).unwrap().count();\n    \
+    format!(\"{:?}\", format!(\"{word} {count}\")).parse().unwrap()\n}\n";
+
+/// What lies at the other end of a link is somebody else's: the user's own target directory, say.
+#[cfg(unix)]
+#[test]
+fn nothing_is_written_where_the_last_holder_linked_to() {
+    use std::os::unix::fs::symlink;
+
+    use crate::support::{assert_same, look};
+
+    let workshop = workshop();
+    write(&workshop.repo(), ".gitignore", "target\n.env\n");
+    crate::support::commit(&workshop.repo());
+    workshop.warm("main").expect("it can be built");
+    let elsewhere = workshop.repo().join("target");
+    let first = workshop.lease("main");
+    let place = first.path();
+    first.write("part/src/lib.rs", &says("mine"));
+    assert_eq!(tests(&first), "mine helper 7");
+    std::fs::rename(place.join("target"), &elsewhere).expect("moved");
+    symlink(&elsewhere, place.join("target")).expect("linked");
+    let before = look(&elsewhere);
+    workshop.release(first);
+
+    let second = workshop.lease("main");
+    assert_eq!(second.path(), place, "another slot proves nothing");
+    assert_same(&before, &look(&elsewhere));
+    assert_eq!(second.built_anew("build --workspace"), NONE, "{}", second.reason());
+    assert_eq!(tests(&second), "base helper 7");
+    // A part of it.
+    second.write("part/src/lib.rs", &says("mine"));
+    assert_eq!(tests(&second), "mine helper 7");
+    let debug = workshop.repo().join("debug");
+    std::fs::rename(place.join("target/debug"), &debug).expect("moved");
+    symlink(&debug, place.join("target/debug")).expect("linked");
+    let before = look(&debug);
+    workshop.release(second);
+    let third = workshop.lease("main");
+    assert_eq!(third.path(), place, "another slot proves nothing");
+    assert_same(&before, &look(&debug));
+    assert_eq!(tests(&third), "base helper 7");
+    // No directory at all.
+    std::fs::remove_dir_all(place.join("target")).expect("removed");
+    std::fs::write(place.join("target"), "").expect("written");
+    workshop.release(third);
+    let fourth = workshop.lease("main");
+    assert_eq!(fourth.path(), place, "another slot proves nothing");
+    assert_eq!(fourth.built_anew("build --workspace"), NONE, "{}", fourth.reason());
+}
+
+#[test]
+fn what_the_last_holder_removed_or_emptied_is_given_again() {
+    let workshop = workshop();
+    workshop.warm("main").expect("it can be built");
+    let first = workshop.lease("main");
+    let place = first.path();
+    first.shows("clean --quiet -p part");
+    workshop.release(first);
+    let second = workshop.lease("main");
+    assert_eq!(second.path(), place, "another slot proves nothing");
+    assert_eq!(second.built_anew("build --workspace"), NONE, "{}", second.reason());
+    for entry in std::fs::read_dir(place.join("target/debug/deps")).expect("it is there") {
+        let path = entry.expect("an entry").path();
+        // Not in place: it is the base's, too.
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, "").expect("written");
+    }
+    workshop.release(second);
+    let third = workshop.lease("main");
+    assert_eq!(third.path(), place, "another slot proves nothing");
+    assert_eq!(runs(&third), "base told");
+}
