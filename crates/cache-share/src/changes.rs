@@ -6,16 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use pool_core::ContentId;
+
+use crate::files;
 
 /// What changed, relative to the worktree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
     /// Files, by each of their names.
     pub(crate) files: BTreeSet<PathBuf>,
+    /// Those of them that have a time which is yet to come.
+    pub(crate) ahead: BTreeSet<PathBuf>,
     /// Directories in which something came or went.
     pub(crate) dirs: BTreeSet<PathBuf>,
 }
@@ -34,6 +39,7 @@ impl Changes {
         let is_later = |meta: &Metadata| changed(meta).is_some_and(|changed| changed > since);
         let dirs: BTreeSet<&Path> =
             files.keys().flat_map(|path| path.ancestors().skip(1)).collect();
+        let now = SystemTime::now();
         let mut moved = BTreeSet::new();
         for dir in dirs {
             let Some(meta) = look(dir).filter(is_later) else { continue };
@@ -45,8 +51,12 @@ impl Changes {
         }
         for path in files.keys() {
             let is_moved = || path.ancestors().any(|dir| moved.contains(dir));
-            if look(path).is_some_and(|meta| is_later(&meta) || is_moved()) {
-                found.files.insert(path.clone());
+            let Some(meta) = look(path).filter(|meta| is_later(meta) || is_moved()) else {
+                continue;
+            };
+            found.files.insert(path.clone());
+            if meta.modified().is_ok_and(|modified| modified > now) {
+                found.ahead.insert(path.clone());
             }
         }
         found
@@ -84,11 +94,28 @@ impl Changes {
     }
 }
 
+/// Waits until whatever is changed from now on is noticed by [`Changes::find`]: the system's clock for inodes goes by
+/// ticks of some milliseconds. `file` is one that may be changed.
+///
+/// # Errors
+///
+/// When it can't be.
+pub(crate) fn wait_until_later(file: &Path, since: SystemTime) -> io::Result<()> {
+    // Should it be a clock of another machine's, which is slow, that is no reason to wait for long.
+    for _ in 0..20 {
+        if changed(&fs::symlink_metadata(file)?).is_none_or(|changed| changed > since) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        files::set_modified(file, since)?;
+    }
+    Ok(())
+}
+
 /// When an inode was last changed in any way: by what is in it, what is known of it, or what it is called.
 #[cfg(unix)]
 fn changed(meta: &Metadata) -> Option<SystemTime> {
     use std::os::unix::fs::MetadataExt;
-    use std::time::Duration;
     let since = Duration::new(meta.ctime().try_into().ok()?, meta.ctime_nsec().try_into().ok()?);
     Some(SystemTime::UNIX_EPOCH + since)
 }
@@ -100,8 +127,6 @@ fn changed(_: &Metadata) -> Option<SystemTime> {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::files::set_modified;
 
@@ -121,12 +146,11 @@ mod tests {
         let names = names.into_iter().chain(["other/link"]);
         let files: BTreeMap<PathBuf, ContentId> =
             names.map(|name| (name.into(), ContentId(String::new()))).collect();
-        // What is known of a file tells no time within a tick of the system's clock.
-        let tick = || std::thread::sleep(Duration::from_millis(20));
-        tick();
-        let since = Some(SystemTime::now());
-        assert_eq!(Changes::find(dir.path(), &files, since), Changes::default());
-        tick();
+        let since = SystemTime::now();
+        fs::write(at("clock"), "").expect("written");
+        wait_until_later(&at("clock"), since).expect("waited");
+        let since = Some(since);
+        assert_eq!(Changes::find(dir.path(), &files, since).files, BTreeSet::new());
         fs::rename(at("other/lib.rs"), at("other/lib.rs.bak")).expect("moved");
         fs::rename(at("other/lib.rs.bak"), at("other/lib.rs")).expect("moved back");
         fs::rename(at("part"), at("aside")).expect("moved");

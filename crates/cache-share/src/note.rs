@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use pool_core::{CommitId, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::changes;
 use crate::depinfo;
 use crate::files;
 use crate::install;
@@ -89,8 +90,11 @@ pub(crate) fn forget(slot_dir: &Path) -> Result<()> {
 ///
 /// When that can't be written.
 pub(crate) fn in_step(slot_dir: &Path) -> Result<()> {
-    let since = Some(SystemTime::now());
-    Note { since, ..Note::read(slot_dir) }.write(slot_dir)
+    let since = SystemTime::now();
+    Note { since: Some(since), ..Note::read(slot_dir) }.write(slot_dir)?;
+    let path = slot_dir.join(NAME);
+    changes::wait_until_later(&path, since)
+        .map_err(|e| Error::io(format!("set the time of {}", path.display()), e))
 }
 
 fn discard_unfinished(slot_dir: &Path) -> Result<()> {
@@ -129,23 +133,20 @@ pub(crate) fn begin(
     if inside {
         let unrun = unrun(&profiles, target, worktree)
             .map_err(|e| Error::io(format!("read {}", target.display()), e))?;
-        unrun.iter().try_for_each(|fingerprint| remove(fingerprint))?;
+        unrun.iter().try_for_each(|fingerprint| renew::disbelieve_one(fingerprint))?;
     }
     let mut note = Note::read(slot_dir);
     if note.commit.as_ref() == Some(commit) {
         return Ok(());
     }
-    untold(&profiles).iter().try_for_each(|fingerprint| remove(fingerprint))?;
+    untold(&profiles).iter().try_for_each(|fingerprint| renew::disbelieve_one(fingerprint))?;
     pool_core::fail_point!("cache-share::note::fingerprints-removed");
     note.commit = Some(commit.clone());
     note.write(slot_dir)
 }
 
-/// Removes what cargo compares; without it, the unit is built.
-fn remove(fingerprint: &Path) -> Result<()> {
-    fs::remove_file(fingerprint)
-        .map_err(|e| Error::io(format!("remove {}", fingerprint.display()), e))
-}
+/// What the name of the fingerprint of a build script's run begins with.
+pub(crate) const RUN: &str = "run-build-script-";
 
 /// The fingerprints of those runs of the worktree's own build scripts that may have written among the sources,
 /// which the slot's reset has undone: in whose package some file is newer than the run, or is missing
@@ -240,7 +241,7 @@ fn untold(profiles: &[PathBuf]) -> Vec<PathBuf> {
 
 fn is_untold(json: &Path) -> bool {
     let name = json.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if !name.starts_with("run-build-script-") {
+    if !name.starts_with(RUN) {
         return false;
     }
     let text = fs::read_to_string(json).unwrap_or_default();

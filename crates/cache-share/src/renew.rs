@@ -80,9 +80,14 @@ pub(crate) fn plan<'a>(
     note: &Note,
 ) -> io::Result<Option<Plan<'a>>> {
     let returned = differently_dated(&decision.times, places.worktree);
-    let times: BTreeMap<PathBuf, SystemTime> =
+    let mut times: BTreeMap<PathBuf, SystemTime> =
         returned.into_iter().filter(|(path, _)| !note.undated.contains(path)).collect();
     let mut changes = Changes::find(places.worktree, contents, note.since);
+    // Cargo would build anew what was made from those, whenever it is asked.
+    let now = SystemTime::now();
+    for path in &changes.ahead {
+        times.entry(path.clone()).or_insert(now);
+    }
     changes.files.extend(times.keys().cloned());
     let told = base.map(|(base, manifest)| inputs(base, manifest, places)).unwrap_or_default();
     let is_told = |path: &PathBuf| names(path).any(|name| told.contains(&name));
@@ -522,7 +527,39 @@ pub(crate) fn outdate(plan: &Plan<'_>) -> Result<()> {
 }
 
 fn disbelieve(dir: &Path) -> Result<()> {
-    descriptions(dir).iter().try_for_each(|json| remove(&json.with_extension("")))
+    descriptions(dir).iter().try_for_each(|json| disbelieve_one(&json.with_extension("")))
+}
+
+/// Removes a fingerprint, if it is there: the unit is built anew. What a build script left is removed with that of
+/// its run, or it might find it and leave it as it is.
+///
+/// # Errors
+///
+/// When something can't be removed.
+pub(crate) fn disbelieve_one(fingerprint: &Path) -> Result<()> {
+    let name = fingerprint.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with(note::RUN)
+        && let Some(unit) = fingerprint.parent()
+        && let (Some(name), Some(profile)) = (unit.file_name(), unit.ancestors().nth(2))
+    {
+        seed::discard(&profile.join("build").join(name).join("out"))?;
+    }
+    remove(fingerprint)
+}
+
+/// Empties the directory in which tests may keep something (`CARGO_TARGET_TMPDIR`). Cargo makes it when it compiles
+/// them.
+///
+/// # Errors
+///
+/// When something can't be removed.
+pub(crate) fn empty_tmp(target: &Path) -> Result<()> {
+    let tmp = target.join("tmp");
+    if !fs::symlink_metadata(&tmp).is_ok_and(|meta| meta.is_dir()) {
+        return Ok(());
+    }
+    seed::discard(&tmp)?;
+    fs::create_dir(&tmp).map_err(|e| Error::io(format!("create {}", tmp.display()), e))
 }
 
 fn remove(file: &Path) -> Result<()> {

@@ -240,6 +240,9 @@ fn renew(
         .map(|manifest| seed::decide(manifest, manifest.commit == site.base, contents))
         .unwrap_or_default();
     let places = Places { worktree: &site.path, canonical, target: &target };
+    if !contents.keys().any(|path| site.path.join(path).starts_with(&target)) {
+        renew::empty_tmp(&target)?;
+    }
     let plan = renew::plan(&decision, base, contents, &places, &note)
         .map_err(|e| Error::io(format!("read {}", site.path.display()), e))?;
     let Some(plan) = plan else { return Ok(Ok(None)) };

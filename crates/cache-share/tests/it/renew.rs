@@ -392,3 +392,58 @@ fn what_the_last_holder_removed_or_emptied_is_given_again() {
     assert_eq!(third.path(), place, "another slot proves nothing");
     assert_eq!(runs(&third), "base told");
 }
+
+/// What a build script, or a test, finds where it was before.
+#[test]
+fn neither_scripts_nor_tests_find_what_they_left_for_the_last_holder() {
+    let workshop = workshop();
+    let lazy = "fn main() {\n    println!(\"cargo::rerun-if-changed=word.txt\");\n    \
+        let path = std::env::var(\"OUT_DIR\").unwrap() + \"/word\";\n    \
+        if !std::path::Path::new(&path).exists() {\n        \
+        std::fs::copy(\"word.txt\", &path).unwrap();\n    }\n    \
+        println!(\"cargo::rustc-env=WORD={}\", std::fs::read_to_string(path).unwrap());\n}\n";
+    write(&workshop.repo(), "app/build.rs", lazy);
+    let test = "#[test]\nfn says() {\n    \
+        let path = concat!(env!(\"CARGO_TARGET_TMPDIR\"), \"/kept\");\n    \
+        println!(\"test says {}\", std::path::Path::new(path).exists());\n    \
+        std::fs::write(path, \"x\").unwrap();\n}\n";
+    write(&workshop.repo(), "app/tests/says.rs", test);
+    let at = crate::support::commit(&workshop.repo());
+    workshop.warm("main").expect("it can be built");
+    let first = workshop.lease(&at);
+    let place = first.path();
+    first.write("app/word.txt", "mine");
+    assert_eq!(first.shows("run --quiet --release -p app"), "base mine");
+    assert_eq!(tests(&first), "false");
+    assert_eq!(tests(&first), "true");
+    workshop.release(first);
+    for _ in 0..2 {
+        let next = workshop.lease(&at);
+        assert_eq!(next.path(), place, "another slot proves nothing");
+        assert_eq!(next.shows("run --quiet --release -p app"), "base told");
+        assert_eq!(runs(&next), "base told");
+        assert_eq!(tests(&next), "false");
+        workshop.release(next);
+    }
+}
+
+/// A file from the future is newer than whatever is made from it.
+#[cfg(unix)]
+#[test]
+fn no_time_that_is_yet_to_come_stays() {
+    let workshop = workshop();
+    workshop.warm("main").expect("it can be built");
+    write(&workshop.repo(), "part/src/lib.rs", &says("later"));
+    let later = crate::support::commit(&workshop.repo());
+    let first = workshop.lease(&later);
+    let place = first.path();
+    let file = std::fs::File::open(place.join("part/src/lib.rs")).expect("opened");
+    let to_come = std::time::SystemTime::now() + std::time::Duration::from_secs(100_000);
+    file.set_modified(to_come).expect("set");
+    assert_eq!(runs(&first), "later told");
+    workshop.release(first);
+    let second = workshop.lease(&later);
+    assert_eq!(second.path(), place, "another slot proves nothing");
+    assert_eq!(runs(&second), "later told");
+    assert_eq!(second.built_anew("build --workspace"), NONE, "{}", second.reason());
+}
