@@ -112,6 +112,21 @@ impl Workspace {
     }
 }
 
+/// Where the packages are that a workspace depends on by a path outside of `dir`: anybody may change them, at any time
+/// and to any date. None where cargo can't tell.
+pub(crate) fn packages_outside(dir: &Path) -> BTreeSet<PathBuf> {
+    let mut command = cargo_metadata::MetadataCommand::new();
+    for name in STEERING {
+        command.env_remove(name);
+    }
+    let metadata = command.current_dir(dir).other_options(["--offline".to_owned()]).exec();
+    let packages = metadata.into_iter().flat_map(|metadata| metadata.packages);
+    packages
+        .filter(|package| package.source.is_none() && !package.manifest_path.starts_with(dir))
+        .filter_map(|package| Some(package.manifest_path.parent()?.to_owned().into_std_path_buf()))
+        .collect()
+}
+
 /// The packages in a worktree that are not members of its workspace, but that it depends on.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //! Which units there are is what cargo told rustc's wrapper: the hash, the package, where its manifest is,
 //! and where the outputs go. What a unit was made from is what rustc wrote down.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -37,6 +37,8 @@ pub(super) struct Analysis<'a> {
     pub(super) base: &'a Base,
     pub(super) tree: &'a Path,
     pub(super) target: &'a Path,
+    /// Where packages are that may change while nobody knows of it.
+    pub(super) outside: &'a BTreeSet<PathBuf>,
 }
 
 /// What was found.
@@ -82,7 +84,7 @@ impl Analysis<'_> {
         let mut outputs: BTreeMap<PathBuf, Outputs> = BTreeMap::new();
         let mut units: BTreeMap<(PathBuf, String), Unit> = BTreeMap::new();
         let mut missing = 0;
-        for call in &calls {
+        for call in calls.iter().filter(|call| !self.outside.contains(&call.manifest_dir)) {
             let Some(dir) = self.profile_of(&call.out_dir) else {
                 missing += 1;
                 continue;

@@ -162,7 +162,8 @@ fn make(
     let listed = observed.as_ref().map(|observed| observed.listed(&tree)).unwrap_or_default();
     let written = written(&tree, &target, &files);
     let read_silently = observed.map(|observed| observed.read(&tree, files.keys()));
-    let found = analysis::Analysis { base, tree: &tree, target: &target };
+    let outside = cargo::packages_outside(&tree);
+    let found = analysis::Analysis { base, tree: &tree, target: &target, outside: &outside };
     let found = match installed {
         Some(_) => found.units()?,
         None => Default::default(),

@@ -447,3 +447,32 @@ fn no_time_that_is_yet_to_come_stays() {
     assert_eq!(runs(&second), "later told");
     assert_eq!(second.built_anew("build --workspace"), NONE, "{}", second.reason());
 }
+
+/// By its dates, what is outside is always older than the base.
+#[test]
+fn a_path_dependency_outside_of_the_repository_is_not_the_base_s() {
+    let workshop = workshop();
+    let outside = workshop.repo().with_file_name("outside");
+    let change = |word: &str| {
+        write(&outside, "src/lib.rs", &says(word));
+        let file = std::fs::File::options().append(true).open(outside.join("src/lib.rs"));
+        file.and_then(|file| file.set_modified(std::time::UNIX_EPOCH)).expect("set");
+    };
+    write(&outside, "Cargo.toml", &package("outside", "[workspace]\n"));
+    change("before");
+    let more = format!("[dependencies]\noutside = {{ path = {:?} }}\n", outside);
+    write(&workshop.repo(), "other/Cargo.toml", &package("other", &more));
+    let main = "fn main() {\n    println!(\"{}\", outside::word());\n}\n";
+    write(&workshop.repo(), "other/src/main.rs", main);
+    std::fs::remove_file(workshop.repo().join("other/src/lib.rs")).expect("removed");
+    let mut lock = testkit::truth::cargo(&workshop.repo(), &Default::default());
+    assert!(
+        lock.args(["generate-lockfile", "--quiet", "--offline"]).status().expect("run").success()
+    );
+    crate::support::commit(&workshop.repo());
+    workshop.warm("main").expect("it can be built");
+    change("after");
+    let lease = workshop.lease("main");
+    assert!(lease.is_warm(), "{}", lease.reason());
+    assert_eq!(lease.shows("run --quiet -p other"), "after");
+}
