@@ -195,7 +195,7 @@ impl Drop for Bench {
         loop {
             // A slot that has to be kept ends with the fixture; a reaper ends with its pool, but may put
             // something there just now.
-            let _ = fs::remove_dir_all(&pool);
+            let _ = fs::remove_dir_all(&pool).inspect_err(|_| open_up(&pool));
             if is_free(&lock) {
                 return;
             }
@@ -204,6 +204,20 @@ impl Drop for Bench {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Makes all directories below that one such that what is in them can be removed.
+fn open_up(dir: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
+    }
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
         }
     }
 }
