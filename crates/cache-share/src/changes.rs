@@ -28,9 +28,9 @@ pub(crate) struct Changes {
 impl Changes {
     /// What changed of these files `since` then. On systems that do not tell, or where nobody noted when that was:
     /// nothing.
-    pub(crate) fn find(
+    pub(crate) fn find<'a>(
         worktree: &Path,
-        files: &BTreeMap<PathBuf, ContentId>,
+        files: impl Iterator<Item = &'a PathBuf> + Clone,
         since: Option<SystemTime>,
     ) -> Self {
         let mut found = Self::default();
@@ -38,7 +38,7 @@ impl Changes {
         let look = |path: &Path| fs::symlink_metadata(worktree.join(path)).ok();
         let is_later = |meta: &Metadata| changed(meta).is_some_and(|changed| changed > since);
         let dirs: BTreeSet<&Path> =
-            files.keys().flat_map(|path| path.ancestors().skip(1)).collect();
+            files.clone().flat_map(|path| path.ancestors().skip(1)).collect();
         let now = SystemTime::now();
         let mut moved = BTreeSet::new();
         for dir in dirs {
@@ -49,7 +49,7 @@ impl Changes {
                 moved.insert(dir);
             }
         }
-        for path in files.keys() {
+        for path in files {
             let is_moved = || path.ancestors().any(|dir| moved.contains(dir));
             let Some(meta) = look(path).filter(|meta| is_later(meta) || is_moved()) else {
                 continue;
@@ -92,6 +92,46 @@ impl Changes {
             self.files.extend(names);
         }
     }
+}
+
+/// Gives what changed `since` then the time of now, so that cargo builds what was made from it anew, whatever its
+/// time was: for a slot of which nobody knows what belongs in it. What is built there, git's own, and what other
+/// tools install is left out.
+///
+/// # Errors
+///
+/// When the worktree can't be read, or a time not be set.
+pub(crate) fn date_anew(worktree: &Path, since: SystemTime) -> io::Result<()> {
+    let mut all = Vec::new();
+    let is_source = |entry: &walkdir::DirEntry| {
+        let name = entry.file_name();
+        let built = entry.path().join("CACHEDIR.TAG");
+        name != ".git" && name != "node_modules" && !(entry.file_type().is_dir() && built.exists())
+    };
+    let entries = walkdir::WalkDir::new(worktree).into_iter().filter_entry(is_source);
+    for entry in entries {
+        match entry {
+            Ok(entry) if entry.file_type().is_dir() => {}
+            Ok(entry) => all.extend(entry.path().strip_prefix(worktree).map(Path::to_owned)),
+            // Nobody builds from what can't be read.
+            Err(e) => match e.io_error().map(io::Error::kind) {
+                Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+                _ => return Err(e.into()),
+            },
+        }
+    }
+    let now = SystemTime::now();
+    for path in Changes::find(worktree, all.iter(), Some(since)).files {
+        // What a link leads to, if that is one of the worktree's own.
+        let Ok(real) = fs::canonicalize(worktree.join(path)) else { continue };
+        if real.starts_with(worktree) && real.is_file() {
+            match files::set_modified(&real, now) {
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                set => set?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Waits until whatever is changed from now on is noticed by [`Changes::find`]: the system's clock for inodes goes by
@@ -150,17 +190,17 @@ mod tests {
         fs::write(at("clock"), "").expect("written");
         wait_until_later(&at("clock"), since).expect("waited");
         let since = Some(since);
-        assert_eq!(Changes::find(dir.path(), &files, since).files, BTreeSet::new());
+        assert_eq!(Changes::find(dir.path(), files.keys(), since).files, BTreeSet::new());
         fs::rename(at("other/lib.rs"), at("other/lib.rs.bak")).expect("moved");
         fs::rename(at("other/lib.rs.bak"), at("other/lib.rs")).expect("moved back");
         fs::rename(at("part"), at("aside")).expect("moved");
         fs::rename(at("aside"), at("part")).expect("moved back");
-        let mut found = Changes::find(dir.path(), &files, since);
+        let mut found = Changes::find(dir.path(), files.keys(), since);
         let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<BTreeSet<_>>();
         assert_eq!(found.files, paths(&["other/lib.rs", "part/src/lib.rs"]));
         assert_eq!(found.dirs, paths(&["", "other", "part"]));
         found.follow_links(dir.path(), &files);
         assert_eq!(found.files, paths(&["other/lib.rs", "other/link/lib.rs", "part/src/lib.rs"]));
-        assert_eq!(Changes::find(dir.path(), &files, None), Changes::default());
+        assert_eq!(Changes::find(dir.path(), files.keys(), None), Changes::default());
     }
 }

@@ -84,6 +84,18 @@ pub(crate) fn forget(slot_dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Has cargo build anew what was made from files that are not what they were for the last lease, although their
+/// times are. To be called when a lease begins, before anything is built.
+///
+/// # Errors
+///
+/// When the worktree can't be read, or a time not be set.
+pub(crate) fn date_anew(slot_dir: &Path, worktree: &Path) -> Result<()> {
+    let Some(since) = Note::read(slot_dir).since else { return Ok(()) };
+    changes::date_anew(worktree, since)
+        .map_err(|e| Error::io(format!("look at {}", worktree.display()), e))
+}
+
 /// Notes that all that is built beside the slot's files now was made from them, for all that can be told.
 ///
 /// # Errors

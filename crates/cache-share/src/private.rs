@@ -57,12 +57,19 @@ impl CacheStrategy for Private {
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
         // What another strategy put there, before the settings changed.
         install::take_away(slot_dir(&site.path))?;
-        renew::recover(slot_dir(&site.path), &site.path, &site.path.join("target"))?;
-        let attachment = self.announce(site);
-        if attachment.warm {
-            note::begin(slot_dir(&site.path), &site.path, &site.path.join("target"), &site.base)?;
-        }
-        Ok(attachment)
+        let site = site.clone();
+        blocking(move || {
+            let (dir, target) = (slot_dir(&site.path), site.path.join("target"));
+            renew::recover(dir, &site.path, &target)?;
+            let attachment = Self::new().announce(&site);
+            note::date_anew(dir, &site.path)?;
+            if attachment.warm {
+                note::begin(dir, &site.path, &target, &site.base)?;
+            }
+            note::in_step(dir)?;
+            Ok(attachment)
+        })
+        .await
     }
 
     async fn detach(&self, site: &CacheSite) -> Result<()> {

@@ -82,7 +82,7 @@ pub(crate) fn plan<'a>(
     let returned = differently_dated(&decision.times, places.worktree);
     let mut times: BTreeMap<PathBuf, SystemTime> =
         returned.into_iter().filter(|(path, _)| !note.undated.contains(path)).collect();
-    let mut changes = Changes::find(places.worktree, contents, note.since);
+    let mut changes = Changes::find(places.worktree, contents.keys(), note.since);
     // Cargo would build anew what was made from those, whenever it is asked.
     let now = SystemTime::now();
     for path in &changes.ahead {

@@ -292,9 +292,11 @@ impl CacheStrategy for Sccache {
         }
         let (this, site) = (self.clone(), site.clone());
         blocking(move || {
-            let target = site.path.join("target");
-            renew::recover(slot_dir(&site.path), &site.path, &target)?;
-            note::begin(slot_dir(&site.path), &site.path, &target, &site.base)?;
+            let (dir, target) = (slot_dir(&site.path), site.path.join("target"));
+            renew::recover(dir, &site.path, &target)?;
+            note::date_anew(dir, &site.path)?;
+            note::begin(dir, &site.path, &target, &site.base)?;
+            note::in_step(dir)?;
             this.attached(&site)
         })
         .await

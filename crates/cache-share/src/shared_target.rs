@@ -69,7 +69,10 @@ impl SharedTarget {
         };
         let dir = self.dir();
         fs::create_dir_all(&dir).map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
-        note::begin(slot_dir(&site.path), &site.path, &dir, &site.base)?;
+        let of_slot = slot_dir(&site.path);
+        note::date_anew(of_slot, &site.path)?;
+        note::begin(of_slot, &site.path, &dir, &site.base)?;
+        note::in_step(of_slot)?;
         let identity = Identity::new(site.slot, packages);
         let cargo = CargoConfig {
             profile: identity.profiles_at(&site.path),

@@ -1,5 +1,10 @@
 //! A slot that is used again has what the base has once more, and nothing else of what its last holder built.
 
+use std::sync::Arc;
+
+use cache_share::{Private, Setup, SharedTarget};
+use pool_core::CacheStrategy;
+
 use crate::support::{Lease, Workshop, write};
 
 fn package(name: &str, more: &str) -> String {
@@ -210,6 +215,57 @@ fn what_was_put_back_with_its_old_time_is_noticed() {
     let third = workshop.lease("main");
     assert_eq!(third.path(), place, "another slot proves nothing");
     assert_eq!(tests(&third), "base helper 7");
+}
+
+/// The same where nobody knows what belongs in a slot, and cargo alone decides.
+#[cfg(unix)]
+#[test]
+fn what_was_put_back_is_noticed_by_strategies_without_a_base() {
+    type Make = fn(Setup) -> Arc<dyn CacheStrategy>;
+    let all: [Make; 2] = [|_| Arc::new(Private::new()), |setup| Arc::new(SharedTarget::new(setup))];
+    for make in all {
+        let workshop = Workshop::using(
+            &[
+                ("Cargo.toml", "[workspace]\nresolver = \"2\"\nmembers = [\"app\", \"part\"]\n"),
+                ("part/Cargo.toml", &package("part", "")),
+                ("part/src/lib.rs", &says("base")),
+                (
+                    "app/Cargo.toml",
+                    &package("app", "[dependencies]\npart = { path = \"../part\" }\n"),
+                ),
+                ("app/build.rs", BUILD),
+                ("app/word.txt", "told"),
+                ("app/src/main.rs", MAIN),
+            ],
+            make,
+        );
+        let mut lease = workshop.lease("main");
+        let place = lease.path();
+        assert_eq!(runs(&lease), "base told");
+        for name in ["part/src/lib.rs", "app/word.txt", "part/src", "app"] {
+            let (path, aside) = (place.join(name), place.join("aside"));
+            let is_dir = path.is_dir();
+            std::fs::rename(&path, &aside).expect("moved");
+            if is_dir {
+                let copied =
+                    std::process::Command::new("cp").arg("-r").args([&aside, &path]).status();
+                assert!(copied.expect("cp runs").success());
+            }
+            match name {
+                "part/src/lib.rs" | "part/src" => lease.write("part/src/lib.rs", &says("mine")),
+                _ => lease.write("app/word.txt", "mine"),
+            }
+            assert!(runs(&lease).contains("mine"), "{name}");
+            if is_dir {
+                std::fs::remove_dir_all(&path).expect("removed");
+            }
+            std::fs::rename(&aside, &path).expect("moved back");
+            workshop.release(lease);
+            lease = workshop.lease("main");
+            assert_eq!(lease.path(), place, "another slot proves nothing");
+            assert_eq!(runs(&lease), "base told", "{name}");
+        }
+    }
 }
 
 /// Another workspace has a target of its own; and so have tools, somewhere below the usual one.

@@ -28,14 +28,20 @@ pub(crate) fn over(isolator: Arc<GitIsolator>, cache: Arc<dyn CacheStrategy>) ->
 
 /// A pool that starts from a base, with every slot as it would be alone.
 pub(crate) fn seeded(repo: &Path, pool_dir: &Path, change: impl FnOnce(&mut Setup)) -> Pool {
+    pool(repo, pool_dir, |mut setup| {
+        change(&mut setup);
+        Arc::new(Seeded::new(setup))
+    })
+}
+
+fn pool(repo: &Path, pool_dir: &Path, cache: impl FnOnce(Setup) -> Arc<dyn CacheStrategy>) -> Pool {
     let isolator = isolator(repo, pool_dir);
-    let mut setup = Setup {
+    let setup = Setup {
         wrapper: Some(env!("CARGO_BIN_EXE_wtpool-rustc").into()),
         lean: Lean::Never,
         ..Setup::new(pool_dir, isolator.clone())
     };
-    change(&mut setup);
-    over(isolator, Arc::new(Seeded::new(setup)))
+    over(isolator, cache(setup))
 }
 
 /// A repository with a workspace of cargo's, and a pool over it.
@@ -54,6 +60,17 @@ impl Workshop {
     }
 
     pub(crate) fn with(files: &[(&str, &str)], change: impl FnOnce(&mut Setup)) -> Self {
+        Self::using(files, |mut setup| {
+            change(&mut setup);
+            Arc::new(Seeded::new(setup))
+        })
+    }
+
+    /// One whose pool shares builds in another way.
+    pub(crate) fn using(
+        files: &[(&str, &str)],
+        cache: impl FnOnce(Setup) -> Arc<dyn CacheStrategy>,
+    ) -> Self {
         let dir = tempfile::Builder::new().prefix("wtpool-cache-").tempdir();
         let dir = dir.expect("a temporary directory");
         let root = dir.path().canonicalize().expect("it exists");
@@ -74,7 +91,7 @@ impl Workshop {
             .expect("a runtime can be made");
         let pool = {
             let _inside = runtime.enter();
-            seeded(&repo, &root.join("pool"), change)
+            pool(&repo, &root.join("pool"), cache)
         };
         Self { root, runtime, pool, _dir: dir }
     }
