@@ -196,6 +196,28 @@ async fn nothing_is_restored_into_the_pool_itself() {
     assert!(git_succeeds(&fixture.repo, &["rev-parse", "--verify", "-q", "refs/heads/main"]));
 }
 
+/// A repository in which a file is to go through a filter once there is one.
+#[cfg(unix)]
+fn with_a_filter() -> Fixture {
+    let fixture = Fixture::new();
+    write(&fixture.repo, ".gitattributes", "*.txt filter=late\n");
+    write(&fixture.repo, "a.txt", "one\n");
+    commit(&fixture.repo, "one");
+    fixture
+}
+
+/// Commits something for which a reset has git run that script, as a filter.
+#[cfg(unix)]
+fn next_reset_runs(fixture: &Fixture, lines: &str) {
+    let script = fixture.root.path().join("late.sh");
+    fs::write(&script, lines).unwrap();
+    let command = format!("sh '{}' 2>/dev/null", script.display());
+    git(&fixture.repo, &["config", "filter.late.smudge", &command]);
+    git(&fixture.repo, &["config", "filter.late.clean", "cat"]);
+    write(&fixture.repo, "a.txt", "two\n");
+    commit(&fixture.repo, "two");
+}
+
 /// Somebody writes by the slot's path while git resets it: here a filter, which git runs in the middle of
 /// the reset, so that the moment is always hit.
 #[cfg(unix)]
@@ -203,17 +225,13 @@ async fn nothing_is_restored_into_the_pool_itself() {
 async fn what_is_written_during_a_reset_is_refused_or_kept() {
     // One as an editor does, and one that makes the directory anew.
     for (prepare, slot) in [("true", 1), ("mkdir -p \"$place\"", 2)] {
-        let fixture = Fixture::new();
-        write(&fixture.repo, ".gitattributes", "*.txt filter=late\n");
-        write(&fixture.repo, "a.txt", "one\n");
-        commit(&fixture.repo, "one");
+        let fixture = with_a_filter();
         let isolator = fixture.isolator();
         let first = plan(&isolator, slot, "first").await;
         isolator.provision(&first).await.unwrap();
         let place = isolator.place(first.slot);
 
         let told = fixture.root.path().join("told");
-        let script = fixture.root.path().join("late.sh");
         let lines = format!(
             "cat; place='{}'; {prepare}; \
              if echo late 2>/dev/null > \"$place/new\" && echo late >> \"$place/README.md\"; \
@@ -222,12 +240,7 @@ async fn what_is_written_during_a_reset_is_refused_or_kept() {
             told.display(),
             told.display(),
         );
-        fs::write(&script, lines).unwrap();
-        let command = format!("sh '{}' 2>/dev/null", script.display());
-        git(&fixture.repo, &["config", "filter.late.smudge", &command]);
-        git(&fixture.repo, &["config", "filter.late.clean", "cat"]);
-        write(&fixture.repo, "a.txt", "two\n");
-        commit(&fixture.repo, "two");
+        next_reset_runs(&fixture, &lines);
 
         let second = plan(&isolator, slot, "second").await;
         let proof = proof(&isolator, &first).await;
@@ -258,10 +271,7 @@ async fn what_is_written_during_a_reset_is_refused_or_kept() {
 async fn a_prune_during_a_reset_takes_nothing() {
     // As the lease leaves the worktree, and with a lock of its own.
     for (slot, locked) in [(1, false), (2, true)] {
-        let fixture = Fixture::new();
-        write(&fixture.repo, ".gitattributes", "*.txt filter=late\n");
-        write(&fixture.repo, "a.txt", "one\n");
-        commit(&fixture.repo, "one");
+        let fixture = with_a_filter();
         let isolator = fixture.isolator();
         let first = plan(&isolator, slot, "first").await;
         isolator.provision(&first).await.unwrap();
@@ -273,19 +283,13 @@ async fn a_prune_during_a_reset_takes_nothing() {
         let kept = fs::read(admin.join("gitdir")).expect("registered");
 
         let told = fixture.root.path().join("told");
-        let script = fixture.root.path().join("prune.sh");
         let (repo, absent) = (fixture.repo.display(), place.display());
         let lines = format!(
             "cat; test -e '{absent}' || env -u GIT_DIR -u GIT_WORK_TREE -u GIT_INDEX_FILE -u GIT_PREFIX \
              git -C '{repo}' worktree prune -v >> '{told}' 2>&1 && echo pruned >> '{told}'",
             told = told.display(),
         );
-        fs::write(&script, lines).unwrap();
-        let command = format!("sh '{}'", script.display());
-        git(&fixture.repo, &["config", "filter.late.smudge", &command]);
-        git(&fixture.repo, &["config", "filter.late.clean", "cat"]);
-        write(&fixture.repo, "a.txt", "two\n");
-        commit(&fixture.repo, "two");
+        next_reset_runs(&fixture, &lines);
 
         let second = plan(&isolator, slot, "second").await;
         let proof = proof(&isolator, &first).await;
