@@ -88,12 +88,7 @@ impl Workspace {
     ///
     /// When cargo does not understand it.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
-        let mut command = cargo_metadata::MetadataCommand::new();
-        for name in STEERING {
-            command.env_remove(name);
-        }
-        let metadata =
-            command.current_dir(dir).no_deps().other_options(["--offline".to_owned()]).exec();
+        let metadata = metadata(dir, &["--offline"]).no_deps().exec();
         let metadata = metadata.map_err(|e| {
             let message = format!("cargo does not understand {}: {e}", dir.display());
             Error::new(ErrorKind::Unsupported, message)
@@ -112,14 +107,21 @@ impl Workspace {
     }
 }
 
-/// Where the packages are that a workspace depends on by a path outside of `dir`: anybody may change them, at any time
-/// and to any date. None where cargo can't tell.
-pub(crate) fn packages_outside(dir: &Path) -> BTreeSet<PathBuf> {
+/// What asks cargo about the workspace in a directory, steered by nothing from around the pool.
+fn metadata(dir: &Path, options: &[&str]) -> cargo_metadata::MetadataCommand {
     let mut command = cargo_metadata::MetadataCommand::new();
     for name in STEERING {
         command.env_remove(name);
     }
-    let metadata = command.current_dir(dir).other_options(["--offline".to_owned()]).exec();
+    let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+    command.current_dir(dir).other_options(options);
+    command
+}
+
+/// Where the packages are that a workspace depends on by a path outside of `dir`: anybody may change them, at any time
+/// and to any date. None where cargo can't tell.
+pub(crate) fn packages_outside(dir: &Path) -> BTreeSet<PathBuf> {
+    let metadata = metadata(dir, &["--offline"]).exec();
     let packages = metadata.into_iter().flat_map(|metadata| metadata.packages);
     packages
         .filter(|package| package.source.is_none() && !package.manifest_path.starts_with(dir))
@@ -134,11 +136,7 @@ pub(crate) fn packages_outside(dir: &Path) -> BTreeSet<PathBuf> {
 /// When cargo can't tell without changing anything: the lock file is missing or out of date, or a
 /// dependency is not downloaded yet.
 pub(crate) fn local_packages(dir: &Path) -> Result<BTreeSet<String>> {
-    let mut command = cargo_metadata::MetadataCommand::new();
-    for name in STEERING {
-        command.env_remove(name);
-    }
-    command.current_dir(dir).other_options(["--offline".to_owned(), "--locked".to_owned()]);
+    let mut command = metadata(dir, &["--offline", "--locked"]);
     // Cargo asks the compiler about itself, and the repository's configuration may name any program as
     // that, or as a wrapper of it. To be leased runs nothing.
     command.env("RUSTC", "rustc").env("RUSTC_WRAPPER", "").env("RUSTC_WORKSPACE_WRAPPER", "");

@@ -114,10 +114,8 @@ pub(crate) fn date_anew(worktree: &Path, since: SystemTime) -> io::Result<()> {
             Ok(entry) if entry.file_type().is_dir() => {}
             Ok(entry) => all.extend(entry.path().strip_prefix(worktree).map(Path::to_owned)),
             // Nobody builds from what can't be read.
-            Err(e) => match e.io_error().map(io::Error::kind) {
-                Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
-                _ => return Err(e.into()),
-            },
+            Err(e) if files::is_out_of_reach(&e) => {}
+            Err(e) => return Err(e.into()),
         }
     }
     let now = SystemTime::now();

@@ -68,6 +68,14 @@ fn reflink(from: &Path, to: &Path, modified: SystemTime) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Whether a walk met something that may not be read, or is gone by now.
+pub(crate) fn is_out_of_reach(error: &walkdir::Error) -> bool {
+    matches!(
+        error.io_error().map(io::Error::kind),
+        Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+    )
+}
+
 /// Sets when a file was last modified.
 pub(crate) fn set_modified(path: &Path, modified: SystemTime) -> io::Result<()> {
     // To be the owner is enough, where a file need not be open for writing.

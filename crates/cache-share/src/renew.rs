@@ -324,10 +324,8 @@ pub(crate) fn profiles(dir: &Path) -> io::Result<Vec<PathBuf>> {
         let entry = match entry {
             Ok(entry) => entry,
             // What can't be entered is not built into either.
-            Err(e) => match e.io_error().map(io::Error::kind) {
-                Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => continue,
-                _ => return Err(e.into()),
-            },
+            Err(e) if files::is_out_of_reach(&e) => continue,
+            Err(e) => return Err(e.into()),
         };
         if !entry.file_type().is_dir() {
             continue;

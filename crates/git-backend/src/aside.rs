@@ -132,7 +132,6 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
     use std::sync::atomic::AtomicBool;
 
     use pool_core::{Base, CommitId};
@@ -142,14 +141,7 @@ mod tests {
     use crate::{Repository, provision};
 
     fn git(dir: &Path, args: &[&str]) -> String {
-        let mut command = Command::new("git");
-        for (name, value) in [("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_NOSYSTEM", "1")] {
-            command.env(name, value);
-        }
-        let who = ["-c", "user.name=a", "-c", "user.email=a@example.invalid"];
-        let output = command.current_dir(dir).args(who).args(args).output().expect("git runs");
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
+        testkit::git(dir).args(args).stdout()
     }
 
     #[test]

@@ -47,23 +47,16 @@ type Read<'repo> = gix::Result<gix::Reference<'repo>>;
 pub(crate) fn all<'repo>(repo: &'repo gix::Repository, prefix: &str) -> Result<Vec<Read<'repo>>> {
     let mut attempt = 1;
     loop {
-        let (found, vanished) = settled(repo, || at_one_moment(repo, prefix))
-            .map_err(|e| gix_error(format!("read the references {prefix}*"), e))?;
+        let found: Vec<_> = settled(repo, || Ok(repo.references()?.prefixed(prefix)?.collect()))
+            .map_err(|e: gix::Error| gix_error(format!("read the references {prefix}*"), e))?;
+        // It was there when its directory was read, and not when it was itself.
+        let vanished =
+            found.iter().any(|read: &Read<'_>| read.as_ref().is_err_and(gix::Error::is_not_found));
         if !vanished || attempt == ATTEMPTS {
             return Ok(found);
         }
         attempt += 1;
     }
-}
-
-/// And whether one of them was there when its directory was read, and not when it was itself.
-fn at_one_moment<'repo>(
-    repo: &'repo gix::Repository,
-    prefix: &str,
-) -> gix::Result<(Vec<Read<'repo>>, bool)> {
-    let found: Vec<_> = repo.references()?.prefixed(prefix)?.collect();
-    let vanished = found.iter().any(|found| found.as_ref().is_err_and(gix::Error::is_not_found));
-    Ok((found, vanished))
 }
 
 /// Makes a reference that must not exist yet.
@@ -100,7 +93,6 @@ fn packed(repo: &gix::Repository) -> Option<(SystemTime, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
@@ -165,29 +157,14 @@ mod tests {
         const BRANCHES: usize = 1500;
         let root = tempfile::tempdir().expect("a temporary directory");
         let repo = root.path().join("demo");
-        let git = |args: &[&str]| {
-            let who = ["-c", "user.name=a", "-c", "user.email=a@example.invalid"];
-            let mut command = Command::new("git");
-            command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-            let output = command.current_dir(&repo).args(who).args(args).output();
-            let output = output.expect("git runs");
-            assert!(output.status.success(), "{args:?}: {output:?}");
-            String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
-        };
+        let git = |args: &[&str]| testkit::git(&repo).args(args).stdout();
         fs::create_dir(&repo).expect("made");
         git(&["init", "--quiet"]);
         git(&["commit", "--quiet", "--allow-empty", "--message", "first"]);
         let id = git(&["rev-parse", "HEAD"]);
         let ours: String =
             (0..BRANCHES).map(|n| format!("create refs/heads/ours/{n} {id}\n")).collect();
-        let given = root.path().join("given");
-        fs::write(&given, ours).expect("written");
-        let filled = Command::new("git")
-            .current_dir(&repo)
-            .args(["update-ref", "--stdin"])
-            .stdin(fs::File::open(&given).expect("opened"))
-            .status();
-        assert!(filled.expect("git runs").success());
+        testkit::git(&repo).args(["update-ref", "--stdin"]).stdin(ours).ok();
         git(&["pack-refs", "--all"]);
 
         let settings = GitSettings { user_config: false, ..Default::default() };

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use pool_core::{Error, Result};
 
+use crate::registration::LOCK;
+
 /// What says where the worktree is, or belongs to git's own machinery, or (submodules) is a
 /// repository of its own.
-const NOT_WORK: [&str; 5] = ["gitdir", "commondir", "locked", "modules", "fsmonitor--daemon"];
+const NOT_WORK: [&str; 5] = ["gitdir", "commondir", LOCK, "modules", "fsmonitor--daemon"];
 
 /// The operations that git may be in the middle of, by the file or directory that says so.
 const OPERATIONS: [(&str, &str); 8] = [

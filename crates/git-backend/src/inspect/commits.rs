@@ -181,7 +181,6 @@ fn paint(repo: &gix::Repository, tips: &[ObjectId], kept: &HashSet<ObjectId>) ->
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
@@ -192,15 +191,7 @@ mod tests {
     #[test]
     fn what_is_on_its_way_into_a_pack_is_found() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let git = |args: &[&str]| {
-            let who = ["-c", "user.name=a", "-c", "user.email=a@example.invalid"];
-            let mut command = Command::new("git");
-            command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-            let output = command.current_dir(dir.path()).args(who).args(args).output();
-            let output = output.expect("git runs");
-            assert!(output.status.success(), "{args:?}");
-            String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
-        };
+        let git = |args: &[&str]| testkit::git(dir.path()).args(args).stdout();
         git(&["init", "--quiet", "--bare"]);
         let tree = git(&["write-tree"]);
         let id = git(&["commit-tree", "-m", "first", &tree]);

@@ -230,7 +230,6 @@ fn loose_path(store: &Path, id: ObjectId) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
 
     use super::*;
     use crate::Repository;
@@ -241,11 +240,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary directory");
         let repo = root.path().join("demo.git");
         gix::init_bare(&repo).expect("made");
-        let git = |args: &[&str]| {
-            let mut git = Command::new("git");
-            git.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-            git.current_dir(&repo).args(args).status().expect("git runs").success()
-        };
+        let git = |args: &[&str]| testkit::git(&repo).args(args).output().status.success();
         let settings = GitSettings { user_config: false, ..Default::default() };
         let repository = Repository::find(&repo).expect("found");
         let site = Site::open(&repository, &root.path().join("pool"), settings).expect("opened");
