@@ -77,7 +77,7 @@ impl Directories {
                 continue;
             }
             let unfinished = slot_dir(worktree).join(UNFINISHED_TREES[1]);
-            let copied = remove(&unfinished)
+            let copied = files::remove_tree(&unfinished)
                 .and_then(|()| clone(&from, &unfinished))
                 .and_then(|()| fs::create_dir_all(to.parent().unwrap_or(worktree)))
                 .and_then(|()| {
@@ -86,7 +86,7 @@ impl Directories {
                 });
             if let Err(e) = copied {
                 // The first trouble is the one to tell.
-                let _ = remove(&unfinished);
+                let _ = files::remove_tree(&unfinished);
                 trouble = Some(format!("{} was not copied: {e}", name.display()));
             }
         }
@@ -100,13 +100,6 @@ fn leads_out(root: &Path, name: &Path) -> bool {
     let parents = name.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
     let is_link = |path: PathBuf| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
     parents.into_iter().any(|parent| is_link(root.join(parent)))
-}
-
-fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 /// A copy with the links in it as they are.

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use pool_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// A file as it was when it was recorded. Another size or time: it is another file by now.
@@ -129,6 +130,16 @@ pub(crate) fn remove(file: &Path) -> io::Result<()> {
 /// Removes a directory and all in it, if it is there.
 pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
     unless_gone(fs::remove_dir_all(dir))
+}
+
+/// [`remove`], saying which file it was.
+pub(crate) fn discard(file: &Path) -> Result<()> {
+    remove(file).map_err(|e| Error::io(format!("remove {}", file.display()), e))
+}
+
+/// [`remove_tree`], saying which directory it was.
+pub(crate) fn discard_tree(dir: &Path) -> Result<()> {
+    remove_tree(dir).map_err(|e| Error::io(format!("remove {}", dir.display()), e))
 }
 
 fn unless_gone(removed: io::Result<()>) -> io::Result<()> {

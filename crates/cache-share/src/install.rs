@@ -112,9 +112,8 @@ pub(crate) fn put(
 ///
 /// When it can't be removed.
 pub(crate) fn take_away(dir: &Path) -> Result<()> {
-    let place = dir.join(".cargo");
     pool_core::fail_point!("cache-share::install::leaving");
-    files::remove_tree(&place).map_err(|e| Error::io(format!("remove {}", place.display()), e))
+    files::discard_tree(&dir.join(".cargo"))
 }
 
 /// The wrapper of rustc on the filesystem of the cache, so that all have one file of it, wherever the program

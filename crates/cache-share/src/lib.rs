@@ -6,6 +6,7 @@ mod changes;
 mod depinfo;
 mod directories;
 mod files;
+mod fingerprint;
 #[cfg(test)]
 mod fuzz;
 mod identity;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::changes;
 use crate::depinfo;
 use crate::files;
+use crate::fingerprint;
 use crate::install;
 use crate::renew;
 use crate::sccache;
@@ -63,8 +64,7 @@ impl Note {
     ///
     /// When it is there and can't be removed.
     pub(crate) fn remove(slot_dir: &Path) -> Result<()> {
-        let path = slot_dir.join(NAME);
-        files::remove(&path).map_err(|e| Error::io(format!("remove {}", path.display()), e))
+        files::discard(&slot_dir.join(NAME))
     }
 }
 
@@ -140,25 +140,24 @@ pub(crate) fn begin(
     discard_unfinished(slot_dir)?;
     // Else it is not only this slot's.
     let inside = target.starts_with(worktree);
-    let profiles = renew::profiles(if inside { worktree } else { target })
+    let profiles = fingerprint::profiles(if inside { worktree } else { target })
         .map_err(|e| Error::io(format!("read {}", target.display()), e))?;
     if inside {
         let unrun = unrun(&profiles, target, worktree)
             .map_err(|e| Error::io(format!("read {}", target.display()), e))?;
-        unrun.iter().try_for_each(|fingerprint| renew::disbelieve_one(fingerprint))?;
+        unrun.iter().try_for_each(|fingerprint| fingerprint::disbelieve_one(fingerprint))?;
     }
     let mut note = Note::read(slot_dir);
     if note.commit.as_ref() == Some(commit) {
         return Ok(());
     }
-    untold(&profiles).iter().try_for_each(|fingerprint| renew::disbelieve_one(fingerprint))?;
+    untold(&profiles)
+        .iter()
+        .try_for_each(|fingerprint| fingerprint::disbelieve_one(fingerprint))?;
     pool_core::fail_point!("cache-share::note::fingerprints-removed");
     note.commit = Some(commit.clone());
     note.write(slot_dir)
 }
-
-/// What the name of the fingerprint of a build script's run begins with.
-pub(crate) const RUN: &str = "run-build-script-";
 
 /// The fingerprints of those runs of the worktree's own build scripts that may have written among the sources,
 /// which the slot's reset has undone: in whose package some file is newer than the run, or is missing
@@ -167,7 +166,7 @@ fn unrun(profiles: &[PathBuf], target: &Path, worktree: &Path) -> io::Result<Vec
     let mut found = Vec::new();
     for profile in profiles {
         let build = profile.join("build");
-        let infos = renew::dep_infos(profile)?;
+        let infos = fingerprint::dep_infos(profile)?;
         let inputs = |info: &Path| -> Vec<PathBuf> {
             let text = fs::read(info).unwrap_or_default();
             let inputs = depinfo::parse(&text).inputs.into_iter().map(|path| worktree.join(path));
@@ -189,7 +188,7 @@ fn unrun(profiles: &[PathBuf], target: &Path, worktree: &Path) -> io::Result<Vec
         }
         let missing: Vec<PathBuf> =
             infos.values().flat_map(|info| inputs(info)).filter(|path| !path.exists()).collect();
-        for unit in renew::subdirectories(&profile.join(renew::FINGERPRINTS))? {
+        for unit in fingerprint::subdirectories(&profile.join(fingerprint::FINGERPRINTS))? {
             let Some(package) = package_of(&unit).and_then(|name| packages.get(name)) else {
                 continue;
             };
@@ -198,9 +197,9 @@ fn unrun(profiles: &[PathBuf], target: &Path, worktree: &Path) -> io::Result<Vec
             let undone = missing.iter().any(|path| path.starts_with(package))
                 || is_newer(package, target, ran);
             if undone {
-                let dir = profile.join(renew::FINGERPRINTS).join(&unit);
+                let dir = profile.join(fingerprint::FINGERPRINTS).join(&unit);
                 let stems =
-                    renew::descriptions(&dir).into_iter().map(|json| json.with_extension(""));
+                    fingerprint::descriptions(&dir).into_iter().map(|json| json.with_extension(""));
                 found.extend(stems.filter(|path| path.exists()));
             }
         }
@@ -253,7 +252,7 @@ fn untold(profiles: &[PathBuf]) -> Vec<PathBuf> {
 
 fn is_untold(json: &Path) -> bool {
     let name = json.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if !name.starts_with(RUN) {
+    if !name.starts_with(fingerprint::RUN) {
         return false;
     }
     let text = fs::read_to_string(json).unwrap_or_default();

@@ -200,7 +200,7 @@ pub(crate) fn apply(
     let unfinished = slot_dir.join(UNFINISHED_TREES[0]);
     let target = worktree.join(&manifest.target);
     // Whoever was killed at it left it there.
-    discard(&unfinished)?;
+    files::discard_tree(&unfinished)?;
     let made = fill(base, manifest, &decision.units, &unfinished).and_then(|seeded| {
         fs::create_dir_all(target.parent().unwrap_or(worktree))
             .and_then(|()| {
@@ -212,18 +212,9 @@ pub(crate) fn apply(
     });
     made.map_err(|(path, e)| {
         // The first error is the one to report.
-        let _ = discard(&unfinished);
+        let _ = files::discard_tree(&unfinished);
         Error::io(format!("seed {}", path.display()), e)
     })
-}
-
-/// Removes a directory, if it is there.
-///
-/// # Errors
-///
-/// When it can't be removed.
-pub(crate) fn discard(dir: &Path) -> Result<()> {
-    files::remove_tree(dir).map_err(|e| Error::io(format!("remove {}", dir.display()), e))
 }
 
 /// Puts units into a target directory, in which nothing of them is. One that is damaged is left out.

@@ -255,7 +255,7 @@ fn renew(
     let renewed = renew::apply(base, manifest, &plan, dir, &target).inspect_err(|_| {
         // Nothing is better than something that is only half of what it should be; and if that
         // stays, the next one finds out.
-        let _ = seed::discard(&target).and_then(|()| renew::end(dir));
+        let _ = files::discard_tree(&target).and_then(|()| renew::end(dir));
     })?;
     Ok(match renewed.damage {
         Some(damage) => {
