@@ -1,6 +1,6 @@
 //! The one module that runs the git program: for what gix can't do, which is to reset an existing
-//! worktree or to read a large object without holding it in memory, and for anything else that has to
-//! be exactly as git does it.
+//! worktree, to read a large object without holding it in memory, or to make and delete references while
+//! others are packed, and for anything else that has to be exactly as git does it.
 
 use std::ffi::OsStr;
 use std::io::Write;
