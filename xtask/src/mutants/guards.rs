@@ -275,10 +275,19 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "foreign::a_foreign_repository_in_a_slot_stays_untouched")],
     },
     Guard {
+        name: "marks-of-others",
+        file: "crates/git-backend/src/rescue/objects.rs",
+        edits: &[("read.is_ok() && begin == mark.as_bytes()", "read.is_ok()")],
+        tests: &[unit(GIT, "rescue::objects::tests::only_marks_of_a_slots_own_are_taken_back")],
+    },
+    Guard {
         name: "identity-by-repository",
         file: "crates/git-backend/src/site.rs",
         edits: &[("if admin.parent() != Some(&self.worktrees_dir()) {", "if false {")],
-        tests: &[it(GIT, "guards::a_worktree_of_another_repository_is_foreign")],
+        tests: &[
+            it(GIT, "guards::a_pruned_worktree_of_another_repository_is_foreign"),
+            it(GIT, "guards::a_worktree_whose_files_of_git_are_elsewhere_is_foreign"),
+        ],
     },
     Guard {
         name: "identity-both-ways",

@@ -98,6 +98,34 @@ async fn a_worktree_of_another_repository_is_foreign() {
     assert_eq!(registrations(&other.repo), 1);
 }
 
+/// Somebody pruned it there: its tree is as little the pool's as before.
+#[tokio::test]
+async fn a_pruned_worktree_of_another_repository_is_foreign() {
+    let other = Fixture::new();
+    replaced(|_, place| {
+        git(&other.repo, &["worktree", "add", "-q", "--detach", place.to_str().unwrap()]);
+        fs::remove_dir_all(other.repo.join(".git/worktrees")).unwrap();
+    })
+    .await;
+}
+
+/// To git it is a worktree of the repository, but what is deleted with a slot's worktree must have been made with it.
+#[tokio::test]
+async fn a_worktree_whose_files_of_git_are_elsewhere_is_foreign() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let admin = elsewhere.path().join("admin");
+    replaced(|fixture, place| {
+        git(&fixture.repo, &["worktree", "add", "-q", "--detach", place.to_str().unwrap()]);
+        let mut made = fs::read_dir(fixture.repo.join(".git/worktrees")).unwrap();
+        fs::rename(made.next().unwrap().unwrap().path(), &admin).unwrap();
+        fs::write(admin.join("commondir"), fixture.repo.join(".git").to_str().unwrap()).unwrap();
+        fs::write(place.join(".git"), format!("gitdir: {}\n", admin.display())).unwrap();
+        git(place, &["status"]);
+    })
+    .await;
+    assert!(admin.join("HEAD").exists());
+}
+
 /// As `cp -r` of one of the user's own worktrees makes it.
 #[tokio::test]
 async fn a_worktree_that_is_registered_elsewhere_is_foreign() {
