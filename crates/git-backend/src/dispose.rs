@@ -81,6 +81,7 @@ pub(crate) fn take_away(
     })?;
     pool_core::fail_point!("git-backend::dispose::settled");
     // What processes that died had put together, for a registration or a rescue.
+    rescue::take_back(site, slot)?;
     for staged in [registration::staged(site, slot), rescue::staging(site, slot)] {
         if aside::is_there(&staged) {
             bin.put(&staged)?;

@@ -47,7 +47,7 @@ use pool_core::{
 
 use crate::references;
 use crate::site::Site;
-pub(crate) use objects::staging;
+pub(crate) use objects::{staging, take_back};
 pub(crate) use write::preserve;
 
 /// Where all rescues are.

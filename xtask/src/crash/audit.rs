@@ -60,6 +60,7 @@ pub(super) fn audit(ground: &Ground, expected: Expected) -> Result<Found> {
     places(ground, &listed, expected, &mut found)?;
     references(ground, &listed, &mut found)?;
     claims(ground, &mut found)?;
+    object_store(ground, &mut found)?;
     main_worktree(ground, &mut found)?;
     look_for_everything(ground, &mut found)?;
     Ok(found)
@@ -412,6 +413,29 @@ fn claims(ground: &Ground, found: &mut Found) -> Result {
     Ok(())
 }
 
+/// What git makes no use of, or must not delete, and nobody is at work with. Git's own `gc` takes away only what is
+/// called `tmp_`.
+fn object_store(ground: &Ground, found: &mut Found) -> Result {
+    let store = ground.repo().join(".git/objects");
+    for path in unfinished(&store)? {
+        found.violation(format!("left among the objects: {}", path.display()));
+    }
+    Ok(())
+}
+
+fn unfinished(store: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    walk(store, &mut |path, meta| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_mark = path.extension().is_some_and(|extension| extension == "keep");
+        let is_partial = name.ends_with(".pack") && !path.with_extension("idx").exists();
+        if meta.is_file() && (name.starts_with('.') || is_mark || is_partial) {
+            found.push(path.to_owned());
+        }
+    })?;
+    Ok(found)
+}
+
 fn main_worktree(ground: &Ground, found: &mut Found) -> Result {
     let status = ground.git(["status", "--porcelain"])?;
     if !status.is_empty() {
@@ -529,6 +553,22 @@ mod tests {
         let after = before.differences(&of(&[("events", "8"), ("slots/2", "no file")]));
         let named: Vec<_> = after.iter().map(|d| d.split(':').next().unwrap_or_default()).collect();
         assert_eq!(named, ["events", "slot 1", "slots/2"]);
+    }
+
+    #[test]
+    fn what_is_left_among_objects_is_found() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for name in
+            ["pack-1.pack", "pack-1.idx", "pack-2.pack", "pack-1.keep", ".pack-3.idx", "tmp_pack_4"]
+        {
+            std::fs::write(dir.path().join(name), "").expect("written");
+        }
+        let mut found = unfinished(dir.path()).expect("read");
+        found.sort();
+        assert_eq!(
+            found,
+            [".pack-3.idx", "pack-1.keep", "pack-2.pack"].map(|n| dir.path().join(n))
+        );
     }
 
     #[test]

@@ -19,14 +19,18 @@ use pool_core::{Error, Result, SlotId};
 use crate::durable;
 use crate::git::Git;
 use crate::inspect::{failed, os};
-use crate::site::Site;
+use crate::site::{Site, remove_file};
 
 /// How many objects are synced each by itself, which costs up to a millisecond apiece. For more of them the
 /// whole filesystem is, where the system can: that costs whatever others have written to it, once.
 const ONE_BY_ONE: usize = 64;
 
+/// What a pack consists of. The index last: it is what makes a pack of the others.
+const PARTS: [&str; 3] = ["pack", "rev", "idx"];
+
 /// Where objects are until all of them are there. Goes away when dropped.
 pub(super) struct Staging {
+    slot: SlotId,
     dir: PathBuf,
     store: gix::odb::loose::Store,
 }
@@ -45,7 +49,7 @@ impl Staging {
             _ => fs::create_dir_all(&dir).map_err(doing)?,
         }
         let store = gix::odb::loose::Store::at(&dir, site.repo().object_hash());
-        Ok(Self { dir, store })
+        Ok(Self { slot, dir, store })
     }
 }
 
@@ -67,6 +71,45 @@ impl Drop for Kept {
             tracing::debug!(keep = %self.0.display(), %error, "is left behind");
         }
     }
+}
+
+/// How the mark of a slot's pack begins. That is for people who find one, too.
+fn mark(site: &Site, slot: SlotId) -> String {
+    format!("wtpool: slot {slot} of {} is being saved", site.pool_dir.display())
+}
+
+/// Takes back what somebody who died while saving this slot left among the repository's objects: nobody's `git gc`
+/// would ever delete it.
+///
+/// # Errors
+///
+/// When it can't be looked for, or can't be removed.
+pub(crate) fn take_back(site: &Site, slot: SlotId) -> Result<()> {
+    let packs = site.repo().objects.store_ref().path().join("pack");
+    let mark = mark(site, slot);
+    let begins_so = |path: &Path| {
+        let mut begin = Vec::new();
+        let read = os::open(path).and_then(|f| f.take(mark.len() as u64).read_to_end(&mut begin));
+        read.is_ok() && begin == mark.as_bytes()
+    };
+    let entries = match fs::read_dir(&packs) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let entries =
+        entries.map_err(|e| Error::io(format_args!("look into {}", packs.display()), e))?;
+    let marks = entries.into_iter().map(|entry| entry.path());
+    let marks = marks.filter(|path| path.extension().is_some_and(|e| e == "keep"));
+    for keep in marks.filter(|path| begins_so(path)) {
+        let parts = PARTS.map(|extension| keep.with_extension(extension));
+        if !keep.with_extension("idx").exists() {
+            parts.iter().try_for_each(|part| remove_file(part))?;
+        }
+        parts.iter().try_for_each(|part| remove_file(&beside(part)))?;
+        // The last, for as long as it is there all of this is done again.
+        remove_file(&keep)?;
+    }
+    Ok(())
 }
 
 /// Writes objects, and remembers which.
@@ -118,8 +161,8 @@ impl<'a> Objects<'a> {
     }
 
     /// Brings all that was written into the repository, and to the disk. It stays there as long as what is
-    /// returned lives; then, as long as a reference leads to it. `why` is for people who find the mark.
-    pub(super) fn publish(&self, site: &Site, why: &str) -> Result<Kept> {
+    /// returned lives; then, as long as a reference leads to it. `what` it is, is for people who find the mark.
+    pub(super) fn publish(&self, site: &Site, what: &str) -> Result<Kept> {
         let mut ids: Vec<_> = self.written.borrow().iter().map(ToString::to_string).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -134,10 +177,10 @@ impl<'a> Objects<'a> {
         let doing = |e| Error::io(format_args!("write a pack to {}", packs.display()), e);
         fs::create_dir_all(&packs).map_err(doing)?;
         let at = |extension: &str| packs.join(format!("pack-{hash}.{extension}"));
-        fs::write(at("keep"), format!("wtpool: {why}\n")).map_err(doing)?;
+        let mark = mark(site, self.staging.slot);
+        fs::write(at("keep"), format!("{mark}, as {what}\n")).map_err(doing)?;
         let kept = Kept(at("keep"));
-        // The index last: it is what makes a pack of it.
-        for extension in ["pack", "rev", "idx"] {
+        for extension in PARTS {
             let from = self.staging.dir.join(format!("rescue-{hash}.{extension}"));
             match bring(&from, &at(extension)) {
                 // Only some versions of git write it.
@@ -172,14 +215,19 @@ fn bring(from: &Path, to: &Path) -> io::Result<()> {
     File::open(from)?.sync_all()?;
     match fs::rename(from, to) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-            let name = to.file_name().unwrap_or_default().to_string_lossy();
-            let beside = to.with_file_name(format!(".{name}"));
+            let beside = beside(to);
             fs::copy(from, &beside)?;
             File::open(&beside)?.sync_all()?;
             fs::rename(&beside, to)
         }
         renamed => renamed,
     }
+}
+
+/// Where a file is until all of it is there.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}"))
 }
 
 /// Writes the trees of an editor.
@@ -235,15 +283,64 @@ mod tests {
     use crate::Repository;
     use crate::settings::GitSettings;
 
-    #[test]
-    fn what_no_reference_leads_to_yet_survives_a_collection() {
+    /// A repository that is bare, and a pool beside it.
+    fn ground() -> (tempfile::TempDir, PathBuf, Site) {
         let root = tempfile::tempdir().expect("a temporary directory");
         let repo = root.path().join("demo.git");
         gix::init_bare(&repo).expect("made");
-        let git = |args: &[&str]| testkit::git(&repo).args(args).output().status.success();
         let settings = GitSettings { user_config: false, ..Default::default() };
         let repository = Repository::find(&repo).expect("found");
         let site = Site::open(&repository, &root.path().join("pool"), settings).expect("opened");
+        (root, repo, site)
+    }
+
+    /// Writes one blob into a pack of its own, and dies right after that. Gives what it wrote, and its mark.
+    fn die_while_saving(site: &Site, slot: SlotId, content: &[u8]) -> (ObjectId, PathBuf) {
+        let staging = Staging::new(site, slot).expect("made");
+        let objects = Objects::new(&staging);
+        let id = objects.write(Kind::Blob, content).expect("written");
+        let kept = objects.publish(site, "a test").expect("published");
+        let mark = kept.0.clone();
+        std::mem::forget((kept, staging));
+        (id, mark)
+    }
+
+    #[test]
+    fn only_marks_of_a_slots_own_are_taken_back() {
+        let (_root, repo, site) = ground();
+        let one = SlotId(1);
+        let (id, ours) = die_while_saving(&site, one, b"ours");
+        let (_, of_another_slot) = die_while_saving(&site, SlotId(11), b"of another slot");
+        let others = ours.with_file_name("pack-1.keep");
+        fs::write(&others, "fetch-pack 1 on a machine\n").expect("written");
+        fs::write(others.with_extension("pack"), "is on its way").expect("written");
+        fs::create_dir(ours.with_file_name("pack-2.keep")).expect("made");
+
+        take_back(&site, one).expect("taken back");
+        assert!(!ours.exists(), "it stays for ever");
+        assert!(
+            of_another_slot.exists() && others.exists() && others.with_extension("pack").exists()
+        );
+        let git = |args: &[&str]| testkit::git(&repo).args(args).output().status.success();
+        assert!(git(&["cat-file", "-e", &id.to_string()]), "a reference may lead to it");
+        take_back(&site, one).expect("there is nothing more");
+    }
+
+    #[test]
+    fn half_a_pack_is_taken_back() {
+        let (_root, _, site) = ground();
+        let one = SlotId(1);
+        let (_, mark) = die_while_saving(&site, one, b"ours");
+        fs::rename(mark.with_extension("idx"), beside(&mark.with_extension("idx"))).expect("moved");
+        take_back(&site, one).expect("taken back");
+        let left = fs::read_dir(mark.parent().expect("it has one")).expect("read");
+        assert_eq!(left.map(|entry| entry.expect("read").file_name()).collect::<Vec<_>>(), [""; 0]);
+    }
+
+    #[test]
+    fn what_no_reference_leads_to_yet_survives_a_collection() {
+        let (_root, repo, site) = ground();
+        let git = |args: &[&str]| testkit::git(&repo).args(args).output().status.success();
 
         let staging = Staging::new(&site, SlotId(1)).expect("made");
         let objects = Objects::new(&staging);

@@ -35,6 +35,7 @@ pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved>
 }
 
 fn preserve_now(site: &Site, plan: &Plan) -> Result<Preserved> {
+    objects::take_back(site, plan.slot)?;
     let mut seen = look(site, plan, &mut |_| Ok(()))?;
     let mut damaged = None;
     for _ in 0..ATTEMPTS {
