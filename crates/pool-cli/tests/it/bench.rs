@@ -235,10 +235,15 @@ pub(crate) fn ran(output: Output) -> Ran {
 }
 
 /// Waits for something that happens by itself.
-pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, is: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, is);
+}
+
+/// The same, for what takes long where machines are slow.
+pub(crate) fn eventually_within(patience: Duration, what: &str, mut is: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is() {
-        assert!(begun.elapsed() < PATIENCE, "in vain waited until {what}");
+        assert!(begun.elapsed() < patience, "in vain waited until {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

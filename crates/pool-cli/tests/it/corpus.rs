@@ -10,13 +10,14 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use testkit::fixture::dirty::{Cell, Fate, Need, Shape, assert_in_step};
 use testkit::fixture::{Snapshot, State, snapshot, state};
 use testkit::git;
 
-use crate::bench::{Bench, WTPOOL, eventually, skip};
+use crate::bench::{Bench, PATIENCE, WTPOOL, eventually_within, skip};
 
 /// The table that users read.
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/CORPUS.md");
@@ -131,6 +132,11 @@ impl Elsewhere {
     }
 }
 
+/// How long the end of a lease may take. Gigabytes are read, saved, and read once more.
+fn patience(shape: Shape) -> Duration {
+    if shape.need() == Some(Need::Space) { 20 * PATIENCE } else { PATIENCE }
+}
+
 /// Plays one shape at one end, and says what became of the worktree.
 fn play(shape: Shape, end: End) -> Fate {
     /// There may be space for one of these.
@@ -151,7 +157,7 @@ fn play(shape: Shape, end: End) -> Fate {
     held.end();
 
     let mut slots = Vec::new();
-    eventually("the lease's end is dealt with", || {
+    eventually_within(patience(shape), "the lease's end is dealt with", || {
         slots = bench.slots();
         slots.iter().all(|slot| {
             let why = slot["kept_because"].as_str().unwrap_or_default();
