@@ -133,10 +133,10 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
     set_head(&slot_repo, Target::Symbolic(full))
 }
 
-/// Deletes the branch that the pool made for the slot, unless it has moved, is in use, or is that of
-/// `plan` and wanted (`keep`). Usually it is the plan's; after an interrupted reuse of the slot it
-/// may be that of the lease before or after. To be called under the registration lock, when the
-/// slot's own `HEAD` is no longer on it.
+/// Deletes the branch that the pool made for the slot, unless it has moved, is in use, is that of
+/// `plan` and wanted (`keep`), or is by now the last to reach where it is. Usually it is the plan's; after an
+/// interrupted reuse of the slot it may be that of the lease before or after. To be called under the registration
+/// lock, when the slot's own `HEAD` is no longer on it.
 pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
     let note = note(site, plan.slot);
     let noted = match fs::read(&note) {
@@ -148,8 +148,9 @@ pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
     // damaged proves of no branch that the pool made it.
     if let Some((base, name)) = understood(&noted) {
         let is_plans = plan.base.branch.as_ref().is_some_and(|branch| branch.name == name);
-        // The plan's own was looked at before; of another nobody knows what it alone reaches.
-        if !(keep && is_plans) && (is_plans || is_reached_otherwise(site, name, base)?) {
+        // Of the plan's own that was known, when it was looked at. Meanwhile another slot may have gone whose branch
+        // was the reason; under the lock there is none that goes at the same time.
+        if !(keep && is_plans) && is_reached_otherwise(site, name, base)? {
             delete_unmoved(site, name, base)?;
             pool_core::fail_point!("git-backend::branch::deleted");
         }

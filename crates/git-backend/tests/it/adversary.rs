@@ -56,6 +56,40 @@ async fn a_base_whose_own_branch_went_is_saved() {
     assert!(is_reached(&fixture, &work));
 }
 
+/// Two leases from one commit: the branch of each keeps it for the other, and both end at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_branches_that_keep_one_commit_do_not_both_go() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    git(&fixture.repo, &["switch", "-q", "-c", "topic"]);
+    write(&fixture.repo, "work", "precious");
+    let work = commit(&fixture.repo, "work");
+    git(&fixture.repo, &["switch", "-q", "main"]);
+    let mut leases = Vec::new();
+    for (slot, lease) in [(1, "first"), (2, "second")] {
+        let wish = Wish { base: Some("topic".into()), origin: None, branch: BranchWish::Generated };
+        let lease = plan_of(slot, lease, isolator.resolve(&wish, &name(lease)).await.unwrap());
+        isolator.provision(&lease).await.unwrap();
+        leases.push(lease);
+    }
+    git(&fixture.repo, &["branch", "-q", "-D", "topic"]);
+
+    let (first, second) = (proof(&isolator, &leases[0]).await, proof(&isolator, &leases[1]).await);
+    let lock = fs::File::create(fixture.pool_dir().join("registration.lock")).unwrap();
+    fs4::FileExt::lock(&lock).unwrap();
+    // Both have looked once more by the time that their trees are away, and wait for the lock then.
+    let away = async {
+        while leases.iter().any(|lease| isolator.place(lease.slot).exists()) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        drop(lock);
+    };
+    let (first, second, ()) = tokio::join!(isolator.dispose(first), isolator.dispose(second), away);
+    first.and(second).unwrap();
+    assert!(is_reached(&fixture, &work), "each was the other's reason to go");
+}
+
 /// An editor, or an agent with absolute paths, writes after the look and before the removal.
 #[tokio::test]
 async fn what_is_written_after_the_look_stops_the_removal() {
