@@ -131,7 +131,7 @@ fn restore_sparse(site: &Site, repo: &gix::Repository, parts: &Parts, admin: &Pa
     let Ok(saved) = gix::config::File::try_from(saved.as_bstr()) else { return Ok(()) };
     for key in ["core.sparseCheckout", "core.sparseCheckoutCone", "index.sparse"] {
         if let Ok(Some(value)) = saved.boolean(key) {
-            Git::in_directory(repo.common_dir(), &site.settings)
+            Git::in_repository(&site.common_dir, &site.settings)
                 .args(["config", "--file"])
                 .arg(admin.join("config.worktree"))
                 .args([key, if value { "true" } else { "false" }])
@@ -515,7 +515,7 @@ fn write_new(
         file.write_all(&blob(repo, id)?).map_err(writing)?;
     } else {
         // Below this threshold git holds what is in a pack in memory as well.
-        let written = Git::in_directory(repo.common_dir(), &site.settings)
+        let written = Git::in_repository(&site.common_dir, &site.settings)
             .args(["-c", "core.bigFileThreshold=1m", "cat-file", "blob", &id.to_string()])
             .run_into(&mut file, &doing)?;
         if written != size {

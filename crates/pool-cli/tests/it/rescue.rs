@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use testkit::fixture::Layout;
+
 use crate::bench::{Bench, write};
 
 #[test]
@@ -55,4 +57,24 @@ fn commits_without_a_branch_are_saved() {
     assert_eq!((rescues.len(), &rescues[0]["commits"]), (1, &1.into()), "{rescues:?}");
     bench.fixture.git().args(["gc", "--prune=now", "--quiet"]).ok();
     bench.fixture.git().args(["cat-file", "-e", commit]).ok();
+}
+
+/// As careful people set it, and as is suggested against repositories that are hidden in others.
+#[test]
+fn bare_repositories_that_have_to_be_named_keep_nothing_from_being_restored() {
+    let bench = Bench::of(Layout::Bare);
+    write(bench.home.path().join(".gitconfig"), "[safe]\n\tbareRepository = explicit\n");
+    let path = bench.acquire(&["--name", "amber", "--linger", "0s"]);
+    // Large enough for git to write it.
+    write(path.join("large"), &"large".repeat(1 << 19));
+    bench.ok(&["release", "amber"]);
+    let rescues = bench.rescues();
+    let id = rescues[0]["id"].as_str().expect("an id");
+    let into = bench.fixture.root().join("restored");
+    bench.ok(&["rescue", "restore", id, "--into", into.to_str().expect("UTF-8")]);
+    let leased = bench.json(&["rescue", "restore", id]);
+    for restored in [into.as_path(), std::path::Path::new(leased["path"].as_str().expect("a path"))]
+    {
+        assert_eq!(fs::read(restored.join("large")).expect("restored").len(), 5 << 19);
+    }
 }
