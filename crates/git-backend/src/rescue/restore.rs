@@ -20,6 +20,7 @@ use crate::inspect::{self, admin, failed, object_id, os, staged, text};
 use crate::references::{self, settled};
 use crate::registration::exclusively;
 use crate::site::{Site, remove_file};
+use crate::trash::Bin;
 
 /// The reflog's message for a branch that is made again.
 const RESTORED: &str = "wtpool: restored";
@@ -309,6 +310,18 @@ fn fill(
     }
 
     let left_out = left_out(repo, parts)?;
+    if has.is_some() {
+        let mut bin = Bin::new(site);
+        for record in &manifest.directories {
+            make_way(&mut bin, root, &checked(record.path.to_bytes().as_bstr())?, true)?;
+        }
+        for entry in whole.entries().iter().filter(|entry| !entry.mode.is_submodule()) {
+            let path = entry.path(&whole);
+            if !same(path, entry.id, entry.mode) && !left_out.contains(path) {
+                make_way(&mut bin, root, &checked(path)?, false)?;
+            }
+        }
+    }
     let absent: HashSet<BString> = manifest
         .submodules
         .iter()
@@ -367,6 +380,23 @@ fn fill(
     // The deepest were told first: what is in a directory comes before the directory itself.
     for (full, mode) in &directories {
         chmod(full, *mode)?;
+    }
+    Ok(())
+}
+
+/// Removes what a fresh lease has beside what is tracked, such as a set-up file or a cache's directory, from where a
+/// file, or a directory if it `is_dir`, is to be.
+fn make_way(bin: &mut Bin, root: &Path, path: &Path, is_dir: bool) -> Result<()> {
+    let mut full = root.to_owned();
+    let last = path.components().count();
+    for (count, part) in (1..).zip(path.components()) {
+        full.push(part);
+        match fs::symlink_metadata(&full) {
+            Ok(meta) if meta.is_dir() && (count < last || is_dir) => {}
+            Ok(_) => return bin.put(&full),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(format_args!("look at {}", full.display()), e)),
+        }
     }
     Ok(())
 }
@@ -503,8 +533,6 @@ fn write_new(
     id: ObjectId,
     mode: Option<u32>,
 ) -> Result<()> {
-    // A set-up file that was brought along may be in the way; a directory is not removed.
-    remove_file(path)?;
     let doing = format!("write {}", path.display());
     let writing = |e| Error::io(&doing, e);
     let mut file =

@@ -9,10 +9,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use git_backend::GitIsolator;
+use git_backend::{GitIsolator, GitSettings};
 use pool_core::{ErrorKind, Isolator, Plan, Preserved, Rescue};
 
-use crate::support::{Fixture, archive, commit, detached, git, git_succeeds, noise, plan, write};
+use crate::support::{
+    Fixture, archive, commit, detached, git, git_succeeds, noise, plan, settings, write,
+};
 
 /// Path, kind, mode and content of everything below a directory, but git's own file and what is
 /// regenerable.
@@ -433,6 +435,39 @@ async fn a_rescue_can_be_brought_into_another_lease() {
     let error = archive(&isolator).restore_onto(&rescue, &second).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldLoseWork);
     assert_eq!(listing(&place), files);
+}
+
+/// Where the lease had something else in the place of what a fresh one begins with.
+#[tokio::test]
+async fn what_came_along_makes_way_for_what_is_restored() {
+    let fixture = fixture();
+    for path in ["link.local", "directory.local", "empty.local", "linked.local/file.local"] {
+        write(&fixture.repo, path, "set up");
+    }
+    let copy = vec!["*.local".to_owned()];
+    let isolator = fixture.isolator_with(GitSettings { copy, ..settings() });
+    let first = plan(&isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    let place = isolator.place(first.slot);
+    for path in ["link.local", "directory.local", "empty.local", "linked.local/file.local"] {
+        fs::remove_file(place.join(path)).unwrap();
+    }
+    symlink("elsewhere", place.join("link.local")).unwrap();
+    write(&place, "directory.local/file", "1");
+    fs::create_dir(place.join("empty.local")).unwrap();
+    fs::remove_dir(place.join("linked.local")).unwrap();
+    symlink("elsewhere", place.join("linked.local")).unwrap();
+    symlink("elsewhere", place.join("target")).unwrap();
+    let target = |place: &Path| fs::read_link(place.join("target")).unwrap();
+    let (files, outside) = (listing(&place), target(&place));
+    let rescue = preserved(&isolator, &first).await.rescue().unwrap().id.clone();
+
+    let second = plan(&isolator, 2, "second").await;
+    isolator.provision(&second).await.unwrap();
+    let place = isolator.place(second.slot);
+    write(&place, "target/debug/out", "of a cache");
+    archive(&isolator).restore_onto(&rescue, &second).await.expect("restored");
+    assert_eq!((listing(&place), target(&place)), (files, outside));
 }
 
 /// Gives every object a file of its own, so that one of them can be damaged.
