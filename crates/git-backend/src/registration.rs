@@ -24,7 +24,7 @@ use crate::trash::Bin;
 
 mod whole;
 
-pub(crate) use whole::staged;
+pub(crate) use whole::{clear_unfinished, staged};
 
 /// What keeps a worktree registered while nothing is at its place, in its administrative directory:
 /// `git worktree lock` makes it.
@@ -79,12 +79,13 @@ pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Resu
     exclusively(site, interrupt, || {
         // Reopened, since the configuration may have changed while the pool was running.
         let repo = crate::site::open_repository(&site.common_dir, &site.settings)?;
-        let admin = match whole::register(site, &repo, plan.slot, base)? {
+        let (place, staged) = (site.place(plan.slot), staged(site, plan.slot));
+        let admin = match whole::register(site, &repo, &staged, &place, base)? {
             Some(admin) => admin,
             None => {
                 // Until the registration says whose it is, this is how it can be told.
                 note_beginning(site, plan.slot)?;
-                step_by_step(site, &repo, plan, base, interrupt)?
+                step_by_step(site, &repo, &place, base, interrupt)?
             }
         };
         pool_core::fail_point!("git-backend::registration::prepared");
@@ -94,27 +95,44 @@ pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Resu
     })
 }
 
+/// Registers a worktree that is no slot's, at a place where nothing is, and returns the administrative directory. It
+/// is locked, with a detached `HEAD`, and nothing is checked out yet. To be called under the lock.
+pub(crate) fn register_elsewhere(
+    site: &Site,
+    place: &Path,
+    base: gix::ObjectId,
+) -> Result<PathBuf> {
+    let repo = crate::site::open_repository(&site.common_dir, &site.settings)?;
+    if let Some(admin) = whole::register(site, &repo, &whole::restoring(site), place, base)? {
+        return Ok(admin);
+    }
+    let admin = step_by_step(site, &repo, place, base, &AtomicBool::new(false))?;
+    let lock = admin.join(LOCK);
+    fs::write(&lock, whole::INITIALIZING)
+        .map_err(|e| Error::io(format!("write {}", lock.display()), e))?;
+    Ok(admin)
+}
+
 /// As stock git does it, in view of everybody.
 fn step_by_step(
     site: &Site,
     repo: &gix::Repository,
-    plan: &Plan,
+    place: &Path,
     base: gix::ObjectId,
     interrupt: &AtomicBool,
 ) -> Result<PathBuf> {
-    let place = site.place(plan.slot);
     let failed = |e| gix_error(format!("register the worktree {}", place.display()), e);
     let mut attempt = 1;
     loop {
         // Always detached at first: for a branch, gix opens every other worktree, and one broken
         // registration would stop all leases.
-        match repo.prepare_add_worktree(&place, Head::Detached(base), interrupt) {
+        match repo.prepare_add_worktree(place, Head::Detached(base), interrupt) {
             Ok(prepared) => {
                 let made = prepared.persist().map_err(failed)?;
                 return Ok(made.git_dir().to_owned());
             }
             // One of any worktree, somebody's own included, stops gix; git passes over it.
-            Err(_) if has_broken_one(site) => return by_git(site, plan),
+            Err(_) if has_broken_one(site) => return by_git(site, place, base),
             Err(_) if attempt < ATTEMPTS && !interrupt.load(Ordering::Relaxed) => {
                 attempt += 1;
                 std::thread::sleep(PAUSE * attempt);
@@ -132,14 +150,15 @@ fn has_broken_one(site: &Site) -> bool {
         .is_ok_and(|entries| entries.flatten().any(|entry| empty(entry.path())))
 }
 
-fn by_git(site: &Site, plan: &Plan) -> Result<PathBuf> {
-    let place = site.place(plan.slot);
+fn by_git(site: &Site, place: &Path, base: gix::ObjectId) -> Result<PathBuf> {
     Git::in_worktree(site, &site.common_dir, &site.common_dir)
         .args(["worktree", "add", "--quiet", "--detach", "--no-checkout"])
-        .arg(&place)
-        .arg(plan.base.commit.as_str())
+        .arg(place)
+        .arg(base.to_string())
         .run()?;
-    site.admin_dir(plan.slot)
+    site.registration_at(place)?.ok_or_else(|| {
+        Error::new(ErrorKind::Other, format!("git registered no worktree at {}", place.display()))
+    })
 }
 
 /// Brings all that makes a slot's worktree one to the disk: its registration, its branch, and the pool's notes on

@@ -46,6 +46,7 @@ use pool_core::{
 };
 
 use crate::references;
+use crate::registration;
 use crate::site::Site;
 pub(crate) use objects::{staging, take_back};
 pub(crate) use write::preserve;
@@ -95,9 +96,10 @@ pub(crate) fn signature(at: jiff::Timestamp) -> gix::actor::Signature {
     }
 }
 
-/// Removes what a loss of power left of rescues whose making it interrupted: references with nothing in them, at
-/// which git would stop whenever it looks at all of them.
+/// Removes what a kill left of the restoring of a rescue, and what a loss of power left of the making of one: references
+/// with nothing in them, at which git would stop whenever it looks at all of them.
 pub(crate) fn clear_unfinished(site: &Site) -> Result<()> {
+    registration::clear_unfinished(site)?;
     let Ok(entries) = std::fs::read_dir(site.common_dir.join(PREFIX)) else { return Ok(()) };
     let is_lock = |path: &Path| path.extension().is_some_and(|extension| extension == "lock");
     let mut paths = entries.flatten().map(|entry| entry.path()).filter(|path| !is_lock(path));

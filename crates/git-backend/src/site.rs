@@ -272,7 +272,12 @@ impl Site {
     /// The registration whose worktree is (or was) at that slot's place, found from git's side: for
     /// a worktree that was deleted by hand.
     pub(crate) fn registration_of(&self, slot: SlotId) -> Result<Option<PathBuf>> {
-        let dot_git = self.place(slot).join(".git");
+        self.registration_at(&self.place(slot))
+    }
+
+    /// The registration whose worktree is (or was) at that place.
+    pub(crate) fn registration_at(&self, place: &Path) -> Result<Option<PathBuf>> {
+        let dot_git = place.join(".git");
         Ok(self
             .registrations()?
             .into_iter()

@@ -266,7 +266,8 @@ fn is_pool(dir: &Path) -> Result<bool> {
 }
 
 /// What is there of a pool that others are just making, or that somebody deleted under a running process.
-const OWN_NAMES: [&str; 10] = [
+const OWN_NAMES: [&str; 11] = [
+    ".restoring",
     "branches",
     "build-base.log",
     "cache",

@@ -1,12 +1,14 @@
 //! Registrations that nobody sees half made.
 //!
 //! Every git process reads the registrations of all worktrees. One that has no `commondir` yet, or whose
-//! `HEAD` is not yet a commit, ends somebody's `git fetch` or `git gc` with an error. So a registration is
-//! put together in the slot's directory, and moved as a whole to where git looks for it.
+//! `HEAD` is not yet a commit, ends somebody's `git fetch` or `git gc` with an error; for good, if its process is
+//! killed then. So a registration is put together in the slot's directory, or the pool's for one that is no slot's, and
+//! moved as a whole to where git looks for it.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use pool_core::{Error, Result, SlotId};
 
@@ -21,13 +23,37 @@ pub(crate) fn staged(site: &Site, slot: SlotId) -> PathBuf {
     site.slot_dir(slot).join(".registration")
 }
 
-/// Registers a worktree at the slot's place, locked, with a detached `HEAD`, and returns its
-/// administrative directory; the worktree has nothing but its `.git`. `None` where that can't be done as a
+/// Where one is that is no slot's.
+pub(super) fn restoring(site: &Site) -> PathBuf {
+    site.pool_dir.join(".restoring")
+}
+
+/// Removes what is left of one that is no slot's if its process was killed.
+pub(crate) fn clear_unfinished(site: &Site) -> Result<()> {
+    let staged = restoring(site);
+    if fs::symlink_metadata(&staged).is_err() {
+        return Ok(());
+    }
+    // Else somebody is just putting it together.
+    super::exclusively(site, &AtomicBool::new(false), || match fs::remove_dir_all(&staged) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", staged.display()), e))
+        }
+        _ => Ok(()),
+    })
+}
+
+/// Why a worktree is locked that is not yet what it is to be; git says the same.
+pub(super) const INITIALIZING: &str = "initializing\n";
+
+/// Registers a worktree at `place`, locked, with a detached `HEAD`, and returns its administrative directory;
+/// the worktree has nothing but its `.git`. It is put together at `staged`. `None` where that can't be done as a
 /// whole: then nothing was done.
 pub(super) fn register(
     site: &Site,
     repo: &gix::Repository,
-    slot: SlotId,
+    staged: &Path,
+    place: &Path,
     base: gix::ObjectId,
 ) -> Result<Option<PathBuf>> {
     let is_set = |key: &str| repo.config_snapshot().boolean(key).unwrap_or(false);
@@ -35,16 +61,14 @@ pub(super) fn register(
         // Then the repository's own configuration has to change as well; gix knows how.
         return Ok(None);
     }
-    let place = site.place(slot);
-    let staged = staged(site, slot);
     let doing = |e| Error::io(format!("register the worktree {}", place.display()), e);
     if staged.exists() {
-        fs::remove_dir_all(&staged).map_err(doing)?;
+        fs::remove_dir_all(staged).map_err(doing)?;
     }
-    fs::create_dir_all(&staged).map_err(doing)?;
+    fs::create_dir_all(staged).map_err(doing)?;
     let dot_git = place.join(".git");
     for (name, content) in [
-        (super::LOCK, b"initializing\n".to_vec()),
+        (super::LOCK, INITIALIZING.as_bytes().to_vec()),
         ("commondir", b"../..\n".to_vec()),
         ("HEAD", format!("{base}\n").into_bytes()),
         ("gitdir", [&*bytes(dot_git.as_os_str()), b"\n"].concat()),
@@ -69,13 +93,17 @@ pub(super) fn register(
             _ => {}
         }
     }
-    let Some(admin) = publish(site, &staged, &place).map_err(doing)? else {
-        fs::remove_dir_all(&staged).map_err(doing)?;
+    let Some(admin) = publish(site, staged, place).map_err(doing)? else {
+        fs::remove_dir_all(staged).map_err(doing)?;
         return Ok(None);
     };
     // Its lock keeps it while the worktree is not there.
     let link = [b"gitdir: ", &*bytes(admin.as_os_str()), b"\n"].concat();
-    fs::create_dir_all(&place).and_then(|()| fs::write(place.join(".git"), link)).map_err(doing)?;
+    fs::create_dir_all(place).and_then(|()| fs::write(dot_git, link)).map_err(|e| {
+        // Or else it would stay for ever where there is no slot that remembers it.
+        let _ = fs::remove_dir_all(&admin);
+        doing(e)
+    })?;
     Ok(Some(admin))
 }
 

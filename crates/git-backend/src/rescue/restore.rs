@@ -10,7 +10,6 @@ use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 use gix::index::entry::{Flags, Mode};
 use gix::objs::Kind;
-use gix::worktree::add::Head;
 use pool_core::{Error, ErrorKind, Plan, RescueId, Result};
 
 use super::manifest::PathRecord;
@@ -18,8 +17,8 @@ use super::read::{self, Parts};
 use crate::git::Git;
 use crate::inspect::{self, admin, failed, object_id, os, staged, text};
 use crate::references::{self, settled};
-use crate::registration::exclusively;
-use crate::site::{Site, remove_file};
+use crate::registration::{LOCK, exclusively, register_elsewhere, unregister};
+use crate::site::{Site, remove_file, resolved};
 use crate::trash::Bin;
 
 /// The reflog's message for a branch that is made again.
@@ -31,8 +30,9 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
     let parts = read::open(&repo, id)?.parts(&repo)?;
     let into = std::path::absolute(into)
         .map_err(|e| Error::io(format_args!("resolve {}", into.display()), e))?;
-    check_unused(&into)?;
-    if gix::path::realpath(&into).is_ok_and(|real| real.starts_with(&site.pool_dir)) {
+    check_unused(site, &into)?;
+    let into = resolved(&into);
+    if into.starts_with(&site.pool_dir) {
         return Err(Error::new(
             ErrorKind::InvalidInput,
             format!("{} lies in the pool's own directory, which is cleaned up", into.display()),
@@ -45,24 +45,23 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
     };
     let never = AtomicBool::new(false);
     let mut made = Vec::new();
-    let prepared = exclusively(site, &never, || {
-        repo.prepare_add_worktree(&into, Head::Detached(start), &never)
-            .map_err(|e| failed(format_args!("register the worktree {}", into.display()), e))
+    let (admin, is_new) = exclusively(site, &never, || {
+        check_unused(site, &into)?;
+        let is_new = !into.exists();
+        Ok((register_elsewhere(site, &into, start)?, is_new))
     })?;
     pool_core::fail_point!("git-backend::restore::registered");
-    let admin = prepared.repo().git_dir().to_owned();
     let done = (|| {
         restore_state(&repo, &parts, &admin, &["HEAD", "config.worktree"])?;
         restore_sparse(site, &repo, &parts, &admin)?;
         exclusively(site, &never, || set_head(site, &repo, &parts, id, &admin, &mut made))?;
         pool_core::fail_point!("git-backend::restore::head-set");
-        fill(site, prepared.repo(), &parts, &into, None)
+        fill(site, &site.open_admin(&admin)?, &parts, &into, None)?;
+        // From here on it is a worktree as any other.
+        remove_file(&admin.join(LOCK))
     })();
     match done {
         Ok(()) => {
-            prepared
-                .persist()
-                .map_err(|e| failed(format_args!("register the worktree {}", into.display()), e))?;
             check_out_submodules(site, &parts, &into);
             Ok(())
         }
@@ -72,12 +71,30 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
                     tracing::warn!(name, %error, "a branch made for a restored worktree can't be taken back");
                 }
             }
-            if let Err(error) = prepared.rollback() {
+            if let Err(error) = take_back(site, &admin, &into, is_new) {
                 tracing::warn!(into = %into.display(), %error, "a restored worktree can't be taken back");
             }
             Err(error)
         }
     }
+}
+
+/// Removes a worktree that could not be restored, and its registration.
+fn take_back(site: &Site, admin: &Path, into: &Path, is_new: bool) -> Result<()> {
+    let removing = |e| Error::io(format_args!("remove {}", into.display()), e);
+    let emptied = || {
+        for entry in fs::read_dir(into)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        if is_new { fs::remove_dir(into) } else { Ok(()) }
+    };
+    let emptied = emptied().map_err(removing);
+    exclusively(site, &AtomicBool::new(false), || unregister(admin, &mut Bin::new(site)))?;
+    emptied
 }
 
 /// Brings the saved state into a slot.
@@ -116,7 +133,7 @@ pub(super) fn onto(site: &Site, id: &RescueId, plan: &Plan) -> Result<()> {
     let detached =
         ["rebase-merge", "rebase-apply", "BISECT_LOG"].iter().any(|name| admin.join(name).exists());
     if parts.manifest.branch.is_none() && detached {
-        write(&admin.join("HEAD"), format!("{head}\n").as_bytes())?;
+        write_state(&admin, Path::new("HEAD"), format!("{head}\n").as_bytes())?;
     }
     check_out_submodules(site, &parts, &place);
     Ok(())
@@ -171,13 +188,18 @@ fn check_out_submodules(site: &Site, parts: &Parts, root: &Path) {
     }
 }
 
-fn check_unused(into: &Path) -> Result<()> {
+fn check_unused(site: &Site, into: &Path) -> Result<()> {
     let used = |what: &str| {
         Err(Error::new(ErrorKind::InvalidInput, format!("{} {what}", into.display()))
             .with_hint("name a directory that is empty or does not exist"))
     };
     match fs::symlink_metadata(into) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return match site.registration_at(&resolved(into))? {
+                Some(_) => used("is where git knows a worktree, which is missing"),
+                None => Ok(()),
+            };
+        }
         Err(e) => return Err(Error::io(format_args!("look at {}", into.display()), e)),
         Ok(meta) if !meta.is_dir() => return used("is not a directory"),
         Ok(_) => {}
@@ -231,7 +253,7 @@ fn set_head(
         (Some(branch), None) if target(repo, branch)?.is_none() => format!("ref: {branch}"),
         (_, None) => format!("ref: refs/heads/{id}"),
     };
-    write(&admin.join("HEAD"), format!("{head}\n").as_bytes())
+    write_state(admin, Path::new("HEAD"), format!("{head}\n").as_bytes())
 }
 
 fn target(repo: &gix::Repository, name: &str) -> Result<Option<ObjectId>> {
@@ -251,6 +273,7 @@ fn restore_state(
     except: &[&str],
 ) -> Result<()> {
     let metadata = staged::tree_index(repo, parts.metadata)?;
+    let mut state = Vec::new();
     for entry in metadata.entries() {
         let path = entry.path(&metadata);
         if let Some(name) = path.strip_prefix(b"state/").map(ByteSlice::as_bstr) {
@@ -258,9 +281,7 @@ fn restore_state(
             if !except.iter().any(|e| name == Path::new(e))
                 && name.to_str().is_none_or(|n| !admin::is_not_work(n))
             {
-                let file = admin.join(name);
-                make_parent(&file)?;
-                write(&file, &blob(repo, entry.id)?)?;
+                state.push((name, entry.id));
             }
         } else if path.starts_with(b"tags/") {
             use gix::objs::Write as _;
@@ -268,6 +289,11 @@ fn restore_state(
                 .write_buf(Kind::Tag, &blob(repo, entry.id)?)
                 .map_err(|e| failed("write a tag", e))?;
         }
+    }
+    // Last what needs others: references a tag, and the index the part of it that may be in another file.
+    state.sort_by_key(|(name, _)| name == Path::new("index"));
+    for (name, id) in state {
+        write_state(admin, &name, &blob(repo, id)?)?;
     }
     if metadata.entry_by_path("state/index".into()).is_none() {
         let mut index = gix::index::File::from_state(
@@ -279,6 +305,16 @@ fn restore_state(
             .map_err(|e| failed(format_args!("write the index in {}", admin.display()), e))?;
     }
     Ok(())
+}
+
+/// Writes one of the worktree's administrative files, at once or not at all: others' git reads them all the time, and
+/// stops at one that is cut short. Not by git's own locks, which stay when this process is killed.
+fn write_state(admin: &Path, name: &Path, content: &[u8]) -> Result<()> {
+    let (path, unfinished) = (admin.join(name), admin.join("restoring"));
+    make_parent(&path)?;
+    write(&unfinished, content)?;
+    fs::rename(&unfinished, &path)
+        .map_err(|e| Error::io(format_args!("write {}", path.display()), e))
 }
 
 /// Writes the worktree's files. `has`: what is checked out at `root` already, unchanged.

@@ -78,6 +78,12 @@ async fn a_registration_that_names_nothing_stops_nobody() {
     assert_eq!(git(&place, &["branch", "--show-current"]), "wtpool/next");
     assert_eq!(read(place.join("src/main.rs")), "fn main() {}\n");
     assert!(registration.join("gitdir").exists(), "somebody's own is left as it is");
+    write(&place, "work", "precious");
+    let saved = proof(&isolator, &plan).await.rescue().expect("saved").id.clone();
+    let into = fixture.root.path().join("restored");
+    archive(&isolator).restore_into(&saved, &into).await.unwrap();
+    assert_eq!(read(into.join("work")), "precious");
+    git(&fixture.repo, &["worktree", "remove", "--force", into.to_str().unwrap()]);
     isolator.dispose(proof(&isolator, &plan).await).await.unwrap();
     assert_eq!(registrations(&fixture.repo), 0);
 }

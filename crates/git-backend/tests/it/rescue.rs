@@ -507,6 +507,26 @@ async fn a_failed_restore_leaves_nothing() {
     assert_eq!(archive(&isolator).list().await.unwrap(), [rescue]);
 }
 
+/// Somebody's own, on a disk that is not there now.
+#[tokio::test]
+async fn nothing_is_restored_where_a_worktree_is_missing() {
+    let fixture = fixture();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    write(&isolator.place(plan.slot), "new", "precious");
+    let rescue = preserved(&isolator, &plan).await.rescue().unwrap().id.clone();
+    let theirs = fixture.root.path().canonicalize().unwrap().join("theirs");
+    git(&fixture.repo, &["worktree", "add", "-q", "--lock", theirs.to_str().unwrap()]);
+    let away = fixture.root.path().join("away");
+    fs::rename(&theirs, &away).unwrap();
+    let error = archive(&isolator).restore_into(&rescue, &theirs).await.unwrap_err();
+    assert!(!theirs.exists(), "{error}");
+    fs::rename(&away, &theirs).unwrap();
+    assert_eq!(git(&theirs, &["status", "--porcelain"]), "");
+    assert_eq!(git(&fixture.repo, &["worktree", "list"]).lines().count(), 3);
+}
+
 #[tokio::test]
 async fn a_damaged_rescue_does_not_hide_the_others() {
     let fixture = fixture();

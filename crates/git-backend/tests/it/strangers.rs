@@ -6,7 +6,7 @@ use std::thread;
 
 use pool_core::Isolator;
 
-use crate::support::{Fixture, commit, git, plan, write};
+use crate::support::{Fixture, archive, commit, git, plan, proof, write};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_sees_a_registration_half_made() {
@@ -39,13 +39,21 @@ async fn nobody_sees_a_registration_half_made() {
                     let plan = plan(&isolator, slot, &format!("lease-{slot}")).await;
                     isolator.provision(&plan).await.expect("provisioned");
                 }
+                let plan = plan(&isolator, 21, "rescued").await;
+                isolator.provision(&plan).await.expect("provisioned");
+                write(&isolator.place(plan.slot), "work", "precious");
+                let saved = proof(&isolator, &plan).await.rescue().expect("saved").id.clone();
+                for number in 0..20 {
+                    let into = fixture.root.path().join(format!("restored-{number}"));
+                    archive(&isolator).restore_into(&saved, &into).await.expect("restored");
+                }
             });
         });
         over.store(true, Ordering::Relaxed);
         watcher.join().expect("it watched")
     });
     assert_eq!(half_made, []);
-    assert_eq!(git(&fixture.repo, &["worktree", "list"]).lines().count(), 21);
+    assert_eq!(git(&fixture.repo, &["worktree", "list"]).lines().count(), 42);
 }
 
 /// Each rescue comes in one.
