@@ -2,6 +2,7 @@
 
 mod aside;
 mod branch;
+mod conversions;
 mod copy;
 mod directory;
 mod dispose;

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use pool_core::{Error, ErrorKind, Plan, Result};
 
 use crate::branch;
+use crate::conversions;
 use crate::copy;
 use crate::dispose;
 use crate::durable;
@@ -75,7 +76,7 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     pool_core::fail_point!("git-backend::provision::registered");
     let repo = site.open_admin(&admin)?;
     // gix doesn't fetch what a partial clone left out; git does.
-    let complete = !is_partial(&repo) && check_out(&repo, &place, interrupt)?;
+    let complete = !is_partial(&repo) && check_out(site, &repo, &place, interrupt)?;
     registration::check(interrupt)?;
     if !complete {
         // Names that collide here, or a filter that did not deliver: git decides what that means.
@@ -94,7 +95,12 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
 }
 
 /// Checks out what HEAD is at; whether all of it is there now.
-fn check_out(repo: &gix::Repository, place: &Path, interrupt: &AtomicBool) -> Result<bool> {
+fn check_out(
+    site: &Site,
+    repo: &gix::Repository,
+    place: &Path,
+    interrupt: &AtomicBool,
+) -> Result<bool> {
     let Some(worktree) = repo.worktree() else { return Ok(false) };
     let outcome = match worktree.checkout(gix::progress::Discard, interrupt) {
         Ok(outcome) => outcome,
@@ -113,6 +119,14 @@ fn check_out(repo: &gix::Repository, place: &Path, interrupt: &AtomicBool) -> Re
             };
         }
     };
+    let index = repo
+        .index_or_empty()
+        .map_err(|e| gix_error(format!("read the index of {}", place.display()), e))?;
+    if conversions::are_only_gits(repo, &index, &site.settings) {
+        // Without an index, git writes all files again.
+        remove_file(&repo.index_path())?;
+        return Ok(false);
+    }
     Ok(outcome.collisions.is_empty()
         && outcome.errors.is_empty()
         && outcome.delayed_paths_unknown.is_empty()

@@ -12,6 +12,7 @@ use super::manifest::{
     DirectoryRecord, Manifest, Name, PathRecord, PathStatus, SubmoduleRecord, VERSION,
 };
 use super::objects::{self, Objects, Staging};
+use crate::conversions;
 use crate::durable;
 use crate::git::Git;
 use crate::inspect::commits::Unreached;
@@ -50,7 +51,7 @@ fn preserve_now(site: &Site, plan: &Plan) -> Result<Preserved> {
         if !seen.inspection.losses.unsavable.is_empty() {
             return Err(refusal(site, plan, &seen.inspection.losses));
         }
-        let exact = seen.attributes_changed || attributes_differ(&seen, plan)?;
+        let exact = seen.attributes_changed || is_restored_otherwise(site, &seen, plan)?;
         let staging = Staging::new(site, plan.slot)?;
         let mut capture = Capture { exact, ..Capture::new(&staging) };
         let saved = look(site, plan, &mut |finding| capture.take(finding))?;
@@ -95,10 +96,14 @@ fn preserve_now(site: &Site, plan: &Plan) -> Result<Preserved> {
     }))
 }
 
-/// Whether the lease's commits changed attributes. Files that were checked out before that are as the old
-/// ones say, and unchanged to git all the same.
-fn attributes_differ(look: &Look, plan: &Plan) -> Result<bool> {
+/// Whether what is unchanged may be otherwise than a restore would write it: when the lease's commits changed
+/// attributes, since files that were checked out before that are as the old ones say, and unchanged to git all the
+/// same; and where only git does the conversions that they ask for.
+fn is_restored_otherwise(site: &Site, look: &Look, plan: &Plan) -> Result<bool> {
     let Some(survey) = &look.survey else { return Ok(false) };
+    if conversions::are_only_gits(&survey.repo, &survey.index, &site.settings) {
+        return Ok(true);
+    }
     let base = object_id(plan.base.commit.as_str())?;
     if survey.head == Some(base) {
         return Ok(false);

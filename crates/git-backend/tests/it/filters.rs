@@ -46,6 +46,51 @@ async fn filter_drivers_are_honoured() {
     assert!(!git_succeeds(&fixture.repo, &["rev-parse", "-q", "--verify", "wtpool/failing"]));
 }
 
+/// Whatever is converted is in a lease as git would have it, and comes back so.
+#[tokio::test]
+async fn encodings_are_as_git_writes_them() {
+    let fixture = Fixture::new();
+    let mut attributes = "*.c ident\n".to_owned();
+    write(&fixture.repo, "id.c", "$Id$\n");
+    for encoding in ["UTF-16LE", "UTF-16BE", "UTF-16", "UTF-16LE-BOM", "UTF-32LE", "ISO-8859-1"] {
+        attributes += &format!("*.{encoding} text working-tree-encoding={encoding}\n");
+        write(&fixture.repo, &format!("text.{encoding}"), "h\u{e9}llo\n");
+    }
+    git(&fixture.repo, &["add", "."]);
+    write(&fixture.repo, ".gitattributes", &attributes);
+    git(&fixture.repo, &["add", ".gitattributes"]);
+    git(&fixture.repo, &["commit", "-q", "-m", "encodings"]);
+    git(&fixture.repo, &["rm", "-q", "-r", "--cached", "."]);
+    git(&fixture.repo, &["reset", "-q", "--hard"]);
+    let files = || git(&fixture.repo, &["ls-files"]);
+    let is_like_gits = |place: &Path| {
+        for file in files().lines() {
+            let (found, wanted) = (fs::read(place.join(file)), fs::read(fixture.repo.join(file)));
+            assert_eq!(found.expect(file), wanted.expect(file), "{file}");
+        }
+        assert!(git_succeeds(place, &["update-index", "--really-refresh"]));
+    };
+    let isolator = fixture.isolator();
+    let mut last = plan(&isolator, 1, "first").await;
+    isolator.provision(&last).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    assert_eq!(fs::read(place.join("text.UTF-16LE")).unwrap()[..4], *b"h\0\xe9\0");
+    for lease in ["second", "third"] {
+        is_like_gits(&place);
+        write(&place, "work", "precious");
+        let saved = proof(&isolator, &last).await;
+        let (rescue, into) = (saved.rescue().expect("saved").id.clone(), fixture.root.path());
+        let into = into.join(lease);
+        archive(&isolator).restore_into(&rescue, &into).await.unwrap();
+        is_like_gits(&into);
+        assert_eq!(status(&into), "?? work");
+        let next = plan(&isolator, 1, lease).await;
+        isolator.recycle(&next, saved).await.unwrap();
+        last = next;
+    }
+    is_like_gits(&place);
+}
+
 /// That a filter which commits pointers changes nothing about what a lease may rely on. All `*.bin`
 /// go through it.
 async fn pointers_are_handled(fixture: &Fixture) {

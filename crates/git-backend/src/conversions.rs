@@ -1,0 +1,41 @@
+//! Conversions of what is checked out that only git does as git does them.
+//!
+//! gix writes what is to be in UTF-16 or UTF-32 (`working-tree-encoding`) in UTF-8, and `ident` without its last space. A
+//! lease would begin with files that git, and whatever else reads them, does not understand. (gix-filter of gix 0.90.)
+
+use std::path::PathBuf;
+
+use gix::bstr::ByteSlice;
+
+use crate::inspect::is_attributes;
+use crate::settings::GitSettings;
+
+/// Whether attributes ask for any of them, for whatever files; also when that can't be told.
+pub(crate) fn are_only_gits(
+    repo: &gix::Repository,
+    index: &gix::index::State,
+    settings: &GitSettings,
+) -> bool {
+    let tracked = index.entries().iter().filter(|entry| is_attributes(entry.path(index)));
+    let in_tree = |id| repo.find_object(id).map_or(true, |object| ask(&object.data));
+    let beside = others(repo, settings).into_iter();
+    tracked.map(|entry| entry.id).any(in_tree)
+        || beside.filter_map(|path| std::fs::read(path).ok()).any(|text| ask(&text))
+}
+
+/// The files of attributes that are not part of a commit.
+fn others(repo: &gix::Repository, settings: &GitSettings) -> Vec<PathBuf> {
+    let mut found = vec![repo.common_dir().join("info/attributes")];
+    let configured = repo.config_snapshot().trusted_path("core.attributesFile");
+    if let Ok(Some(path)) = configured {
+        found.push(path);
+    } else if settings.user_config {
+        let variable = &mut |name: &str| std::env::var_os(name);
+        found.extend(gix::path::env::xdg_config("attributes", variable));
+    }
+    found
+}
+
+fn ask(attributes: &[u8]) -> bool {
+    attributes.fields().any(|word| word == b"ident" || word.starts_with(b"working-tree-encoding="))
+}
