@@ -76,16 +76,17 @@ pub(crate) fn unreached(
 ) -> Unreached {
     let mut found = Unreached::default();
     let mut tips = Vec::new();
-    for id in candidates.iter().filter(|id| !kept.contains(*id)) {
-        let kind = || Some(repo.try_find_header(*id).ok()??.kind());
+    let mut pending: Vec<_> = candidates.iter().filter(|id| !kept.contains(*id)).copied().collect();
+    while let Some(id) = pending.pop() {
+        let kind = || Some(repo.try_find_header(id).ok()??.kind());
         match even_if_repacked(kind) {
-            Some(Kind::Commit) => tips.push(*id),
-            Some(kind @ Kind::Tag) => {
-                found.others.push((*id, kind));
-                let target = || repo.find_object(*id).ok()?.peel_to_kind(Kind::Commit).ok();
-                tips.extend(even_if_repacked(target).map(|commit| commit.id));
+            Some(Kind::Commit) => tips.push(id),
+            Some(kind) => {
+                found.others.push((id, kind));
+                // That may be a tag as well, or a tree or blob.
+                let target = || repo.find_tag(id).ok()?.target_id().ok().map(gix::Id::detach);
+                pending.extend((kind == Kind::Tag).then(|| even_if_repacked(target)).flatten());
             }
-            Some(kind) => found.others.push((*id, kind)),
             None => {}
         }
     }

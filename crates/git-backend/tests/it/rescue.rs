@@ -286,6 +286,36 @@ async fn detached_commits_and_those_reset_away_come_back() {
     assert!(git(&into, &["reflog"]).contains("away"));
 }
 
+/// A tag of a tag, and one of a blob.
+#[tokio::test]
+async fn what_tags_of_its_own_lead_to_comes_back() {
+    let fixture = fixture();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(plan.slot);
+    write(&place, "content", "of a blob");
+    let blob = git(&place, &["hash-object", "-w", "content"]);
+    fs::remove_file(place.join("content")).unwrap();
+    let commit = git(&place, &["commit-tree", "-m", "floating", "HEAD^{tree}"]);
+    let mut tagged = Vec::new();
+    for (target, name) in [(&commit, "inner"), (&blob, "content")] {
+        git(&place, &["tag", "-a", "-m", name, name, target]);
+        tagged.push(git(&place, &["rev-parse", name]));
+    }
+    git(&place, &["tag", "-a", "-m", "outer", "outer", "inner"]);
+    git(&place, &["update-ref", "refs/worktree/outer", "outer"]);
+    git(&place, &["update-ref", "refs/worktree/content", "content"]);
+    git(&place, &["tag", "-d", "outer", "inner", "content"]);
+    write(&place, "new", "precious");
+
+    let (_, into) = round_trip(&fixture, &isolator, &plan).await;
+    for object in tagged.iter().chain([&commit, &blob]) {
+        git(&into, &["cat-file", "-e", object]);
+    }
+    assert_eq!(git(&into, &["rev-parse", "refs/worktree/outer^{}"]), commit);
+}
+
 #[tokio::test]
 async fn commits_alone_are_a_rescue_too() {
     let fixture = fixture();
