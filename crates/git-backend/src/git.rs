@@ -186,17 +186,7 @@ impl Git {
     }
 
     fn failed(&self, output: &Output, message: &str) -> Error {
-        let kind = if is_locked(message) {
-            ErrorKind::Busy
-        } else if message.contains("No space left on device") || message.contains("quota exceeded")
-        {
-            ErrorKind::NoSpace
-        } else if message.contains("Permission denied") || message.contains("Read-only file system")
-        {
-            ErrorKind::PermissionDenied
-        } else {
-            ErrorKind::Other
-        };
+        let kind = kind_of(message);
         let said = if message.is_empty() { output.status.to_string() } else { message.to_owned() };
         let error = Error::new(kind, format!("`{}` failed: {said}", self.shown));
         match kind {
@@ -219,6 +209,20 @@ fn cannot_run(e: std::io::Error) -> Error {
     }
 }
 
+/// What is wrong, by what git says of it.
+fn kind_of(message: &str) -> ErrorKind {
+    let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+    match () {
+        () if is_locked(message) => ErrorKind::Busy,
+        // The last is what git says of a pack that it can't go on writing.
+        () if says(&["No space left on device", "quota exceeded", "Out of diskspace"]) => {
+            ErrorKind::NoSpace
+        }
+        () if says(&["Permission denied", "Read-only file system"]) => ErrorKind::PermissionDenied,
+        () => ErrorKind::Other,
+    }
+}
+
 fn is_locked(message: &str) -> bool {
     message.contains(".lock': File exists")
         || message.contains("Unable to create lock")
@@ -229,3 +233,29 @@ fn is_locked(message: &str) -> bool {
 const NULL_FILE: &str = "/dev/null";
 #[cfg(not(unix))]
 const NULL_FILE: &str = "NUL";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_told_from_other_trouble() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let repo = gix::init(root.path()).expect("made");
+        let blob = repo.write_blob("some").expect("written").to_string();
+        let settings = GitSettings { user_config: false, ..Default::default() };
+        // Every write to this fails as on a full disk.
+        std::os::unix::fs::symlink("/dev/full", root.path().join("full")).expect("linked");
+        let pack = |to: &str| {
+            let script = format!("echo {blob} | git pack-objects --quiet --stdout > {to}");
+            let output = Command::new("sh").args(["-c", &script]).current_dir(root.path()).output();
+            let message = String::from_utf8_lossy(&output.expect("it runs").stderr).into_owned();
+            (kind_of(&message), message)
+        };
+        let (kind, message) = pack("full");
+        assert_eq!(kind, ErrorKind::NoSpace, "{message}");
+        let ended = Git::in_directory(root.path(), &settings).arg("no-such-command").run();
+        assert_eq!(ended.expect_err("there is none").kind(), ErrorKind::Other);
+    }
+}
