@@ -24,7 +24,9 @@ pub(crate) fn kept_by_refs(
     // One that is broken keeps nothing.
     for reference in references::all(repo, "refs/")?.into_iter().flatten() {
         let name = reference.name().as_bstr().to_string();
-        if PRIVATE.iter().any(|p| name.starts_with(p)) || excluded(&name) {
+        // One that only names another keeps what that one keeps, if it does.
+        let is_symbolic = reference.target().try_id().is_none();
+        if is_symbolic || PRIVATE.iter().any(|p| name.starts_with(p)) || excluded(&name) {
             continue;
         }
         let peel = || reference.clone().peel_to_id().ok().map(gix::Id::detach);

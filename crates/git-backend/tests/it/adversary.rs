@@ -56,6 +56,24 @@ async fn a_base_whose_own_branch_went_is_saved() {
     assert!(is_reached(&fixture, &work));
 }
 
+/// A name for the lease's branch, which leads nowhere without it.
+#[tokio::test]
+async fn a_symbolic_reference_keeps_no_commit() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    git(&fixture.repo, &["switch", "-q", "-c", "topic"]);
+    write(&fixture.repo, "work", "precious");
+    let work = commit(&fixture.repo, "work");
+    git(&fixture.repo, &["switch", "-q", "main"]);
+    let wish = Wish { base: Some("topic".into()), origin: None, branch: BranchWish::Generated };
+    let lease = plan_of(1, "lease", isolator.resolve(&wish, &name("lease")).await.unwrap());
+    isolator.provision(&lease).await.unwrap();
+    git(&fixture.repo, &["branch", "-q", "-D", "topic"]);
+    git(&fixture.repo, &["symbolic-ref", "refs/heads/current", "refs/heads/wtpool/lease"]);
+    ended(&isolator, &lease).await;
+    assert!(is_reached(&fixture, &work));
+}
+
 /// Two leases from one commit: the branch of each keeps it for the other, and both end at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_branches_that_keep_one_commit_do_not_both_go() {
