@@ -121,6 +121,9 @@ fn step_by_step(
     base: gix::ObjectId,
     interrupt: &AtomicBool,
 ) -> Result<PathBuf> {
+    if whole::has_relative_paths(repo) {
+        return by_git(site, place, base);
+    }
     let failed = |e| gix_error(format!("register the worktree {}", place.display()), e);
     let mut attempt = 1;
     loop {

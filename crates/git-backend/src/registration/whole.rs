@@ -43,6 +43,12 @@ pub(crate) fn clear_unfinished(site: &Site) -> Result<()> {
     })
 }
 
+/// Whether worktrees are to be registered by relative paths. The repository's own configuration has to say so then, and
+/// a git that is too old for that refuses all of the repository; gix would write it nevertheless.
+pub(super) fn has_relative_paths(repo: &gix::Repository) -> bool {
+    repo.config_snapshot().boolean("worktree.useRelativePaths").unwrap_or(false)
+}
+
 /// Why a worktree is locked that is not yet what it is to be; git says the same.
 pub(super) const INITIALIZING: &str = "initializing\n";
 
@@ -56,11 +62,10 @@ pub(super) fn register(
     place: &Path,
     base: gix::ObjectId,
 ) -> Result<Option<PathBuf>> {
-    let is_set = |key: &str| repo.config_snapshot().boolean(key).unwrap_or(false);
-    if is_set("worktree.useRelativePaths") {
-        // Then the repository's own configuration has to change as well; gix knows how.
+    if has_relative_paths(repo) {
         return Ok(None);
     }
+    let is_set = |key: &str| repo.config_snapshot().boolean(key).unwrap_or(false);
     let doing = |e| Error::io(format!("register the worktree {}", place.display()), e);
     if staged.exists() {
         fs::remove_dir_all(staged).map_err(doing)?;

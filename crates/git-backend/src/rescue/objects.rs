@@ -169,7 +169,9 @@ impl<'a> Objects<'a> {
         let packed = Git::in_repository(&site.common_dir, &site.settings)
             .with_objects_in(&self.staging.dir)
             .args(["-c", "core.bigFileThreshold=1m", "-c", "pack.compression=1"])
-            .args(["pack-objects", "--quiet", "--window=0", "--threads=1", "--max-pack-size=0"])
+            // One pack, whatever the repository's own are to be. The option for it doesn't take 0 for no limit.
+            .args(["-c", "pack.packSizeLimit=0"])
+            .args(["pack-objects", "--quiet", "--window=0", "--threads=1"])
             .arg(self.staging.dir.join("rescue"))
             .run_with_input((ids.join("\n") + "\n").as_bytes())?;
         let hash = packed.trim_ascii().to_str_lossy().into_owned();

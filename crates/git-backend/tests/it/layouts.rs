@@ -1,9 +1,11 @@
 //! Repositories of every kind: bare, sparse, with other ids, with configuration of a worktree's own.
 
+use std::path::Path;
+
 use pool_core::{Isolator, SlotId};
 
 use crate::support::{
-    Fixture, backdate, commit, detached, git, git_succeeds, mtime, plan, proof, read,
+    Fixture, archive, backdate, commit, detached, git, git_succeeds, mtime, plan, proof, read,
     registrations, settings, status, write,
 };
 
@@ -76,6 +78,30 @@ async fn through_a_whole_life(fixture: &Fixture, isolator: &git_backend::GitIsol
     isolator.dispose(settled).await.unwrap();
     assert_eq!(registrations(&fixture.repo), 0);
     assert_eq!(git(&fixture.repo, &["rev-parse", "wtpool/first"]), work);
+}
+
+/// Versions of git before 2.48 don't know that setting, and refuse a repository in which somebody acted on it.
+#[tokio::test]
+async fn relative_paths_are_for_the_installed_git_to_want() {
+    let fixture = Fixture::new();
+    git(&fixture.repo, &["config", "worktree.useRelativePaths", "true"]);
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(plan.slot);
+    assert_eq!(git(&place, &["status", "--porcelain"]), "");
+    write(&place, "work", "precious");
+    let rescue = proof(&isolator, &plan).await.rescue().expect("saved").id.clone();
+    let into = fixture.root.path().join("restored");
+    archive(&isolator).restore_into(&rescue, &into).await.unwrap();
+    assert_eq!(git(&into, &["status", "--porcelain"]), "?? work");
+    // As it does it itself.
+    let beside = fixture.root.path().join("beside");
+    git(&fixture.repo, &["worktree", "add", "-q", "--detach", beside.to_str().unwrap()]);
+    let is_relative = |dir: &Path| read(dir.join(".git")).starts_with("gitdir: ..");
+    for worktree in [&place, &into] {
+        assert_eq!(is_relative(worktree), is_relative(&beside), "{}", worktree.display());
+    }
 }
 
 #[tokio::test]

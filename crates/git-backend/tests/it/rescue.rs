@@ -593,6 +593,20 @@ async fn a_file_too_large_to_be_held_in_memory_comes_back() {
 }
 
 #[tokio::test]
+async fn a_limit_for_the_size_of_packs_is_none_for_what_is_saved() {
+    let fixture = Fixture::new();
+    git(&fixture.repo, &["config", "pack.packSizeLimit", "1m"]);
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "large").await;
+    isolator.provision(&plan).await.unwrap();
+    for seed in 1..=3 {
+        let file = isolator.place(plan.slot).join(format!("large-{seed}"));
+        fs::write(file, noise(LARGE, seed)).unwrap();
+    }
+    round_trip(&fixture, &isolator, &plan).await;
+}
+
+#[tokio::test]
 async fn a_large_file_whose_object_is_gone_restores_nothing() {
     let fixture = Fixture::new();
     let isolator = fixture.isolator();
