@@ -9,7 +9,7 @@
 //! - The commit's **tree** is the worktree as it was found: tracked files as they were on disk,
 //!   untracked files, and ignored files that are neither regenerable nor unchanged copies. What
 //!   differed from the index is stored byte for byte, with no filter or conversion of line ends;
-//!   what did not is the index's own blob.
+//!   what did not is the index's own blob, unless a restore would not make the same file of it.
 //! - Its **parents** are: the commit that was checked out (left out when there was none yet); a
 //!   commit of the index (stage 0); a commit of the metadata below; then every commit that nothing
 //!   else reached.

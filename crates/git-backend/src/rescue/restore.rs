@@ -230,8 +230,7 @@ fn set_head(
             && name.starts_with("refs/heads/")
             && target(repo, &name)?.is_none()
         {
-            references::create(site, &name, tip, RESTORED)?;
-            made.push((name, tip));
+            make_again(site, &name, tip, made);
         }
     }
     let head = match (&parts.manifest.branch, parts.head) {
@@ -240,13 +239,9 @@ fn set_head(
             let free =
                 crate::branch::occupant(site, &super::full_name(branch)?, Some(admin))?.is_none();
             match target(repo, branch)? {
-                None => {
-                    references::create(site, branch, commit, RESTORED)?;
-                    made.push((branch.clone(), commit));
-                    format!("ref: {branch}")
-                }
+                None if make_again(site, branch, commit, made) => format!("ref: {branch}"),
                 Some(at) if at == commit && free => format!("ref: {branch}"),
-                Some(_) => commit.to_string(),
+                _ => commit.to_string(),
             }
         }
         // Nothing had been committed yet, so HEAD can't be anything but a branch that isn't there.
@@ -254,6 +249,18 @@ fn set_head(
         (_, None) => format!("ref: refs/heads/{id}"),
     };
     write_state(admin, Path::new("HEAD"), format!("{head}\n").as_bytes())
+}
+
+/// Makes a branch again; whether it could. Others may have been made since whose names leave no room for its own.
+fn make_again(site: &Site, name: &str, at: ObjectId, made: &mut Vec<(String, ObjectId)>) -> bool {
+    match references::create(site, name, at, RESTORED) {
+        Ok(()) => made.push((name.to_owned(), at)),
+        Err(error) => {
+            tracing::warn!(name, %error, "a branch can't be made again");
+            return false;
+        }
+    }
+    true
 }
 
 fn target(repo: &gix::Repository, name: &str) -> Result<Option<ObjectId>> {

@@ -441,6 +441,25 @@ async fn another_worktree_on_the_branch_means_a_detached_head() {
     assert_eq!(git(&into, &["status", "--porcelain"]), "?? new");
 }
 
+/// Git can't have a branch beside others whose names go on from its own.
+#[tokio::test]
+async fn a_branch_that_cannot_be_made_again_means_a_detached_head() {
+    let fixture = fixture();
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    write(&isolator.place(plan.slot), "new", "1");
+    let proof = preserved(&isolator, &plan).await;
+    let rescue = proof.rescue().unwrap().id.clone();
+    isolator.dispose(proof).await.unwrap();
+    git(&fixture.repo, &["branch", "wtpool/lease/next"]);
+    let into = fixture.root.path().join("restored");
+    archive(&isolator).restore_into(&rescue, &into).await.expect("restored");
+    assert_eq!(git(&into, &["rev-parse", "--abbrev-ref", "HEAD"]), "HEAD");
+    assert_eq!(git(&into, &["status", "--porcelain"]), "?? new");
+    assert_eq!(git(&fixture.repo, &["branch", "--list", "wtpool/*"]).trim(), "wtpool/lease/next");
+}
+
 #[tokio::test]
 async fn a_rescue_can_be_brought_into_another_lease() {
     let fixture = fixture();
