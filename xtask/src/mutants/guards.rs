@@ -351,6 +351,30 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "lifecycle::only_an_unmoved_branch_that_the_pool_made_goes_away")],
     },
     Guard {
+        name: "branch-last-to-reach",
+        file: "crates/git-backend/src/branch.rs",
+        edits: &[(
+            "!(keep && is_plans) && is_reached_otherwise(site, name, base)?",
+            "!(keep && is_plans)",
+        )],
+        tests: &[it(GIT, "adversary::two_branches_that_keep_one_commit_do_not_both_go")],
+    },
+    Guard {
+        name: "symbolic-references",
+        file: "crates/git-backend/src/inspect/commits.rs",
+        edits: &[("reference.target().try_id().is_none()", "false")],
+        tests: &[it(GIT, "adversary::a_symbolic_reference_keeps_no_commit")],
+    },
+    Guard {
+        name: "conversions-byte-for-byte",
+        file: "crates/git-backend/src/rescue/write.rs",
+        edits: &[(
+            "if conversions::are_only_gits(&survey.repo, &survey.index, &site.settings)",
+            "if false",
+        )],
+        tests: &[it(GIT, "filters::encodings_are_as_git_writes_them")],
+    },
+    Guard {
         name: "half-made-marker",
         file: "crates/git-backend/src/site.rs",
         edits: &[("fs::symlink_metadata(self.making_marker(slot)).is_ok()", "slot.0 == 0")],
