@@ -194,20 +194,22 @@ fn check_unused(site: &Site, into: &Path) -> Result<()> {
             .with_hint("name a directory that is empty or does not exist"))
     };
     match fs::symlink_metadata(into) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return match site.registration_at(&resolved(into))? {
-                Some(_) => used("is where git knows a worktree, which is missing"),
-                None => Ok(()),
-            };
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(Error::io(format_args!("look at {}", into.display()), e)),
         Ok(meta) if !meta.is_dir() => return used("is not a directory"),
-        Ok(_) => {}
+        Ok(_) => match fs::read_dir(into).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => {}
+            Ok(false) => return used("is not empty"),
+            Err(e) => return Err(Error::io(format_args!("read {}", into.display()), e)),
+        },
     }
-    match fs::read_dir(into).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => Ok(()),
-        Ok(false) => used("is not empty"),
-        Err(e) => Err(Error::io(format_args!("read {}", into.display()), e)),
+    match site.registration_at(&resolved(into))? {
+        Some(_) => used("is where git knows a worktree that is missing").map_err(|error| {
+            error.with_hint(
+                "name another directory; if that worktree is gone for good, unlock it and prune",
+            )
+        }),
+        None => Ok(()),
     }
 }
 

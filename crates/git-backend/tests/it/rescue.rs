@@ -571,6 +571,9 @@ async fn nothing_is_restored_where_a_worktree_is_missing() {
     fs::rename(&theirs, &away).unwrap();
     let error = archive(&isolator).restore_into(&rescue, &theirs).await.unwrap_err();
     assert!(!theirs.exists(), "{error}");
+    fs::create_dir(&theirs).unwrap();
+    archive(&isolator).restore_into(&rescue, &theirs).await.unwrap_err();
+    assert_eq!(fs::read_dir(&theirs).unwrap().count(), 0);
     fs::rename(&away, &theirs).unwrap();
     assert_eq!(git(&theirs, &["status", "--porcelain"]), "");
     assert_eq!(git(&fixture.repo, &["worktree", "list"]).lines().count(), 3);
