@@ -14,8 +14,8 @@ use crate::references;
 /// Reference names that belong to one worktree alone.
 const PRIVATE: [&str; 3] = ["refs/bisect/", "refs/worktree/", "refs/rewritten/"];
 
-/// The commits that references keep, except those of `private` names and those that `excluded`
-/// names.
+/// The tags and commits that references keep, except those of `private` names and those that
+/// `excluded` names.
 pub(crate) fn kept_by_refs(
     repo: &gix::Repository,
     excluded: impl Fn(&str) -> bool,
@@ -29,6 +29,7 @@ pub(crate) fn kept_by_refs(
         if is_symbolic || PRIVATE.iter().any(|p| name.starts_with(p)) || excluded(&name) {
             continue;
         }
+        kept.extend(reference.target().try_id().map(ToOwned::to_owned));
         let peel = || reference.clone().peel_to_id().ok().map(gix::Id::detach);
         kept.extend(even_if_repacked(peel));
     }
@@ -62,9 +63,9 @@ pub(crate) fn mentioned(repo: &gix::Repository, content: &[u8], ids: &mut BTreeS
 /// What nothing else reaches.
 #[derive(Debug, Default)]
 pub(crate) struct Unreached {
-    /// How many commits.
+    /// How many commits, and tags that are objects.
     pub(crate) count: u64,
-    /// Those of them from which all others are reached.
+    /// Those commits from which all others are reached.
     pub(crate) tips: Vec<ObjectId>,
     /// Objects other than commits, with their kind.
     pub(crate) others: Vec<(ObjectId, Kind)>,
@@ -93,7 +94,9 @@ pub(crate) fn unreached(
         }
     }
     let painted = paint(repo, &tips, kept);
-    found.count = painted.only.len() as u64;
+    // Trees and blobs are what git notes of its own accord.
+    let tags = found.others.iter().filter(|(_, kind)| *kind == Kind::Tag).count();
+    found.count = (painted.only.len() + tags) as u64;
     found.tips = tips
         .into_iter()
         .filter(|id| painted.only.contains(id) && !painted.parents.contains(id))

@@ -316,6 +316,29 @@ async fn what_tags_of_its_own_lead_to_comes_back() {
     assert_eq!(git(&into, &["rev-parse", "refs/worktree/outer^{}"]), commit);
 }
 
+/// Of a commit that is kept without it.
+#[tokio::test]
+async fn a_tag_of_its_own_alone_is_a_rescue_too() {
+    let fixture = fixture();
+    let isolator = fixture.isolator();
+    let plan = detached(&isolator, 1, "lease").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(plan.slot);
+    let tag = |name: &str| {
+        git(&place, &["tag", "-a", "-m", name, name, "HEAD"]);
+        git(&place, &["update-ref", &format!("refs/worktree/{name}"), name]);
+        git(&place, &["rev-parse", name])
+    };
+    tag("kept");
+    let settled = preserved(&isolator, &plan).await;
+    assert!(settled.rescue().is_none(), "somebody else keeps that tag");
+    let alone = tag("alone");
+    git(&place, &["tag", "-d", "alone"]);
+    let (_, into) = round_trip(&fixture, &isolator, &plan).await;
+    assert_eq!(git(&into, &["rev-parse", "refs/worktree/alone"]), alone);
+    assert_eq!(git(&into, &["cat-file", "-t", &alone]), "tag");
+}
+
 #[tokio::test]
 async fn commits_alone_are_a_rescue_too() {
     let fixture = fixture();
