@@ -337,7 +337,7 @@ impl Pool {
         if let Ok((_, lease)) = state.holder(&token)
             && lease.owner == Owner::Holder
             && lease.command_ended.is_none()
-            && inner.liveness.holds(&lease.id.claim()) == Vital::Alive
+            && inner.liveness.holds(&lease.id.claim()) != Vital::Gone
         {
             let message =
                 format!("{} still holds the lease {}, and is at work", lease.holder, lease.name);
@@ -409,16 +409,28 @@ impl Inner {
         }
     }
 
-    /// Who stands in a slot. Nobody, where that can't be known: then only locks and deadlines speak.
-    fn occupant(&self, slot: SlotId) -> Option<String> {
-        let place = self.isolator.place(slot);
-        match self.liveness.occupants(&[&place]) {
-            Ok(found) => found.into_iter().flatten().next().map(|o| o.to_string()),
-            Err(error) => {
-                tracing::warn!(target: "wtpool", %error, "cannot see who stands in {}", place.display());
-                None
-            }
-        }
+    /// Who stands in a slot.
+    ///
+    /// # Errors
+    ///
+    /// When that can't be known: whoever would take the slot away must not.
+    fn occupant(&self, slot: SlotId) -> Result<Option<String>> {
+        let found = self.liveness.occupants(&[&self.isolator.place(slot)])?;
+        Ok(found.into_iter().flatten().next().map(|occupant| occupant.to_string()))
+    }
+
+    /// Nobody's ground is taken away from under their feet.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](ErrorKind::Busy) when somebody stands there, and when nobody knows.
+    fn unoccupied(&self, slot: SlotId) -> Result<()> {
+        let why = match self.occupant(slot) {
+            Ok(None) => return Ok(()),
+            Ok(Some(who)) => format!("{who} is still in it"),
+            Err(error) => format!("somebody may be in it: {error}"),
+        };
+        Err(Error::new(ErrorKind::Busy, why))
     }
 
     /// Cleans up after something that was dropped: at once in the background, or, where no task can

@@ -262,6 +262,40 @@ fn few_descriptors_are_an_error_and_lose_nothing() {
     bench.ok(&["run", "--", "true"]);
 }
 
+/// As in a sandbox that has no `/proc`, or an empty one.
+#[test]
+fn where_processes_cannot_be_seen_nobodys_ground_is_taken_away() {
+    let bench = Bench::new().var("WTPOOL_REAP_INTERVAL", "1h");
+    let path = bench.acquire(&["--name", "held", "--linger", "0s"]);
+    write(path.join("new"), "precious");
+    bench.kill_reaper();
+    let mut holder = Command::new("sleep")
+        .arg("1000")
+        .current_dir(&path)
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("start sleep");
+    let script = format!("mount -t tmpfs none /proc && exec '{}' \"$@\"", crate::bench::WTPOOL);
+    let blind = |args: &[&str]| {
+        let unshare = ["--map-root-user", "--mount", "sh", "-c", &script, "wtpool"];
+        finish(&mut bench.command("unshare", &[&unshare, args].concat()))
+    };
+    if blind(&["list"]).code != Some(0) {
+        skip("nothing can be mounted here");
+    } else {
+        let ran = blind(&["release", "held"]);
+        assert!(ran.err.contains("somebody may be in it"), "{ran:?}");
+        blind(&["prune", "--all"]);
+        assert_eq!(fs::read_to_string(path.join("new")).expect("in place"), "precious");
+        assert_eq!(bench.slots()[0]["state"], "quarantined");
+    }
+    holder.kill().expect("it runs");
+    holder.wait().expect("it ends");
+    bench.ok(&["prune"]);
+    bench.run(&["release", "held", "--linger", "0s"]);
+    bench.eventually_empty();
+}
+
 /// As of a hook in which somebody calls the program.
 #[test]
 fn variables_of_git_do_not_reach_the_pools_own_git() {

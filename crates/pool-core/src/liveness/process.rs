@@ -69,10 +69,14 @@ mod system {
     //! Straight from `/proc`: a start time in clock ticks since boot, which setting the wall clock
     //! does not change. (sysinfo gives seconds of wall-clock time.)
 
+    use std::collections::BTreeSet;
     use std::ffi::OsStr;
+    use std::fs;
     use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::MetadataExt as _;
     use std::path::{Path, PathBuf};
 
+    use procfs::ProcError;
     use procfs::process::Process;
 
     use super::{Error, ErrorKind, Result, State};
@@ -80,10 +84,16 @@ mod system {
     /// Start times count from boot, so that two boots may have the same ones.
     pub(super) const BOOT_COUNTS: bool = true;
 
+    /// What the system says of a process that has ended since its directory was opened.
+    const GONE: i32 = rustix::io::Errno::SRCH.raw_os_error();
+
     pub(super) fn state(pid: u32) -> State {
         let Ok(pid) = i32::try_from(pid) else { return State::Gone };
         match Process::new(pid).and_then(|process| process.stat()) {
-            Ok(stat) if matches!(stat.state, 'Z' | 'X' | 'x') => State::Gone,
+            // Of one whose first thread has ended, and others go on, that first thread is a zombie.
+            Ok(stat) if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 => {
+                State::Gone
+            }
             Ok(stat) => State::Runs { start_time: stat.starttime },
             Err(_) => without_proc(pid),
         }
@@ -101,7 +111,9 @@ mod system {
     pub(super) fn each_standing_process(
         mut see: impl FnMut(&Path, u32, &dyn Fn() -> String),
     ) -> Result<()> {
-        let processes = procfs::process::all_processes().map_err(|error| {
+        // In an empty directory there is nobody; in `/proc`, at least oneself.
+        let listed = Process::myself().and_then(|_| procfs::process::all_processes());
+        let processes = listed.map_err(|error| {
             Error::new(
                 ErrorKind::Unsupported,
                 format!("cannot list the processes in /proc: {error}"),
@@ -110,13 +122,43 @@ mod system {
             .with_hint("mount /proc: without it nobody can tell whether a slot is in use")
         })?;
         for process in processes {
-            // Gone meanwhile, a zombie, or somebody else's.
-            let Ok(process) = process else { continue };
-            let (Ok(cwd), Ok(pid)) = (process.cwd(), u32::try_from(process.pid)) else { continue };
+            let Some(process) = unless_gone(process)? else { continue };
+            let Ok(pid) = u32::try_from(process.pid) else { continue };
             let name = || process.stat().map_or_else(|_| "?".to_owned(), |stat| stat.comm);
-            see(&without_mark(&cwd), pid, &name);
+            for cwd in standpoints(&process)? {
+                see(&without_mark(&cwd), pid, &name);
+            }
         }
         Ok(())
+    }
+
+    /// The working directories of a process: that of its first thread, which is none when that has ended, and
+    /// those of threads that have one of their own.
+    fn standpoints(process: &Process) -> Result<BTreeSet<PathBuf>> {
+        let mut found: BTreeSet<PathBuf> = unless_gone(process.cwd())?.into_iter().collect();
+        let tasks = PathBuf::from(format!("/proc/{}/task", process.pid));
+        // The kernel counts the threads in the number of links, which takes no look at each.
+        if fs::metadata(&tasks).is_ok_and(|meta| meta.nlink() <= 3) {
+            return Ok(found);
+        }
+        for task in unless_gone(fs::read_dir(&tasks))?.into_iter().flatten() {
+            let Some(task) = unless_gone(task)? else { continue };
+            found.extend(unless_gone(fs::read_link(task.path().join("cwd")))?);
+        }
+        Ok(found)
+    }
+
+    /// What there is to see of a process; nothing of one that is gone meanwhile, is a zombie, or somebody
+    /// else's. Who can't look for another reason has not seen that nobody is there.
+    fn unless_gone<T, E: Into<ProcError>>(seen: Result<T, E>) -> Result<Option<T>> {
+        let error = match seen.map_err(Into::into) {
+            Ok(seen) => return Ok(Some(seen)),
+            Err(ProcError::NotFound(_) | ProcError::PermissionDenied(_)) => return Ok(None),
+            Err(ProcError::Io(error, _)) if error.raw_os_error() == Some(GONE) => return Ok(None),
+            Err(error) => error,
+        };
+        Err(Error::new(ErrorKind::Other, format!("cannot see where the processes stand: {error}"))
+            .with_source(error))
     }
 
     /// The kernel marks a working directory that was removed. One whose real name ends like the

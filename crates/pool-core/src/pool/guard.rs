@@ -119,8 +119,9 @@ impl LeaseGuard {
         crate::fail_point!("pool-core::guard::claim-given-up");
         let begun = inner.clock.now();
         loop {
-            let survived = inner.liveness.holds(&self.lease.id.claim()) == Vital::Alive;
-            if !survived && inner.occupant(self.slot).is_none() {
+            let survived = inner.liveness.holds(&self.lease.id.claim()) != Vital::Gone;
+            // Where nobody can tell who stands there, waiting is of no use: the slot is kept then.
+            if !survived && !matches!(inner.occupant(self.slot), Ok(Some(_))) {
                 return self.release(how).await.map(Finish::Released);
             }
             if inner.clock.now().since(&begun).is_none_or(|waited| waited >= patience) {

@@ -41,9 +41,7 @@ impl Inner {
         };
         let proof =
             self.preserved(previous, None).await.map_err(|e| Trouble::Unusable(e.to_string()))?;
-        if let Some(who) = self.occupant(slot) {
-            return Err(Trouble::Unusable(format!("{who} is still in it")));
-        }
+        self.unoccupied(slot).map_err(|e| Trouble::Unusable(e.to_string()))?;
         self.intend(&plan).await?;
         crate::fail_point!("pool-core::ready::reuse-intended");
         if let Err(error) = self.isolator.recycle(&plan, proof).await {

@@ -213,14 +213,6 @@ impl Inner {
         self.update(move |state, now| state.remove(slot, &worker, &settings, now)).await?
     }
 
-    /// Nobody's ground is taken away from under their feet.
-    fn unoccupied(&self, slot: SlotId) -> Result<()> {
-        match self.occupant(slot) {
-            None => Ok(()),
-            Some(who) => Err(Error::new(ErrorKind::Busy, format!("{who} is still in it"))),
-        }
-    }
-
     /// Keeps a slot as it is, with the reason.
     async fn keep(&self, slot: SlotId, reason: &str) -> Result<()> {
         let (worker, settings, reason) =

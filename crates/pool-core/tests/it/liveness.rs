@@ -305,4 +305,71 @@ mod children {
         std::fs::remove_dir(&odd).unwrap();
         assert_eq!(standing(&odd), [oddly.0.id()]);
     }
+
+    /// A program with two threads. The first ends, or the second stands in a directory of its own.
+    #[cfg(target_os = "linux")]
+    const TWO_THREADS: &str = r#"
+        #define _GNU_SOURCE
+        #include <pthread.h>
+        #include <sched.h>
+        #include <unistd.h>
+        static void *second(void *dir) {
+            if (dir && (unshare(CLONE_FS) || chdir(dir))) _exit(1);
+            write(1, "", 1);
+            for (;;) pause();
+        }
+        int main(int argc, char **argv) {
+            pthread_t thread;
+            pthread_create(&thread, 0, second, argc > 1 ? argv[1] : 0);
+            if (argc == 1) pthread_exit(0);
+            for (;;) pause();
+        }
+    "#;
+
+    /// One that runs, with its second thread in place.
+    #[cfg(target_os = "linux")]
+    fn two_threads(tmp: &Path, change: impl FnOnce(&mut Command) -> &mut Command) -> Sleeper {
+        use std::io::Read as _;
+        let (source, program) = (tmp.join("two.c"), tmp.join("two"));
+        std::fs::write(&source, TWO_THREADS).unwrap();
+        let built = Command::new("cc").arg("-pthread").arg("-o").args([&program, &source]).status();
+        assert!(built.unwrap().success(), "the linker that Rust uses builds C, too");
+        let mut command = Command::new(program);
+        let mut child = change(&mut command).stdout(Stdio::piped()).spawn().unwrap();
+        let said = child.stdout.take().unwrap().read_exact(&mut [0]);
+        let sleeper = Sleeper(child);
+        said.unwrap();
+        sleeper
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_lives_as_long_as_any_of_its_threads() {
+        let tmp = tempfile::tempdir().unwrap();
+        let slot = tmp.path().join("slot");
+        std::fs::create_dir(&slot).unwrap();
+        let mut child = two_threads(tmp.path(), |command| command.current_dir(&slot));
+        let stat = format!("/proc/{}/stat", child.0.id());
+        eventually("its first thread has ended", || {
+            std::fs::read_to_string(&stat).unwrap().contains(") Z ")
+        });
+        let liveness = FileLiveness::new("unused");
+        let identity = liveness.identify(child.0.id()).unwrap();
+        assert_eq!(liveness.runs(&identity), Vital::Alive);
+        assert_eq!(standing(&slot), [child.0.id()]);
+        child.kill();
+        eventually("all of it is gone", || liveness.runs(&identity) == Vital::Gone);
+        assert_eq!(standing(&slot), [0; 0]);
+        child.end();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_that_stands_elsewhere_than_its_process_is_found() {
+        let tmp = tempfile::tempdir().unwrap();
+        let slot = tmp.path().join("slot");
+        std::fs::create_dir(&slot).unwrap();
+        let child = two_threads(tmp.path(), |command| command.arg(&slot));
+        assert_eq!(standing(&slot), [child.0.id()]);
+    }
 }

@@ -288,6 +288,38 @@ async fn whoever_stands_in_a_slot_keeps_it() {
 }
 
 #[tokio::test]
+async fn where_nobody_can_tell_who_stands_in_a_slot_it_is_kept() {
+    let machine = Machine::new(3);
+    let pool = machine.process("host");
+    pool.warm(1, None, None, &|| ()).await.unwrap();
+    let warm = pool.place(SlotId(1));
+    let idle = pool.acquire(request()).await.unwrap();
+    assert_eq!(idle.path(), warm);
+    idle.release(Release::default()).await.unwrap();
+    let held = pool.acquire(detached()).await.unwrap();
+    let agent = machine.liveness.spawn("agent");
+    machine.liveness.occupy(&warm, agent);
+
+    machine.liveness.set_blind(true);
+    // Neither one that is given back nor one that was idle.
+    let report = pool.release(&held.keep().token(), Release::default()).await.unwrap();
+    assert_eq!(report.disposition, Disposition::Quarantined);
+    assert!(report.kept_because.unwrap().contains("somebody may be in it"));
+    let next = pool.acquire(request()).await.unwrap();
+    assert_ne!(next.path(), warm);
+    let finish = Release { linger: Some(Duration::ZERO), ..Release::default() };
+    let finished = next.finish(finish, Duration::ZERO).await.unwrap();
+    assert_eq!(finished, Finish::Survived, "nobody knows whether its command left something");
+    pool.reconcile().await.unwrap();
+    assert_eq!(machine.isolator.occupied().len(), 2);
+
+    machine.liveness.set_blind(false);
+    machine.liveness.vacate(agent);
+    pool.prune(PruneOptions { all: true, ..PruneOptions::default() }, &|_| ()).await.unwrap();
+    machine.settles().await;
+}
+
+#[tokio::test]
 async fn a_free_slot_in_which_somebody_stands_is_not_given_away() {
     let machine = Machine::new(3);
     let pool = machine.process("host");
