@@ -247,7 +247,8 @@ impl Pool {
     }
 
     /// Finds a lease or slot by lease id, unambiguous prefix of one (4 characters or more), lease
-    /// name, or a path in its workspace.
+    /// name, or a path in its workspace. Of several leases that had the name, it is the live one, or
+    /// else the last.
     ///
     /// # Errors
     ///
@@ -256,19 +257,28 @@ impl Pool {
         let state = self.list().await?;
         let lease_of = |slot: &Slot| slot.state.lease().cloned();
         for slot in state.slots.values() {
-            let named =
-                lease_of(slot).is_some_and(|l| l.id.as_str() == text || l.name.as_str() == text);
-            if named || Path::new(text).starts_with(self.place(slot.id)) {
+            let identified = lease_of(slot).is_some_and(|l| l.id.as_str() == text);
+            if identified || Path::new(text).starts_with(self.place(slot.id)) {
                 return Ok(Lookup::Slot(Box::new(slot.clone())));
             }
         }
-        if let Some(ended) = state
-            .ended
-            .iter()
-            .rev()
-            .find(|e| e.token.lease.as_str() == text || e.name.as_str() == text)
-        {
+        let over = || state.ended.iter().rev();
+        if let Some(ended) = over().find(|e| e.token.lease.as_str() == text) {
             return Ok(Lookup::Ended(Box::new(ended.clone())));
+        }
+        // Names are used again, also while an earlier lease of that name lingers: the live one counts, or
+        // else the last.
+        let rank = |slot: &&Slot| (slot.state.occupies(), lease_of(slot).map(|l| l.generation));
+        let named = |slot: &&Slot| lease_of(slot).is_some_and(|l| l.name.as_str() == text);
+        let here = state.slots.values().filter(named).max_by_key(rank);
+        let ended = over().filter(|e| e.name.as_str() == text).max_by_key(|e| e.token.generation);
+        match (here, ended) {
+            (Some(slot), Some(ended)) if rank(&slot) < (false, Some(ended.token.generation)) => {
+                return Ok(Lookup::Ended(Box::new(ended.clone())));
+            }
+            (Some(slot), _) => return Ok(Lookup::Slot(Box::new(slot.clone()))),
+            (None, Some(ended)) => return Ok(Lookup::Ended(Box::new(ended.clone()))),
+            (None, None) => {}
         }
         let prefix = text.to_ascii_uppercase();
         let starts = |id: &LeaseId| prefix.len() >= 4 && id.as_str().starts_with(&prefix);

@@ -9,7 +9,7 @@ use crate::cache::Attachment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Generation, LeaseId, LeaseName, SessionId, SlotId, Ticket};
 use crate::isolator::Base;
-use crate::liveness::ProcessIdentity;
+use crate::liveness::{ProcessIdentity, Vital};
 use crate::scheduler::Turn;
 use crate::state::{EndReason, Lease, Outcome, PoolState, Session, SlotState, Waiter};
 use crate::time::Deadline;
@@ -89,9 +89,15 @@ impl Queued {
         self.armed = true;
         let (waiter, session) = (self.waiter.clone(), self.session.clone());
         let settings = self.inner.settings.clone();
+        let orphaned = self.orphaned().await?;
         let entered = self
             .inner
             .update(move |state, now| {
+                if let Some((id, gone)) = orphaned
+                    && state.sessions.get(&id).is_some_and(|s| s.process == Some(gone))
+                {
+                    state.end_session(&id, &settings, now);
+                }
                 let ticket = state.enqueue(waiter, &settings, now)?;
                 if let Some((id, process)) = session {
                     let session = Session { process, last_used: now.clone(), over: false };
@@ -104,6 +110,17 @@ impl Queued {
         self.armed = entered.is_ok();
         self.ticket = entered?;
         Ok(())
+    }
+
+    /// The request's session, if the process that it was to end with has ended, and no reconciliation has
+    /// noticed yet: the request is not part of that one, which is over, and would end it at once.
+    async fn orphaned(&self) -> Result<Option<(SessionId, ProcessIdentity)>> {
+        let Some((id, _)) = &self.session else { return Ok(None) };
+        let state = self.inner.store.load().await?;
+        let running = state.sessions.get(id).filter(|session| !session.over);
+        let process = running.and_then(|session| session.process.clone());
+        let gone = process.filter(|process| self.inner.liveness.runs(process) == Vital::Gone);
+        Ok(gone.map(|process| (id.clone(), process)))
     }
 
     /// Waits for a slot, and returns it with the lease that is to be.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pool_core::{
     BranchWish, Clock, Disposition, ErrorKind, EventKind, Finish, Isolator, LeaseGuard, LeaseName,
-    LeaseStore, Linger, MemoryStore, Outcome, Owner, Pool, PruneOptions, Release, Request, Result,
-    SessionId, Settings, SlotId, SlotState, Wish,
+    LeaseStore, Linger, Liveness as _, Lookup, MemoryStore, Outcome, Owner, Pool, PruneOptions,
+    Release, Request, Result, SessionId, Settings, SlotId, SlotState, Wish,
 };
 use testkit::chaos::{Answer, Chaos, Method};
 use testkit::clock::VirtualClock;
@@ -582,6 +582,60 @@ async fn the_end_of_a_session_takes_its_leases_and_idle_slots() {
     assert!(pool.renew(&kept.token(), None).await.is_err());
     let none = SessionId::new("never-was").unwrap();
     assert_eq!(pool.end_session(&none).await.unwrap_err().kind(), ErrorKind::NotFound);
+    machine.settles().await;
+}
+
+/// A host that crashed is started again, before anybody has noticed.
+#[tokio::test]
+async fn a_session_whose_process_has_ended_takes_no_lease_of_another_with_it() {
+    let machine = Machine::new(3);
+    let pool = machine.process("pool");
+    let within = |host: &str| {
+        machine.liveness.spawn(host);
+        let process = machine.liveness.identify(machine.liveness.pid(host).unwrap());
+        let session = (SessionId::new("s").unwrap(), process);
+        Request { session: Some(session), ..detached() }
+    };
+    let first = pool.acquire(within("first")).await.unwrap().keep();
+    machine.liveness.kill("first");
+    let refused = pool.acquire(within("second")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput, "what it left is cleaned up first");
+    pool.reconcile().await.unwrap();
+    assert!(pool.renew(&first.token(), None).await.is_err());
+
+    // What has nothing left is no obstacle.
+    let second = pool.acquire(within("second")).await.unwrap().keep();
+    pool.release(&second.token(), Release::default()).await.unwrap();
+    machine.liveness.kill("second");
+    let third = pool.acquire(within("third")).await.unwrap().keep();
+    pool.reconcile().await.unwrap();
+    pool.renew(&third.token(), None).await.expect("its own process runs");
+    machine.liveness.kill("third");
+    pool.reconcile().await.unwrap();
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn of_several_leases_with_one_name_the_live_one_counts() {
+    let machine = Machine::new(3);
+    let pool = machine.process("host");
+    let wish = Wish { branch: BranchWish::Detached, ..Wish::default() };
+    let named = Request { name: Some(LeaseName::new("amber").unwrap()), wish, ..detached() };
+    let found = async || match pool.find("amber").await.unwrap() {
+        Lookup::Slot(slot) => slot.state.lease().expect("a lease").token(),
+        Lookup::Ended(ended) => ended.token.clone(),
+    };
+    let linger =
+        |seconds| Release { linger: Some(Duration::from_secs(seconds)), ..Release::default() };
+    let first = pool.acquire(named.clone()).await.unwrap().keep();
+    pool.release(&first.token(), linger(100)).await.unwrap();
+    assert_eq!(found().await, first.token(), "it lingers");
+    let second = pool.acquire(named).await.unwrap().keep();
+    assert_eq!(found().await, second.token());
+    pool.release(&second.token(), linger(0)).await.unwrap();
+    assert_eq!(found().await, second.token(), "the last one, though the first still lingers");
+    pool.prune(PruneOptions { all: true, ..PruneOptions::default() }, &|_| ()).await.unwrap();
+    assert_eq!(found().await, second.token());
     machine.settles().await;
 }
 
