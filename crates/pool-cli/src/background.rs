@@ -1,6 +1,7 @@
 //! This program once more, for work that outlasts the one that begins it.
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -40,6 +41,19 @@ fn log(pool_dir: &Path, name: &str) -> std::io::Result<File> {
         file.set_len(0)?;
     }
     Ok(file)
+}
+
+/// Closes what this process got from the one that started it, other than the standard streams: a lease whose
+/// command started it would not end before it does, nor would whoever waits for the end of a pipe see that. To
+/// be called before anything is opened.
+pub(crate) fn let_go() {
+    let open = std::fs::read_dir("/dev/fd").into_iter().flatten().flatten();
+    let open: Vec<RawFd> =
+        open.filter_map(|fd| fd.file_name().to_str()?.parse().ok()).filter(|fd| *fd > 2).collect();
+    for fd in open {
+        // The one that the directory was read by is closed by now.
+        let _ = nix::unistd::close(fd);
+    }
 }
 
 /// A session of its own: no terminal's hangup or Ctrl-C reaches this process. It fails for one that leads a

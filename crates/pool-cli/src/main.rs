@@ -19,6 +19,8 @@ mod verbs;
 
 use std::process::ExitCode;
 
+use self::cli::Verb;
+
 fn main() -> ExitCode {
     // Before anything else: it is started for each compilation, and must have one thread only.
     if cache_share::rustc::is_wrapper() {
@@ -30,6 +32,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    if matches!(cli.verb, Verb::Reaper | Verb::BuildBase { .. }) {
+        background::let_go();
+    }
     output::start_logging(cli.global.verbose);
     let json = cli.global.json;
     let runtime =

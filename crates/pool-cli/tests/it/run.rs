@@ -205,3 +205,25 @@ fn says_what_happens_as_documents() {
             .is_some_and(|r| r.starts_with("refs/wtpool/rescue/"))
     );
 }
+
+/// A command may use the pool itself, and so be the one who starts its reaper.
+#[test]
+fn a_reaper_that_a_command_starts_holds_nothing_of_that_commands() {
+    let bench = Bench::new();
+    bench.acquire(&["--name", "first"]);
+    let reaper = bench.reapers().pop().expect("a reaper watches");
+    let script = format!(
+        "kill -9 {reaper}; while kill -0 {reaper} 2>&-; do sleep 0.1; done; '{}' acquire --name inner",
+        crate::bench::WTPOOL
+    );
+    let ran = bench.ok(&["run", "--name", "outer", "--", "sh", "-c", &script]);
+    assert_eq!(bench.reapers().len(), 1);
+    assert!(!ran.err.contains("still runs"), "{ran:?}");
+    assert!(bench.slots().iter().all(|slot| slot["lease"]["name"] != "outer"), "{ran:?}");
+
+    // Nor does it keep anybody waiting who waits for the end of the output.
+    bench.kill_reaper();
+    let script = format!("exec 7>&1; '{}' acquire --name next", crate::bench::WTPOOL);
+    finish(&mut bench.command("sh", &["-c", &script]));
+    assert_eq!(bench.reapers().len(), 1);
+}
