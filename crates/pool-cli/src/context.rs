@@ -57,13 +57,14 @@ impl Place {
     /// Finds the repository, the settings, and the pool's directory. Changes nothing.
     pub(crate) fn find(global: &Global, cache: Option<&str>, access: Access) -> Result<Self> {
         let flags = Flags { pool_dir: global.pool_dir.clone(), cache: cache.map(str::to_owned) };
-        let start = match &global.repo {
-            Some(dir) => dir.clone(),
-            None => {
-                std::env::current_dir().map_err(|e| Error::io("find the working directory", e))?
-            }
+        let here = match std::env::current_dir() {
+            Ok(dir) => Repository::find(global.repo.as_deref().unwrap_or(&dir)),
+            Err(e) => match (stand_where_named(global), &global.repo) {
+                (true, Some(dir)) => Repository::find(dir),
+                // The pool knows whose it is, if one was named.
+                _ => Err(Error::io("find the working directory", e)),
+            },
         };
-        let here = Repository::find(&start);
         let main = here.as_ref().ok().and_then(|r| r.main_worktree());
         let mut loaded = settings::load(main, &flags)?;
         let given = loaded.settings.pool_dir.clone();
@@ -180,6 +181,17 @@ impl Context {
     pub(crate) fn repository_path(&self) -> &Path {
         self.repository.main_worktree().unwrap_or(self.repository.common_dir())
     }
+}
+
+/// Where the working directory was deleted, as that of a shell in a worktree that is gone, makes the one that
+/// the caller names take its place: without one, neither git works nor what looks for repositories. Says whether
+/// it did: nobody can tell what is relative to one that is gone.
+fn stand_where_named(global: &Global) -> bool {
+    let variable = std::env::var_os(settings::variable("pool_dir")).map(PathBuf::from);
+    let pool_dir = global.pool_dir.clone().or(variable);
+    let named: Vec<&PathBuf> = global.repo.iter().chain(&pool_dir).collect();
+    named.iter().all(|dir| dir.is_absolute())
+        && named.first().is_some_and(|dir| std::env::set_current_dir(dir).is_ok())
 }
 
 /// The strategy that the settings ask for.

@@ -39,12 +39,21 @@ pub(crate) async fn perform(global: &Global, verb: RescueVerb) -> Result<u8> {
         RescueVerb::Restore { into: None, .. } => Access::Lease,
         _ => Access::Visit,
     };
+    let into = match &verb {
+        // As seen from the working directory that the caller had.
+        RescueVerb::Restore { into: Some(path), .. } => Some(std::path::absolute(path)),
+        _ => None,
+    };
+    let into =
+        into.transpose().map_err(|e| Error::io("resolve the directory to restore into", e))?;
     let context = Context::open(global, None, access)?;
     match verb {
         RescueVerb::List => list(&context).await,
         RescueVerb::Show { id } => show(&context, &id).await,
-        RescueVerb::Restore { id, into: Some(path) } => restore_into(&context, &id, path).await,
-        RescueVerb::Restore { id, into: None } => restore_in_lease(&context, &id).await,
+        RescueVerb::Restore { id, .. } => match into {
+            Some(path) => restore_into(&context, &id, path).await,
+            None => restore_in_lease(&context, &id).await,
+        },
         RescueVerb::Drop { id } => {
             archive(&context)?.drop_rescue(&id).await?;
             if context.out.json {
@@ -113,8 +122,6 @@ async fn show(context: &Context, id: &RescueId) -> Result<u8> {
 }
 
 async fn restore_into(context: &Context, id: &RescueId, path: PathBuf) -> Result<u8> {
-    let path = std::path::absolute(&path)
-        .map_err(|e| Error::io(format!("resolve {}", path.display()), e))?;
     let progress = Progress::spinner(&context.out, format!("restoring {}", path.display()));
     let restored = archive(context)?.restore_into(id, &path).await;
     drop(progress);

@@ -276,3 +276,33 @@ fn completions_and_help() {
     let outside = finish(bench.wtpool(&["list"]).current_dir(bench.home.path()));
     assert_eq!(outside.code, Some(3));
 }
+
+/// As that of a shell that stands in a worktree which is gone.
+#[test]
+fn a_working_directory_that_is_gone_is_no_obstacle_where_the_pool_is_named() {
+    let bench = Bench::new();
+    bench.acquire(&["--name", "held", "--linger", "0s"]);
+    let (pool, repo) = (bench.pool(), bench.repo());
+    let (pool, repo) = (pool.to_str().expect("UTF-8"), repo.to_str().expect("UTF-8"));
+    let gone = bench.fixture.root().join("gone");
+    let gone = gone.to_str().expect("UTF-8");
+    let adrift = |args: &[&str]| {
+        let script = "mkdir \"$1\" && cd \"$1\" && rmdir \"$1\" && shift && exec \"$@\"";
+        finish(&mut bench.command("sh", &[&["-c", script, "sh", gone, WTPOOL], args].concat()))
+    };
+    let ran = adrift(&["list"]);
+    assert!(ran.err.contains("find the working directory"), "{ran:?}");
+    for relative in [["--pool-dir", "pool"], ["--repo", "repo"]] {
+        let ran = adrift(&[&["list"], &relative[..]].concat());
+        assert_ne!(ran.code, Some(0), "{ran:?}");
+    }
+    for named in [["--pool-dir", pool], ["--repo", repo]] {
+        let ran = adrift(&[&["show", "held", "--json"], &named[..]].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    }
+    assert_eq!(adrift(&["run", "--repo", repo, "--", "git", "status"]).code, Some(0));
+    let ran = adrift(&["rescue", "restore", "some", "--into", "here", "--pool-dir", pool]);
+    assert!(ran.err.contains("resolve the directory"), "{ran:?}");
+    assert_eq!(adrift(&["release", "held", "--pool-dir", pool]).code, Some(0));
+    assert!(bench.slots().is_empty());
+}
