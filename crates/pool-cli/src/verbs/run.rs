@@ -63,7 +63,12 @@ pub(crate) async fn perform(
         );
     }
     pool_core::fail_point!("pool-cli::run::ended");
-    give_back(&context, guard, &ended).await?;
+    let given_back = give_back(&context, guard, &ended).await;
+    reaper::ensure_if_needed(&context).await;
+    if let Err(failure) = given_back {
+        // It says nothing of how the command went. The lease has lost its holder, and is ended by the reaper.
+        error::report(&failure, global.json);
+    }
     Ok(ended.code())
 }
 
@@ -116,6 +121,5 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
             ));
         }
     }
-    reaper::ensure_if_needed(context).await;
     Ok(())
 }

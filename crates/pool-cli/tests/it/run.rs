@@ -54,6 +54,22 @@ fn has_the_exit_status_of_its_command() {
 }
 
 #[test]
+fn has_the_exit_status_of_its_command_even_when_its_lease_can_t_be_given_back() {
+    let bench = Bench::new();
+    let (records, aside) = (bench.pool().join("pool.db"), bench.pool().join("aside"));
+    // No rebuild helps where something else has the name.
+    let script =
+        format!("mv '{0}' '{1}' && mkdir '{0}'; exit 3", records.display(), aside.display());
+    let ran = bench.run(&["run", "--linger", "0s", "--", "sh", "-c", &script]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(ran.err.contains("error: "), "{ran:?}");
+    fs::remove_dir(&records).expect("it is empty");
+    fs::rename(&aside, &records).expect("back");
+    bench.ok(&["prune"]);
+    bench.eventually_empty();
+}
+
+#[test]
 fn failure_lingers_and_success_does_not() {
     let bench = Bench::new();
     assert_eq!(bench.run(&["run", "--", "false"]).code, Some(1));
