@@ -1,5 +1,6 @@
 //! From the lease options to a lease: what `run` and `acquire` have in common.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use pool_core::{
     BranchWish, ErrorKind, Event, EventKind, LeaseGuard, LeaseId, Liveness, Owner, Pool,
     ProcessIdentity, Request, SessionId, Wish,
 };
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 
 use crate::cli::LeaseOptions;
 use crate::context::Context;
@@ -116,6 +117,8 @@ async fn attempt(context: &Context, request: Request, signals: &mut Signals) -> 
     let mut events = pool.subscribe();
     let progress = Progress::spinner(&context.out, "leasing a worktree");
     let mut id: Option<LeaseId> = None;
+    // Dropped with the end of the wait, which ends what goes on beside it.
+    let mut waiting = None;
     let making = async {
         let reservation = pool.reserve(request).await?;
         progress.message(format!("making {}", reservation.path().display()));
@@ -132,6 +135,10 @@ async fn attempt(context: &Context, request: Request, signals: &mut Signals) -> 
                     if let Some(own) = queued(event) {
                         // From here on something may be left behind, whatever becomes of us.
                         reaper::ensure(context);
+                        let (held, over) = oneshot::channel();
+                        let period = context.settings.reap_interval.0 * 2;
+                        drop(tokio::spawn(stand_in(pool.clone(), own.clone(), period, over)));
+                        waiting = Some(held);
                         id = Some(own);
                     }
                 }
@@ -144,6 +151,7 @@ async fn attempt(context: &Context, request: Request, signals: &mut Signals) -> 
             }
         }
     };
+    drop(waiting);
     match ended {
         Ok(guard) => {
             if id.is_none() {
@@ -154,6 +162,28 @@ async fn attempt(context: &Context, request: Request, signals: &mut Signals) -> 
         Err(signal) => {
             withdrawn(pool, id.as_ref()).await;
             Err(Failure::Interrupted(signal))
+        }
+    }
+}
+
+/// Whoever is first in the queue ends what is over, too, until it has its slot: the reaper may have been
+/// stopped, or be held up by one slot while others could be had.
+async fn stand_in(
+    pool: Pool,
+    own: LeaseId,
+    period: Duration,
+    mut over: oneshot::Receiver<Infallible>,
+) {
+    loop {
+        tokio::select! {
+            _ = &mut over => return,
+            () = tokio::time::sleep(period) => {}
+        }
+        let Ok(state) = pool.list().await else { continue };
+        if state.waiters.values().next().is_some_and(|first| first.lease.id == own)
+            && let Err(error) = pool.reconcile().await
+        {
+            tracing::warn!(target: "wtpool", %error, "could not look for what is over");
         }
     }
 }

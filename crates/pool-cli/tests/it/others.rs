@@ -143,6 +143,35 @@ fn of_several_reapers_one_watches() {
     assert_eq!(bench.json(&["show", "held"])["state"], "leased");
 }
 
+/// Goes on when dropped.
+struct Stopped(String);
+
+impl Stopped {
+    fn new(pid: &str) -> Self {
+        kill(pid, Signal::STOP);
+        Self(pid.to_owned())
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill(&self.0, Signal::CONT);
+    }
+}
+
+#[test]
+fn who_waits_does_not_depend_on_a_reaper_that_stopped() {
+    let bench = Bench::new().var("WTPOOL_MAX_LEASES", "1");
+    let owner = Sleeper::new();
+    bench.acquire(&["--owner-pid", &owner.pid(), "--linger", "0s"]);
+    let reapers = bench.reapers();
+    let [reaper] = &reapers[..] else { panic!("one reaper: {reapers:?}") };
+    let _stopped = Stopped::new(reaper);
+    owner.kill();
+    bench.acquire(&["--name", "next", "--linger", "0s", "--wait", "1m"]);
+    bench.ok(&["release", "next"]);
+}
+
 /// Nobody can tell whether such a lock's owner is dead.
 #[test]
 fn locks_that_others_left_are_waited_for_and_stay() {
