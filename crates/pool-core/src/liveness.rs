@@ -16,6 +16,8 @@ use crate::time::BootId;
 
 mod file;
 mod local;
+#[cfg(target_os = "linux")]
+mod mounts;
 mod process;
 
 pub use file::FileLiveness;
@@ -116,8 +118,8 @@ pub trait Liveness: fmt::Debug + Send + Sync {
     /// Whether that very process still runs.
     fn runs(&self, process: &ProcessIdentity) -> Vital;
 
-    /// For each directory, the processes whose working directory is it or below it. Only
-    /// processes that may be looked at are found.
+    /// For each directory, the processes whose working directory (that of any of their threads) is it or below
+    /// it, whatever it is mounted as for them. Only processes that may be looked at are found.
     ///
     /// # Errors
     ///

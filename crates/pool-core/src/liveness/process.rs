@@ -32,12 +32,8 @@ pub(super) fn occupants(dirs: &[&Path]) -> Result<Vec<Vec<Occupant>>> {
         return Ok(found);
     }
     let dirs: Vec<PathBuf> = dirs.iter().map(|dir| canonical(dir)).collect();
-    system::each_standing_process(|cwd, pid, name| {
-        for (dir, occupants) in dirs.iter().zip(&mut found) {
-            if cwd.starts_with(dir) {
-                occupants.push(Occupant { pid, name: name() });
-            }
-        }
+    system::each_standing_process(&dirs, |dir, pid, name| {
+        found[dir].push(Occupant { pid, name });
     })?;
     for occupants in &mut found {
         occupants.sort_by_key(|occupant| occupant.pid);
@@ -69,7 +65,7 @@ mod system {
     //! Straight from `/proc`: a start time in clock ticks since boot, which setting the wall clock
     //! does not change. (sysinfo gives seconds of wall-clock time.)
 
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeSet, HashMap};
     use std::ffi::OsStr;
     use std::fs;
     use std::os::unix::ffi::OsStrExt as _;
@@ -79,6 +75,7 @@ mod system {
     use procfs::ProcError;
     use procfs::process::Process;
 
+    use super::super::mounts::{Mounts, Spot};
     use super::{Error, ErrorKind, Result, State};
 
     /// Start times count from boot, so that two boots may have the same ones.
@@ -108,9 +105,12 @@ mod system {
         }
     }
 
+    /// Tells of each process that stands in one of those directories, or below it.
     pub(super) fn each_standing_process(
-        mut see: impl FnMut(&Path, u32, &dyn Fn() -> String),
+        dirs: &[PathBuf],
+        mut see: impl FnMut(usize, u32, String),
     ) -> Result<()> {
+        let mut namespaces = Namespaces::new(dirs);
         // In an empty directory there is nobody; in `/proc`, at least oneself.
         let listed = Process::myself().and_then(|_| procfs::process::all_processes());
         let processes = listed.map_err(|error| {
@@ -124,12 +124,48 @@ mod system {
         for process in processes {
             let Some(process) = unless_gone(process)? else { continue };
             let Ok(pid) = u32::try_from(process.pid) else { continue };
-            let name = || process.stat().map_or_else(|_| "?".to_owned(), |stat| stat.comm);
-            for cwd in standpoints(&process)? {
-                see(&without_mark(&cwd), pid, &name);
+            let standpoints = standpoints(&process)?;
+            let paths: Vec<PathBuf> = standpoints.iter().map(|cwd| without_mark(cwd)).collect();
+            let spots: Vec<Spot> = namespaces.locate(&process, &paths);
+            for (n, dir) in dirs.iter().enumerate() {
+                let mounted = namespaces.spots[n].as_ref();
+                if paths.iter().any(|path| path.starts_with(dir))
+                    || spots.iter().any(|spot| mounted.is_some_and(|dir| spot.is_within(dir)))
+                {
+                    let name = process.stat().map_or_else(|_| "?".to_owned(), |stat| stat.comm);
+                    see(n, pid, name);
+                }
             }
         }
         Ok(())
+    }
+
+    /// What is mounted where, for each process's own view of it.
+    struct Namespaces {
+        known: HashMap<PathBuf, Mounts>,
+        /// Where the directories are that are looked at.
+        spots: Vec<Option<Spot>>,
+    }
+
+    impl Namespaces {
+        fn new(dirs: &[PathBuf]) -> Self {
+            let mounts = Mounts::parse(&fs::read("/proc/self/mountinfo").unwrap_or_default());
+            let spots = dirs.iter().map(|dir| mounts.locate(dir)).collect();
+            let own = fs::read_link("/proc/self/ns/mnt");
+            let known = own.map(|own| HashMap::from([(own, mounts)])).unwrap_or_default();
+            Self { known, spots }
+        }
+
+        /// Where the working directories of a process are. It adds to what their paths say, and where nothing
+        /// is known, nothing.
+        fn locate(&mut self, process: &Process, paths: &[PathBuf]) -> Vec<Spot> {
+            let proc = PathBuf::from(format!("/proc/{}", process.pid));
+            let Ok(namespace) = fs::read_link(proc.join("ns/mnt")) else { return Vec::new() };
+            let mounts = self.known.entry(namespace).or_insert_with(|| {
+                Mounts::parse(&fs::read(proc.join("mountinfo")).unwrap_or_default())
+            });
+            paths.iter().filter_map(|path| mounts.locate(path)).collect()
+        }
     }
 
     /// The working directories of a process: that of its first thread, which is none when that has ended, and
@@ -173,7 +209,7 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    use std::path::Path;
+    use std::path::PathBuf;
 
     use sysinfo::{Pid, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System, UpdateKind};
 
@@ -203,7 +239,8 @@ mod system {
     }
 
     pub(super) fn each_standing_process(
-        mut see: impl FnMut(&Path, u32, &dyn Fn() -> String),
+        dirs: &[PathBuf],
+        mut see: impl FnMut(usize, u32, String),
     ) -> Result<()> {
         if !sysinfo::IS_SUPPORTED_SYSTEM {
             return Err(Error::new(
@@ -216,8 +253,9 @@ mod system {
         let kind = ProcessRefreshKind::nothing().with_cwd(UpdateKind::Always).without_tasks();
         system.refresh_processes_specifics(ProcessesToUpdate::All, true, kind);
         for (pid, process) in system.processes() {
-            if let Some(cwd) = process.cwd().filter(|_| !is_over(process.status())) {
-                see(cwd, pid.as_u32(), &|| process.name().to_string_lossy().into_owned());
+            let Some(cwd) = process.cwd().filter(|_| !is_over(process.status())) else { continue };
+            for n in (0..dirs.len()).filter(|n| cwd.starts_with(&dirs[*n])) {
+                see(n, pid.as_u32(), process.name().to_string_lossy().into_owned());
             }
         }
         Ok(())

@@ -372,4 +372,39 @@ mod children {
         let child = two_threads(tmp.path(), |command| command.arg(&slot));
         assert_eq!(standing(&slot), [child.0.id()]);
     }
+
+    /// As an agent in a container does.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn who_stands_in_a_directory_that_is_mounted_elsewhere_is_found() {
+        use std::io::Read as _;
+        let tmp = tempfile::tempdir().unwrap();
+        let (slot, elsewhere) = (tmp.path().join("slot"), tmp.path().join("else where"));
+        std::fs::create_dir_all(slot.join("src")).unwrap();
+        std::fs::create_dir(&elsewhere).unwrap();
+        for mounted in [slot.clone(), slot.join("src")] {
+            let script =
+                "mount --bind \"$1\" \"$2\" && cd \"$2\" && echo in place && exec sleep 1000";
+            let mut child = Command::new("unshare")
+                .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+                .args([&mounted, &elsewhere])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = String::new();
+            let mut out = child.stdout.take().unwrap();
+            let child = Sleeper(child);
+            // The end of it, where nothing can be mounted; there is nothing to be seen then.
+            while !said.ends_with('\n') {
+                let mut byte = [0];
+                match out.read(&mut byte).unwrap() {
+                    0 => return,
+                    _ => said.push(char::from(byte[0])),
+                }
+            }
+            assert_eq!(standing(&slot), [child.0.id()], "{}", mounted.display());
+            assert_eq!(standing(&elsewhere), [child.0.id()], "by its path");
+        }
+    }
 }
