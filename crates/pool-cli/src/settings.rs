@@ -112,7 +112,7 @@ impl From<LingerSetting> for String {
 pub(crate) struct Settings {
     /// The cap.
     pub(crate) max_leases: u32,
-    /// Of a lease that names no owner process.
+    /// Of a lease that names no owner process, or one of another container.
     pub(crate) ttl: Span,
     /// For inspection, after success and after failure.
     pub(crate) linger: LingerSetting,
@@ -219,6 +219,7 @@ impl Settings {
             idle: self.idle.0,
             grace: self.grace.0,
             quiet: self.quiet.0,
+            ttl: self.ttl.0,
             ..pool_core::Settings::default()
         }
     }

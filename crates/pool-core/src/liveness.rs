@@ -43,6 +43,9 @@ pub struct ProcessIdentity {
     pub start_time: u64,
     /// The boot it runs in.
     pub boot: BootId,
+    /// The namespace in which it has that id, where the system has such: each container has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<u64>,
 }
 
 /// A process that has its working directory inside a slot.

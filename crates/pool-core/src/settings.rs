@@ -27,6 +27,8 @@ pub struct Settings {
     /// How long nothing may have been written in a workspace before a lease past its TTL, which
     /// no owner speaks for, is ended.
     pub quiet: Duration,
+    /// How long a lease without a TTL of its own lasts when nobody can tell whether its owner's process runs.
+    pub ttl: Duration,
     /// How often somebody who waits looks whether it is their turn.
     pub poll: Duration,
 }
@@ -39,6 +41,7 @@ impl Default for Settings {
             idle: Duration::from_secs(3600),
             grace: Duration::from_secs(60),
             quiet: Duration::from_secs(60),
+            ttl: Duration::from_secs(3600),
             poll: Duration::from_millis(50),
         }
     }

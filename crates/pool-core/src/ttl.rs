@@ -111,7 +111,8 @@ impl PoolState {
             match &slot.state {
                 SlotState::Leased { lease } => {
                     let session_over = lease.session.as_ref().is_some_and(|s| over.contains(&s));
-                    due.extend(self.due_lease(slot.id, lease, session_over, facts, now));
+                    let past = is_past_ttl(lease, settings, now);
+                    due.extend(self.due_lease(slot.id, lease, session_over, past, facts, now));
                 }
                 SlotState::Lingering { lease, until, .. } => {
                     let session_over = lease.session.as_ref().is_some_and(|s| over.contains(&s));
@@ -159,9 +160,12 @@ impl PoolState {
         let mut over = Vec::new();
         for (id, session) in &self.sessions {
             let used = self.is_used(id);
-            let ends = match &session.process {
-                Some(process) => facts.process(process) == Vital::Gone,
-                None => !used && session.last_used_before(settings.idle, now),
+            let ends = match session.process.as_ref().map(|process| facts.process(process)) {
+                Some(Vital::Gone) => true,
+                Some(Vital::Alive) => false,
+                Some(Vital::Unknown) | None => {
+                    !used && session.last_used_before(settings.idle, now)
+                }
             };
             if session.over || ends {
                 over.push(id);
@@ -180,6 +184,7 @@ impl PoolState {
         slot: SlotId,
         lease: &Lease,
         session_over: bool,
+        past_ttl: bool,
         facts: &Facts,
         now: &Moment,
     ) -> Option<Due> {
@@ -195,7 +200,6 @@ impl PoolState {
         };
         let occupant = facts.occupied.get(&slot);
         let unoccupied = facts.occupancy_known && occupant.is_none();
-        let expired = lease.deadline.as_ref().is_some_and(|d| d.is_past(now));
         let outcome = lease.command_ended.as_ref().map_or(Outcome::Failure, |end| end.outcome);
         let reason = match (&lease.command_ended, session_over) {
             (Some(_), _) => EndReason::Released,
@@ -224,7 +228,7 @@ impl PoolState {
                     None => keep(SURVIVED.into()),
                 }
             }
-            Vital::Unknown if session_over || expired => match occupant {
+            Vital::Unknown if session_over || past_ttl => match occupant {
                 Some(who) if session_over => {
                     keep(format!("its session is over, but {who} is still in it"))
                 }
@@ -266,11 +270,18 @@ impl PoolState {
 
     /// Leases whose TTL is over though nobody is known to be dead: those that must be looked at for
     /// quiet before they may end.
-    pub fn past_ttl<'a>(&'a self, now: &'a Moment) -> impl Iterator<Item = (SlotId, &'a Lease)> {
+    pub fn past_ttl<'a>(
+        &'a self,
+        settings: &'a Settings,
+        facts: &'a Facts,
+        now: &'a Moment,
+    ) -> impl Iterator<Item = (SlotId, &'a Lease)> {
+        let unknown = |lease: &Lease| match &lease.owner {
+            Owner::Process(process) => facts.process(process) == Vital::Unknown,
+            Owner::Holder | Owner::Detached => true,
+        };
         self.slots.values().filter_map(move |slot| match &slot.state {
-            SlotState::Leased { lease }
-                if lease.deadline.as_ref().is_some_and(|d| d.is_past(now)) =>
-            {
+            SlotState::Leased { lease } if is_past_ttl(lease, settings, now) && unknown(lease) => {
                 Some((slot.id, &**lease))
             }
             _ => None,
@@ -316,6 +327,18 @@ impl PoolState {
     /// Whether there is anything left that ends by itself.
     pub fn needs_watching(&self) -> bool {
         !self.slots.is_empty() || !self.waiters.is_empty()
+    }
+}
+
+/// Whether a lease has lasted as long as its TTL says, or else the pool's: where nobody can tell whether its
+/// owner lives, nothing else ends it.
+fn is_past_ttl(lease: &Lease, settings: &Settings, now: &Moment) -> bool {
+    match (&lease.deadline, &lease.owner) {
+        (Some(deadline), _) => deadline.is_past(now),
+        (None, Owner::Process(_)) => {
+            now.since(&lease.acquired).is_some_and(|lasted| lasted >= settings.ttl)
+        }
+        (None, Owner::Holder | Owner::Detached) => false,
     }
 }
 

@@ -259,7 +259,8 @@ impl Liveness for FakeLiveness {
     fn identify(&self, pid: u32) -> Option<ProcessIdentity> {
         let machine = self.machine();
         let process = machine.running.get(&pid)?;
-        Some(ProcessIdentity { pid, start_time: process.start_time, boot: machine.boot() })
+        let (start_time, boot) = (process.start_time, machine.boot());
+        Some(ProcessIdentity { pid, start_time, boot, namespace: None })
     }
 
     fn runs(&self, process: &ProcessIdentity) -> Vital {

@@ -325,6 +325,38 @@ fn where_processes_cannot_be_seen_nobodys_ground_is_taken_away() {
     bench.eventually_empty();
 }
 
+/// As in a container that shares the pool with the machine it is on.
+#[test]
+fn an_owner_that_cannot_be_seen_from_a_container_is_not_taken_for_dead() {
+    let bench = Bench::new().var("WTPOOL_REAP_INTERVAL", "1h").var("WTPOOL_QUIET", "0s");
+    let (owner, host) = (Sleeper::new(), Sleeper::new());
+    let own = ["--owner-pid", &owner.pid(), "--linger", "0s"];
+    bench.acquire(&[&["--name", "owned"], &own[..]].concat());
+    let session = ["--session", "s", "--session-pid", &host.pid(), "--linger", "0s"];
+    bench.acquire(&[&["--name", "within"], &session[..]].concat());
+    bench.kill_reaper();
+    let inside = |verb: &str, ttl: &str| {
+        let unshare = ["--map-root-user", "--pid", "--fork", "--mount-proc", crate::bench::WTPOOL];
+        let mut command = bench.command("unshare", &[&unshare[..], &[verb]].concat());
+        finish(command.env("WTPOOL_TTL", ttl))
+    };
+    if inside("list", "1h").code != Some(0) {
+        skip("process namespaces are not permitted here");
+        return;
+    }
+    let ran = inside("prune", "1h");
+    let slots = bench.slots();
+    assert!(slots.len() == 2 && slots.iter().all(|slot| slot["state"] == "leased"), "{ran:?}");
+    // Not for ever: what is past the TTL and quiet is over.
+    let ran = inside("prune", "0s");
+    assert!(ran.out.contains("end lease owned: it is past its TTL and quiet"), "{ran:?}");
+    assert_eq!(bench.json(&["show", "within"])["state"], "leased", "{ran:?}");
+    host.kill();
+    bench.ok(&["prune"]);
+    bench.eventually_empty();
+    owner.kill();
+}
+
 /// As of a hook in which somebody calls the program.
 #[test]
 fn variables_of_git_do_not_reach_the_pools_own_git() {

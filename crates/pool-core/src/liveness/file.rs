@@ -37,8 +37,8 @@ const ATTEMPTS: usize = 16;
 /// - The directory must be on a local filesystem. Locks on a network filesystem may not be
 ///   seen by other machines, and process ids mean nothing there.
 /// - A claim whose file is deleted by hand looks like one that was never made.
-/// - A process in another PID namespace (another container) can't be told from one that is gone.
-///   Its claims can be seen as well as any.
+/// - Of a process in another PID namespace (another container) it can't be known whether it runs, nor,
+///   unless that namespace is inside of one's own, where it stands. Its claims can be seen as well as any.
 /// - A child inherits the file only where it is handed over explicitly, on Unix. On other systems
 ///   a claim lives as long as the process that made it.
 #[derive(Clone, Debug)]

@@ -9,13 +9,21 @@ use crate::time::boot_id;
 /// Identifies a running process; a zombie has stopped running.
 pub(super) fn identify(pid: u32) -> Option<ProcessIdentity> {
     match system::state(pid) {
-        State::Runs { start_time } => Some(ProcessIdentity { pid, start_time, boot: boot_id() }),
+        State::Runs { start_time } => {
+            let (boot, namespace) = (boot_id(), system::namespace());
+            Some(ProcessIdentity { pid, start_time, boot, namespace })
+        }
         State::Gone | State::Unknown => None,
     }
 }
 
 /// Whether that very process still runs.
 pub(super) fn runs(process: &ProcessIdentity) -> Vital {
+    // Its id means another process here, or none.
+    let is_elsewhere = process.namespace.is_some() && process.namespace != system::namespace();
+    if is_elsewhere && boot_id() == process.boot {
+        return Vital::Unknown;
+    }
     match system::state(process.pid) {
         State::Runs { start_time } if start_time != process.start_time => Vital::Gone,
         State::Runs { .. } if system::BOOT_COUNTS && boot_id() != process.boot => Vital::Gone,
@@ -83,6 +91,11 @@ mod system {
 
     /// What the system says of a process that has ended since its directory was opened.
     const GONE: i32 = rustix::io::Errno::SRCH.raw_os_error();
+
+    /// The namespace that process ids belong to here.
+    pub(super) fn namespace() -> Option<u64> {
+        fs::metadata("/proc/self/ns/pid").ok().map(|meta| meta.ino())
+    }
 
     pub(super) fn state(pid: u32) -> State {
         let Ok(pid) = i32::try_from(pid) else { return State::Gone };
@@ -218,6 +231,10 @@ mod system {
     /// Start times are in wall-clock time, which already tells one boot from the next; the boot's id
     /// is derived from two clocks here and may jitter.
     pub(super) const BOOT_COUNTS: bool = false;
+
+    pub(super) fn namespace() -> Option<u64> {
+        None
+    }
 
     pub(super) fn state(pid: u32) -> State {
         if !sysinfo::IS_SUPPORTED_SYSTEM {

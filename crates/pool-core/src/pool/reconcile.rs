@@ -372,7 +372,7 @@ impl Inner {
             facts.processes.insert(process.clone(), self.liveness.runs(process));
         }
         self.look_for_occupants(state, &mut facts);
-        facts.quiet = self.look_for_quiet(state).await;
+        facts.quiet = self.look_for_quiet(state, &facts).await;
         for slot in state.slots.values() {
             let quarantined = matches!(slot.state, SlotState::Quarantined { .. });
             if !quarantined || facts.occupied.contains_key(&slot.id) {
@@ -412,10 +412,10 @@ impl Inner {
     }
 
     /// Looks at the slots of leases past their TTL, and remembers what was found for the next time.
-    async fn look_for_quiet(&self, state: &PoolState) -> BTreeMap<SlotId, bool> {
+    async fn look_for_quiet(&self, state: &PoolState, facts: &Facts) -> BTreeMap<SlotId, bool> {
         let mut quiet = BTreeMap::new();
         let mut seen = HashMap::new();
-        for (slot, lease) in state.past_ttl(&self.clock.now()) {
+        for (slot, lease) in state.past_ttl(&self.settings, facts, &self.clock.now()) {
             let Some(plan) = state.slots.get(&slot).and_then(|s| s.plan.as_ref()) else { continue };
             let begun = self.clock.now();
             let Ok(found) = self.isolator.inspect(plan).await else { continue };

@@ -168,6 +168,22 @@ fn a_process_of_another_boot_is_gone() {
     assert_eq!(liveness.runs(&before), Vital::Gone);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn whether_a_process_of_another_container_runs_is_unknown() {
+    let liveness = FileLiveness::new("unused");
+    let me = liveness.identify(std::process::id()).unwrap();
+    let namespace = me.namespace.map(|own| own + 1);
+    assert!(namespace.is_some());
+    let other = ProcessIdentity { pid: u32::MAX, namespace, ..me.clone() };
+    assert_eq!(liveness.runs(&other), Vital::Unknown);
+    let before = ProcessIdentity { boot: BootId("before".into()), ..other };
+    assert_eq!(liveness.runs(&before), Vital::Gone);
+    // As it was written down by those who did not look at namespaces yet.
+    let old = ProcessIdentity { namespace: None, ..me };
+    assert_eq!(liveness.runs(&old), Vital::Alive);
+}
+
 #[cfg(unix)]
 mod children {
     use std::process::{Child, Command, Stdio};

@@ -78,9 +78,12 @@ fn lease(n: u64) -> Lease {
         owner: match n % 3 {
             0 => Owner::Holder,
             1 => Owner::Detached,
-            _ => {
-                Owner::Process(ProcessIdentity { pid: 7, start_time: n, boot: BootId("b".into()) })
-            }
+            _ => Owner::Process(ProcessIdentity {
+                pid: 7,
+                start_time: n,
+                boot: BootId("b".into()),
+                namespace: Some(n),
+            }),
         },
         base: Base {
             commit: CommitId::new("abc123").unwrap(),
