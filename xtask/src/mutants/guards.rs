@@ -35,17 +35,41 @@ pub(super) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "directory-veto",
-        file: "crates/pool-core/src/pool/release.rs",
-        edits: &[("match self.occupant(slot) {", "match None::<String> {")],
+        file: "crates/pool-core/src/pool.rs",
+        edits: &[("match self.occupant(slot) {", "match Ok::<Option<String>, Error>(None) {")],
         tests: &[it(CORE, "pool::whoever_stands_in_a_slot_keeps_it")],
+    },
+    Guard {
+        name: "directory-veto-of-the-unknown",
+        file: "crates/pool-core/src/pool.rs",
+        edits: &[(
+            "Err(error) => format!(\"somebody may be in it: {error}\"),",
+            "Err(_) => return Ok(()),",
+        )],
+        tests: &[it(CORE, "pool::where_nobody_can_tell_who_stands_in_a_slot_it_is_kept")],
+    },
+    Guard {
+        name: "directory-veto-of-a-thread",
+        file: "crates/pool-core/src/liveness/process.rs",
+        edits: &[("meta.nlink() <= 3", "true || meta.nlink() <= 3")],
+        tests: &[it(
+            CORE,
+            "liveness::children::a_thread_that_stands_elsewhere_than_its_process_is_found",
+        )],
+    },
+    Guard {
+        name: "directory-veto-across-mounts",
+        file: "crates/pool-core/src/liveness/process.rs",
+        edits: &[("|dir| spot.is_within(dir)", "|_| false && spots.is_empty()")],
+        tests: &[it(
+            CORE,
+            "liveness::children::who_stands_in_a_directory_that_is_mounted_elsewhere_is_found",
+        )],
     },
     Guard {
         name: "directory-veto-of-reuse",
         file: "crates/pool-core/src/pool/ready.rs",
-        edits: &[(
-            "if let Some(who) = self.occupant(slot) {",
-            "if let Some(who) = None::<String> {",
-        )],
+        edits: &[("self.unoccupied(slot).map_err(|e| Trouble::Unusable(e.to_string()))?;", "")],
         tests: &[it(CORE, "pool::a_free_slot_in_which_somebody_stands_is_not_given_away")],
     },
     Guard {
@@ -174,8 +198,20 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "live-holder",
         file: "crates/pool-core/src/pool.rs",
-        edits: &[("&& inner.liveness.holds(&lease.id.claim()) == Vital::Alive", "&& false")],
+        edits: &[("&& inner.liveness.holds(&lease.id.claim()) != Vital::Gone", "&& false")],
         tests: &[it(CORE, "pool::nobody_gives_back_the_lease_of_a_live_holder")],
+    },
+    Guard {
+        name: "all-threads",
+        file: "crates/pool-core/src/liveness/process.rs",
+        edits: &[("&& stat.num_threads <= 1", "")],
+        tests: &[it(CORE, "liveness::children::a_process_lives_as_long_as_any_of_its_threads")],
+    },
+    Guard {
+        name: "namespace",
+        file: "crates/pool-core/src/liveness/process.rs",
+        edits: &[("if is_elsewhere && boot_id()", "if false && is_elsewhere && boot_id()")],
+        tests: &[it(CORE, "liveness::whether_a_process_of_another_container_runs_is_unknown")],
     },
     Guard {
         name: "start-time",
