@@ -33,6 +33,7 @@ impl Spot {
 
 impl Mounts {
     /// What `/proc/<pid>/mountinfo` says; see proc_pid_mountinfo(5). Lines that make no sense are left out.
+    /// (procfs 0.18 leaves escaped characters as they are, and gives up at a path that is not UTF-8.)
     pub(super) fn parse(text: &[u8]) -> Self {
         let mounts = text.split(|byte| *byte == b'\n').filter_map(|line| {
             let mut fields = line.split(|byte| *byte == b' ').skip(2);
