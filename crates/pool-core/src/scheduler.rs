@@ -263,8 +263,8 @@ impl Slot {
     }
 }
 
-fn not_ours(slot: SlotId) -> Error {
-    let message = format!("slot {slot} was taken over by somebody else in the meantime");
+pub(crate) fn not_ours(slot: SlotId) -> Error {
+    let message = format!("slot {slot} was taken over or changed by somebody else in the meantime");
     Error::new(ErrorKind::StaleLease, message)
 }
 

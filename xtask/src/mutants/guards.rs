@@ -311,6 +311,27 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "foreign::a_foreign_repository_in_a_slot_stays_untouched")],
     },
     Guard {
+        name: "slot-of-another-maker",
+        file: "crates/pool-core/src/scheduler/lease.rs",
+        edits: &[("worker: maker, .. } if maker == worker => {", ".. } => {")],
+        tests: &[it(CORE, "scheduler::only_its_own_maker_takes_a_slot_back_that_is_being_made")],
+    },
+    Guard {
+        name: "slot-changed-since",
+        file: "crates/pool-core/src/pool/release.rs",
+        edits: &[("Some(entry) if entry.state == seen =>", "Some(_) =>")],
+        tests: &[it(CORE, "pool::a_late_reconciliation_leaves_a_lease_that_lingers_on")],
+    },
+    Guard {
+        name: "lease-renewed-since",
+        file: "crates/pool-core/src/pool/release.rs",
+        edits: &[(
+            "if seen.is_some_and(|seen| seen != *lease) {",
+            "if seen.is_some_and(|_| false) {",
+        )],
+        tests: &[it(CORE, "pool::a_late_reconciliation_ends_no_lease_that_was_renewed_since")],
+    },
+    Guard {
         name: "marks-of-others",
         file: "crates/git-backend/src/rescue/objects.rs",
         edits: &[("read.is_ok() && begin == mark.as_bytes()", "read.is_ok()")],

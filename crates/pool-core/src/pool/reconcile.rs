@@ -170,6 +170,7 @@ impl Pool {
         Ok(!report.done.is_empty())
     }
 
+    /// Does what was found to be due in `state`, unless what it was due for has changed since: to look takes time.
     async fn perform(&self, state: &PoolState, due: Due, report: &mut PruneReport) -> Result<()> {
         let inner = &self.inner;
         let settings = inner.settings.clone();
@@ -179,16 +180,31 @@ impl Pool {
             Due::DropWaiter(ticket, why) => {
                 inner.update(move |state, now| state.leave_queue(ticket, why, &settings, now)).await
             }
-            Due::EndSession(id) => inner
-                .update(move |state, now| state.end_session(&id, &settings, now))
-                .await
-                .map(drop),
+            Due::EndSession(id) => {
+                let seen = state.sessions.get(&id).cloned();
+                inner
+                    .update(move |state, now| {
+                        if state.sessions.get(&id) == seen.as_ref() {
+                            state.end_session(&id, &settings, now);
+                        }
+                    })
+                    .await
+            }
             Due::ForgetSession(id) => {
-                inner.update(move |state, _| drop(state.sessions.remove(&id))).await
+                let seen = state.sessions.get(&id).cloned();
+                inner
+                    .update(move |state, _| {
+                        if state.sessions.get(&id) == seen.as_ref() {
+                            state.sessions.remove(&id);
+                        }
+                    })
+                    .await
             }
             Due::EndLease(token, outcome, reason) => {
                 let how = Release { outcome, linger: None };
-                inner.end(&token, how, reason).await.map(drop)
+                let mut leases = state.slots.values().filter_map(|slot| slot.state.lease());
+                let seen = leases.find(|lease| lease.token() == token);
+                inner.end(&token, how, reason, seen).await.map(drop)
             }
             Due::KeepLease(token, why) => {
                 inner
@@ -221,7 +237,10 @@ impl Pool {
             }
             Due::Reopen(slot) => {
                 let end = end(Outcome::Failure, EndReason::Abandoned, Duration::ZERO);
-                inner.reopen(slot, end).await
+                match state.slots.get(&slot) {
+                    Some(seen) => inner.reopen(seen, end).await,
+                    None => Ok(()),
+                }
             }
             Due::Retire(slot) => {
                 let retired =

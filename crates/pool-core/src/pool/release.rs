@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::SlotId;
 use crate::isolator::{Base, Plan, Preserved};
 use crate::liveness::Vital;
-use crate::scheduler::Afterlife;
+use crate::scheduler::{Afterlife, not_ours};
 use crate::state::{Disposition, End, EndReason, EndedLease, Lease, Slot, SlotState, Token};
 
 /// Who has ended a lease.
@@ -29,24 +29,25 @@ impl Inner {
         how: Release,
         reason: EndReason,
     ) -> Result<ReleaseReport> {
-        let begun = self.end(token, how, reason).await?;
+        let begun = self.end(token, how, reason, None).await?;
         if begun == Begun::ByAnother && how.linger.is_some() {
             // What it agreed on about lingering holds until it is done; then ours does.
             self.ended(token).await?;
-            self.end(token, how, reason).await?;
+            self.end(token, how, reason, None).await?;
         }
         self.ended(token).await
     }
 
     /// The same for those who need not know what becomes of it: does not wait for another who is at
-    /// it already.
+    /// it already. With `seen`, only a lease that still is like that: it may have been renewed since.
     pub(super) async fn end(
         &self,
         token: &Token,
         how: Release,
         reason: EndReason,
+        seen: Option<&Lease>,
     ) -> Result<Begun> {
-        let begun = self.begin(token, how, reason).await?;
+        let begun = self.begin(token, how, reason, seen.cloned()).await?;
         if let Begun::Here(slot) = begun {
             crate::fail_point!("pool-core::release::begun");
             self.liveness.forget(&token.lease.claim());
@@ -57,7 +58,13 @@ impl Inner {
 
     /// Takes a lease's slot on, to end it; or, where that was done before and the slot lingers, to
     /// end or change the lingering.
-    async fn begin(&self, token: &Token, how: Release, reason: EndReason) -> Result<Begun> {
+    async fn begin(
+        &self,
+        token: &Token,
+        how: Release,
+        reason: EndReason,
+        seen: Option<Lease>,
+    ) -> Result<Begun> {
         let (wanted, worker) = (token.clone(), self.worker().clone());
         self.update(move |state, now| {
             if state.leaving(&wanted).is_some() {
@@ -68,7 +75,10 @@ impl Inner {
                 let yields = state.change_linger(&wanted, linger, &worker, now)?;
                 return Ok(yields.map_or(Begun::Before, Begun::Here));
             }
-            let (_, lease) = state.holder(&wanted)?;
+            let (slot, lease) = state.holder(&wanted)?;
+            if seen.is_some_and(|seen| seen != *lease) {
+                return Err(not_ours(slot));
+            }
             let linger = how.linger.unwrap_or_else(|| lease.linger.after(how.outcome));
             let end = end(how.outcome, reason, linger);
             state.begin_release(&wanted, end, &worker, now).map(Begun::Here)
@@ -227,10 +237,16 @@ impl Inner {
         }
     }
 
-    /// Sets about a slot that has nobody at work on it.
-    pub(super) async fn reopen(self: &Arc<Self>, slot: SlotId, end: End) -> Result<()> {
-        let worker = self.worker().clone();
-        self.update(move |state, now| state.reopen(slot, &end, &worker, now)).await??;
+    /// Sets about a slot that has nobody at work on it, if it still is as it was `seen`: since that was
+    /// decided, it may have become another's, or its lingering may have been made longer.
+    pub(super) async fn reopen(self: &Arc<Self>, seen: &Slot, end: End) -> Result<()> {
+        let (slot, worker) = (seen.id, self.worker().clone());
+        let seen = seen.state.clone();
+        self.update(move |state, now| match state.slots.get(&slot) {
+            Some(entry) if entry.state == seen => state.reopen(slot, &end, &worker, now),
+            _ => Err(not_ours(slot)),
+        })
+        .await??;
         crate::fail_point!("pool-core::release::reopened");
         self.finish(slot).await
     }

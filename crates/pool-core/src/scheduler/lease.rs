@@ -133,8 +133,8 @@ impl PoolState {
         Ok(slot)
     }
 
-    /// A lingering or quarantined slot, or a granted one that came to nothing, is `worker`'s, to
-    /// save what is in it and to clean or remove it.
+    /// A lingering or quarantined slot, or a granted one of `worker`'s own that came to nothing, is
+    /// `worker`'s, to save what is in it and to clean or remove it.
     ///
     /// # Errors
     ///
@@ -152,7 +152,9 @@ impl PoolState {
             SlotState::Quarantined { lease, end: ended, .. } => {
                 (lease.clone(), ended.clone().unwrap_or_else(|| end.clone()))
             }
-            SlotState::Provisioning { lease, .. } => (lease.clone(), end.clone()),
+            SlotState::Provisioning { lease, worker: maker, .. } if maker == worker => {
+                (lease.clone(), end.clone())
+            }
             _ => return Err(not_ours(slot)),
         };
         let end = End { linger: std::time::Duration::ZERO, ..end };

@@ -455,6 +455,113 @@ async fn what_cannot_be_saved_is_kept_until_it_can() {
     machine.settles().await;
 }
 
+/// Who decided on what it had seen long ago, and the slot is somebody else's by now.
+#[tokio::test]
+async fn a_late_reconciliation_takes_no_slot_from_whoever_makes_it() {
+    let machine = Machine::new(1);
+    let (late, host) = (machine.process("late"), machine.process("host"));
+    let guard = host.acquire(request()).await.unwrap();
+    let slot = guard.slot();
+    machine.isolator.set_unsavable(slot, Some("a socket"));
+    guard.release(Release::default()).await.unwrap();
+    machine.isolator.set_unsavable(slot, None);
+
+    let (seconds, minute) = (Duration::from_secs(5), Duration::from_secs(60));
+    machine.chaos.next(Method::Inspect, Answer::Late(seconds));
+    let late = tokio::spawn(async move { late.reconcile().await });
+    quiesce().await;
+    assert_eq!(machine.chaos.running(Method::Inspect), 1, "it looks whether it can be saved now");
+    host.reconcile().await.unwrap();
+    machine.chaos.next(Method::Provision, Answer::Late(minute));
+    let making = tokio::spawn({
+        let host = host.clone();
+        async move { host.acquire(request()).await }
+    });
+    quiesce().await;
+    assert_eq!(machine.chaos.running(Method::Provision), 1);
+    machine.clock.advance(seconds);
+    late.await.unwrap().unwrap();
+    let state = host.list().await.unwrap();
+    assert!(matches!(state.slots[&slot].state, SlotState::Provisioning { .. }), "{state:?}");
+    machine.clock.advance(minute);
+    making.await.unwrap().unwrap().release(Release::default()).await.unwrap();
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_late_reconciliation_ends_no_lease_that_was_renewed_since() {
+    let machine = Machine::new(1);
+    let (late, host) = (machine.process("late"), machine.process("host"));
+    let guard = host.acquire(detached()).await.unwrap();
+    let token = guard.lease().token();
+    drop(guard.keep());
+    machine.clock.advance(Duration::from_secs(3600));
+    machine.chaos.next(Method::Inspect, Answer::Late(Duration::from_secs(5)));
+    let late = tokio::spawn(async move { late.reconcile().await });
+    quiesce().await;
+    assert_eq!(machine.chaos.running(Method::Inspect), 1, "it looks whether anybody writes there");
+    host.renew(&token, None).await.unwrap();
+    machine.clock.advance(Duration::from_secs(5));
+    late.await.unwrap().unwrap();
+    host.renew(&token, None).await.expect("it lasts as long as it was renewed for");
+    machine.clock.advance(Duration::from_secs(3600));
+    host.reconcile().await.unwrap();
+    assert_eq!(host.renew(&token, None).await.unwrap_err().kind(), ErrorKind::StaleLease);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn a_late_reconciliation_ends_no_session_that_was_used_since() {
+    let machine = Machine::new(2);
+    let (late, host) = (machine.process("late"), machine.process("host"));
+    let id = SessionId::new("s").unwrap();
+    let in_session = || Request { session: Some((id.clone(), None)), ..request() };
+    host.acquire(in_session()).await.unwrap().release(Release::default()).await.unwrap();
+    let kept = host.acquire(request()).await.unwrap();
+    machine.isolator.set_unsavable(kept.slot(), Some("a socket"));
+    kept.release(Release::default()).await.unwrap();
+    machine.clock.advance(machine.settings.idle);
+
+    machine.chaos.next(Method::Inspect, Answer::Late(Duration::from_secs(5)));
+    let late = tokio::spawn(async move { late.reconcile().await });
+    quiesce().await;
+    assert_eq!(machine.chaos.running(Method::Inspect), 1);
+    let used = host.acquire(in_session()).await.unwrap();
+    machine.clock.advance(Duration::from_secs(5));
+    late.await.unwrap().unwrap();
+    assert!(host.list().await.unwrap().sessions.get(&id).is_some_and(|session| !session.over));
+    used.release(Release::default()).await.unwrap();
+}
+
+/// Nor does it end what was agreed on since.
+#[tokio::test]
+async fn a_late_reconciliation_leaves_a_lease_that_lingers_on() {
+    let machine = Machine::new(2);
+    let (late, host) = (machine.process("late"), machine.process("host"));
+    let hour = Duration::from_secs(3600);
+    let lingering = host.acquire(request()).await.unwrap();
+    let kept = host.acquire(request()).await.unwrap();
+    let token = lingering.lease().token();
+    let linger = |linger| Release { outcome: Outcome::Success, linger: Some(linger) };
+    lingering.release(linger(Duration::from_secs(1))).await.unwrap();
+    machine.isolator.set_unsavable(kept.slot(), Some("a socket"));
+    kept.release(Release::default()).await.unwrap();
+    machine.clock.advance(Duration::from_secs(1));
+
+    // Somebody who sees that the lingering is over; then is held up; meanwhile it is told to go on.
+    machine.chaos.next(Method::Discover, Answer::Ok);
+    machine.chaos.next(Method::Inspect, Answer::Late(Duration::from_secs(5)));
+    let late = tokio::spawn(async move { late.reconcile().await });
+    quiesce().await;
+    assert_eq!(machine.chaos.running(Method::Inspect), 1);
+    host.release(&token, linger(hour)).await.unwrap();
+    machine.clock.advance(Duration::from_secs(5));
+    late.await.unwrap().unwrap();
+    let state = host.list().await.unwrap();
+    let lingers = |slot: &pool_core::Slot| matches!(slot.state, SlotState::Lingering { .. });
+    assert!(state.slots.values().any(lingers), "{state:?}");
+}
+
 #[tokio::test]
 async fn survivors_of_a_command_hold_its_lease() {
     let machine = Machine::new(1);

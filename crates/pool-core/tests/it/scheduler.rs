@@ -388,6 +388,17 @@ fn a_dead_waiter_does_not_hold_up_the_queue() {
 }
 
 #[test]
+fn only_its_own_maker_takes_a_slot_back_that_is_being_made() {
+    let mut state = PoolState::default();
+    state.enqueue(waiter("n1", &at(0)), &Settings::default(), &at(0)).expect("a new name");
+    let [slot] = granted(&state)[..] else { panic!("{state:?}") };
+    let (before, another) = (state.clone(), ClaimKey::new("worker-another").expect("valid"));
+    let refused = state.reopen(slot, &over(0), &another, &at(1)).expect_err("it is at work");
+    assert_eq!((refused.kind(), &state), (pool_core::ErrorKind::StaleLease, &before));
+    state.reopen(slot, &over(0), &worker(), &at(1)).expect("its own");
+}
+
+#[test]
 fn a_name_is_taken_while_its_lease_lives_or_waits() {
     let (mut state, _) = leased(Owner::Detached, Some(60));
     let refused = state.enqueue(waiter("n1", &at(1)), &Settings::default(), &at(1));
