@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pool_core::{Error, Result};
+use pool_core::{Error, Result, open_plain};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -136,7 +136,7 @@ pub(crate) fn near(cache: &Path, program: &Path) -> Result<PathBuf> {
 
 /// Held by whoever puts the wrapper into the cache.
 fn wrapper_lock(cache: &Path) -> io::Result<File> {
-    File::options().create(true).append(true).open(cache.join("wrapper.lock"))
+    open_plain(File::options().create(true).append(true), &cache.join("wrapper.lock"))
 }
 
 /// Removes a wrapper that whoever was putting it into the cache was killed with.

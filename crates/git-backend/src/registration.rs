@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fs4::TryLockError;
 use gix::worktree::add::Head;
-use pool_core::{Error, ErrorKind, Plan, Result, SlotId};
+use pool_core::{Error, ErrorKind, Plan, Result, SlotId, open_plain};
 
 use crate::branch;
 use crate::durable;
@@ -47,7 +47,8 @@ pub(crate) fn exclusively<T>(
     let doing = || format!("lock {}", path.display());
     let file = fs::create_dir_all(&site.pool_dir)
         .and_then(|()| {
-            File::options().create(true).truncate(false).read(true).write(true).open(&path)
+            let mut options = File::options();
+            open_plain(options.create(true).truncate(false).read(true).write(true), &path)
         })
         .map_err(|e| Error::io(doing(), e))?;
     // Polled, so that a caller who went away stops waiting.

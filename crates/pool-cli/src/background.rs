@@ -1,11 +1,11 @@
 //! This program once more, for work that outlasts the one that begins it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use pool_core::{Error, Result};
+use pool_core::{Error, Result, open_plain};
 
 use crate::output::LEASE_VARIABLES;
 
@@ -36,7 +36,7 @@ pub(crate) fn start(pool_dir: &Path, args: &[&str], log_name: &str) -> Result<()
 }
 
 fn log(pool_dir: &Path, name: &str) -> std::io::Result<File> {
-    let file = OpenOptions::new().create(true).append(true).open(pool_dir.join(name))?;
+    let file = open_plain(File::options().create(true).append(true), &pool_dir.join(name))?;
     if file.metadata()?.len() > LOG_LIMIT {
         file.set_len(0)?;
     }

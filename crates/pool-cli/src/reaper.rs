@@ -5,7 +5,7 @@
 //! not. A reaper with nothing left to do first gives up the lock, then looks at the records once
 //! more. In whichever order the two meet, one of them sees the other.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 // Called by their full names: since Rust 1.89 `File` has methods of the same names, which our
 // `rust-version` does not have yet.
 use fs4::{FileExt, TryLockError};
-use pool_core::{Error, Moment, Result};
+use pool_core::{Error, Moment, Result, open_plain};
 
 use crate::background;
 use crate::cli::Global;
@@ -29,7 +29,7 @@ const LOOKED_AT: Duration = Duration::from_millis(200);
 /// Whether a reaper watches over this pool.
 pub(crate) fn is_alive(pool_dir: &Path) -> Result<bool> {
     let path = pool_dir.join(LOCK);
-    let file = match File::open(&path) {
+    let file = match open_plain(File::options().read(true), &path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(Error::io(format!("open {}", path.display()), e)),
@@ -96,7 +96,7 @@ pub(crate) async fn live(global: &Global) -> Result<()> {
 async fn lock(pool_dir: &Path) -> Result<Option<File>> {
     let path: PathBuf = pool_dir.join(LOCK);
     let failed = |e| Error::io(format!("lock {}", path.display()), e);
-    let file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+    let file = open_plain(File::options().create(true).append(true), &path).map_err(failed)?;
     let begun = Instant::now();
     loop {
         match FileExt::try_lock(&file) {

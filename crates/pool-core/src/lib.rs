@@ -8,6 +8,7 @@ mod failpoint;
 mod id;
 mod isolator;
 mod liveness;
+mod plain;
 mod pool;
 mod quiet;
 mod scheduler;
@@ -36,6 +37,7 @@ pub use isolator::{
 pub use liveness::{
     Claim, ClaimGuard, FileLiveness, Liveness, LocalLiveness, Occupant, ProcessIdentity, Vital,
 };
+pub use plain::open_plain;
 pub use pool::{
     Builder, Finish, LeaseGuard, Lookup, Pool, PruneOptions, PruneReport, Release, ReleaseReport,
     Request, Reservation, WarmReport,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use fs4::TryLockError;
-use pool_core::{CommitId, ContentId, Error, Prepared, Result, Sources};
+use pool_core::{CommitId, ContentId, Error, Prepared, Result, Sources, open_plain};
 
 use super::{Base, FORMAT, Manifest, all, analysis, choose, tidy, times};
 use crate::cargo::{self, Toolchain, Workspace};
@@ -41,7 +41,7 @@ fn lock(cache: &Path) -> Result<Option<File>> {
     let path = cache.join(LOCK);
     let failed = |e| Error::io(format!("lock {}", path.display()), e);
     fs::create_dir_all(cache).map_err(failed)?;
-    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    let file = open_plain(File::options().create(true).append(true), &path).map_err(failed)?;
     match fs4::FileExt::try_lock(&file) {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -59,7 +59,7 @@ fn is_present(cache: &Path, commit: &CommitId) -> bool {
 
 /// Whether somebody is building a base.
 pub(crate) fn is_being_built(cache: &Path) -> bool {
-    let Ok(file) = File::open(cache.join(LOCK)) else { return false };
+    let Ok(file) = open_plain(File::options().read(true), &cache.join(LOCK)) else { return false };
     // Shared: those who look do not take each other for a builder.
     matches!(fs4::FileExt::try_lock_shared(&file), Err(TryLockError::WouldBlock))
 }

@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use fs4::TryLockError;
-use pool_core::{CacheFinding, Error, Result};
+use pool_core::{CacheFinding, Error, Result, open_plain};
 use serde::{Deserialize, Serialize};
 
 /// How a cache of compilations is used, as it is written down for the wrapper of rustc.
@@ -328,7 +328,7 @@ fn finish(command: &mut Command, limit: Duration) -> io::Result<Option<ExitStatu
 fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let failed = |e| Error::io(format!("lock {}", path.display()), e);
-    let open = File::options().create(true).truncate(false).write(true).open(&path);
+    let open = open_plain(File::options().create(true).truncate(false).write(true), &path);
     let file = open.map_err(failed)?;
     let begun = Instant::now();
     loop {

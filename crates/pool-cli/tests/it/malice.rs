@@ -258,6 +258,46 @@ fn settings_that_are_no_file_are_not_waited_for() {
     bench.ok(&["list"]);
 }
 
+/// A pipe in the place of a lock would be waited for without end, and whoever waits takes no signal.
+#[test]
+fn the_pools_own_files_are_plain_ones() {
+    let bench = Bench::new();
+    bench.acquire(&["--name", "held"]);
+    let pool = bench.pool();
+    let elsewhere = bench.fixture.root().join("elsewhere");
+    let lease = bench.json(&["show", "held"])["lease"].as_str().expect("an id").to_owned();
+    for name in
+        ["pool.turn", "pool.lock", "reaper.lock", "reaper.log", "registration.lock", "repository"]
+    {
+        for link in [false, true] {
+            bench.kill_reaper();
+            let file = pool.join(name);
+            let before = fs::read(&file).ok();
+            let _ = fs::remove_file(&file);
+            if link {
+                symlink(&elsewhere, &file).expect("linked");
+            } else {
+                assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo").success());
+            }
+            for verb in
+                [&["list"][..], &["prune"], &["run", "--wait", "0s", "--", "true"], &["doctor"]]
+            {
+                let ran = bench.run(verb);
+                assert!(ran.code.is_some(), "{name} {verb:?}: {ran:?}");
+                assert!(!elsewhere.exists(), "{name} {verb:?}: {ran:?}");
+            }
+            // A reaper that could not be started is of no use.
+            fs::remove_file(&file).expect("it is still there");
+            if let Some(before) = before {
+                fs::write(&file, before).expect("put back");
+            }
+            bench.ok(&["run", "--", "true"]);
+        }
+    }
+    assert_eq!(bench.json(&["show", "held"])["lease"], lease.as_str());
+    bench.ok(&["release", "held"]);
+}
+
 #[test]
 fn names_that_lead_elsewhere_are_refused() {
     let bench = Bench::new();

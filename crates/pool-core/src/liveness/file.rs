@@ -19,6 +19,7 @@ use tempfile::NamedTempFile;
 use super::{Claim, ClaimGuard, Liveness, Occupant, ProcessIdentity, Vital, process};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ClaimKey;
+use crate::plain::open_plain;
 
 /// Starts the name of a claim that is being made. No [`ClaimKey`] starts with a dot.
 const UNFINISHED: &str = ".claim-";
@@ -185,7 +186,7 @@ impl Liveness for FileLiveness {
 
 /// Whether the claim is held; if not, the file, with a shared lock that lasts until it is dropped.
 fn look(path: &Path) -> (Vital, Option<File>) {
-    let file = match File::open(path) {
+    let file = match open_plain(File::options().read(true), path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return (Vital::Gone, None),
         Err(_) => return (Vital::Unknown, None),

@@ -11,6 +11,7 @@ use fs4::{FileExt, TryLockError};
 use super::patience;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::SlotId;
+use crate::plain::open_plain;
 
 /// The size of SQLite's shared index (one part of it, which is all a pool's log ever needs), twice.
 #[cfg(unix)]
@@ -232,7 +233,8 @@ impl Lock {
     }
 
     fn open(path: &Path) -> Result<File> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+        let mut options = OpenOptions::new();
+        let file = open_plain(options.create(true).truncate(false).write(true), path);
         file.map_err(|e| {
             let error =
                 Error::io(format!("write in the pool directory: open {}", path.display()), e);

@@ -12,6 +12,7 @@ use super::layout::Layout;
 use super::records::{Marks, Snapshot, changed, gone, is_of, json, lasting, plausible};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Generation, SessionId, SlotId, Ticket};
+use crate::plain::open_plain;
 use crate::state::{EndedLease, PoolState, Session, Slot, SlotState};
 use crate::time::{Clock, SystemClock};
 
@@ -331,7 +332,8 @@ impl Sidecars {
         let new = staged(&path);
         self.staged.push(path);
         let write = || {
-            let mut file = File::create(&new)?;
+            let mut options = File::options();
+            let mut file = open_plain(options.create(true).truncate(true).write(true), &new)?;
             crate::fail_point!("pool-core::sidecar::created");
             file.write_all(text.as_bytes())?;
             if durable { file.sync_all() } else { Ok(()) }
