@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::num::NonZeroU32;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use cache_share::{Directories, Private, Sccache, Seeded, Setup, SharedTarget};
 use git_backend::{GitIsolator, Repository};
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, LeaseStore, Liveness, LocalLiveness, Lookup,
-    MemoryStore, Pool, Result, SqliteStore,
+    MemoryStore, Pool, Result, SqliteStore, open_plain,
 };
 
 use crate::cli::Global;
@@ -147,7 +148,7 @@ impl Place {
             claims: Some(pool_dir.join("locks")),
             lean: settings.cache.lean,
             warm_command: settings.cache.warm_command.clone(),
-            jobs: settings.build_jobs,
+            jobs: settings.build_jobs.map(NonZeroU32::get),
             ..Setup::new(&pool_dir, isolator.clone())
         };
         let pool = Pool::builder(isolator)
@@ -322,8 +323,11 @@ fn check_above(dir: &Path) -> Result<()> {
 /// The common directory of the repository that a pool belongs to; `None` when there is no pool.
 pub(crate) fn owner_of(pool_dir: &Path) -> Result<Option<PathBuf>> {
     let file = pool_dir.join(OWNER_FILE);
-    match fs::read(&file) {
-        Ok(bytes) => {
+    let mut bytes = Vec::new();
+    let read = open_plain(File::options().read(true), &file)
+        .and_then(|mut file| file.read_to_end(&mut bytes));
+    match read {
+        Ok(_) => {
             let path = bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec();
             // Empty where the power failed before its content was on the disk: it is written again.
             Ok((!path.is_empty()).then(|| PathBuf::from(OsString::from_vec(path))))
@@ -355,10 +359,7 @@ fn claim_for(pool_dir: &Path, repository: &Repository) -> Result<()> {
     let file = pool_dir.join(OWNER_FILE);
     let failed = |e| Error::io(format!("write {}", file.display()), e);
     // One at a time. It is let go of with its name, so that those who waited look again.
-    let alone = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&unfinished)
+    let alone = open_plain(File::options().create(true).append(true), &unfinished)
         .and_then(|alone| fs4::FileExt::lock(&alone).map(|()| alone))
         .map_err(failed)?;
     if is_ours()? {

@@ -95,6 +95,8 @@ fn start(
         command.env_remove(name);
     }
     command.envs(environment(&context.pool_dir, &path, guard.lease()));
+    // As they are: a document could not say what is not UTF-8, and another path is another pool.
+    command.env("WTPOOL_POOL_DIR", &context.pool_dir).env("WTPOOL_PATH", &path);
     if let Some(file) = guard.claim().and_then(|claim| claim.file()) {
         let file = file.try_clone().map_err(|e| Error::io("hand the claim to the command", e))?;
         command.preserved_fds(vec![OwnedFd::from(file)]);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -145,7 +146,7 @@ pub(crate) struct Settings {
     /// Whether the user's git configuration holds for the pool's own operations.
     pub(crate) user_config: bool,
     /// How many jobs each cargo in a slot may run at once; by default cargo decides.
-    pub(crate) build_jobs: Option<u32>,
+    pub(crate) build_jobs: Option<NonZeroU32>,
     /// About build artifacts.
     pub(crate) cache: CacheSettings,
 }
@@ -361,11 +362,19 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
         builder = builder.add_source(file);
     }
     builder = builder.add_source(users_own.build().map_err(|e| malformed(&e))?);
-    let variables: Map<String, String> = known
-        .keys()
-        .filter_map(|key| Some((variable(key), std::env::var(variable(key)).ok()?)))
-        .filter(|(_, value)| !value.is_empty())
-        .collect();
+    let mut variables: Map<String, String> = Map::new();
+    for key in known.keys() {
+        let name = variable(key);
+        let value = std::env::var_os(&name).unwrap_or_default().into_string();
+        // A path may be anything, and is taken as it is below.
+        let value = value.or_else(|given| match key == "pool_dir" {
+            true => Ok(given.to_string_lossy().into_owned()),
+            false => Err(invalid(format!("{name} is not UTF-8: {}", given.display()))),
+        })?;
+        if !value.is_empty() {
+            variables.insert(name, value);
+        }
+    }
     for key in known.keys().filter(|key| variables.contains_key(&variable(key))) {
         origins.insert(key.clone(), variable(key));
     }
@@ -389,8 +398,11 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
     let config = builder.build().map_err(|e| malformed(&e))?;
     let mut settings: Settings = config.try_deserialize().map_err(|e| malformed(&e))?;
     // As it was given: the detour above replaces what is not UTF-8.
+    let variable = variable("pool_dir");
     if flags.pool_dir.is_some() {
         settings.pool_dir.clone_from(&flags.pool_dir);
+    } else if origins.get("pool_dir") == Some(&variable) {
+        settings.pool_dir = std::env::var_os(&variable).map(PathBuf::from);
     }
     if let (Some(dir), Some(origin)) = (&settings.pool_dir, origins.get("pool_dir")) {
         settings.pool_dir = Some(absolute(dir, origin, main_worktree)?);

@@ -46,7 +46,11 @@ pub(crate) async fn perform(Cli { global, verb }: Cli) -> Result<u8> {
         Verb::Config => config::perform(&global),
         Verb::Events { follow } => events::perform(&global, follow).await,
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "wtpool", &mut std::io::stdout());
+            // It panics when it can't write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "wtpool", &mut script);
+            Output::new(global.json, global.quiet)
+                .exactly(String::from_utf8_lossy(&script).trim_end())?;
             Ok(0)
         }
         Verb::Cache(verb) => cache::perform(&global, verb).await,

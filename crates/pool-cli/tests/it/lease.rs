@@ -68,6 +68,8 @@ fn nobody_is_leased_what_nobody_is_told_of() {
         assert!(ran.err.contains("standard output"), "{script}: {ran:?}");
         assert!(bench.slots().is_empty(), "{script}: {ran:?}");
     }
+    let ran = sh("wtpool completions bash >/dev/full");
+    assert_eq!(ran.code, Some(1), "an error like any other: {ran:?}");
     assert_eq!(sh("wtpool acquire --name known >/dev/null").code, Some(0));
     assert_eq!(bench.json(&["show", "known"])["state"], "leased");
 }

@@ -93,3 +93,43 @@ fn a_full_enough_disk_is_refused_politely() {
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     assert!(ran.err.contains("no-space"), "{ran:?}");
 }
+
+/// The default in its place would be another pool, or another limit.
+#[test]
+fn a_variable_that_is_not_utf_8_is_not_passed_over() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let bench = Bench::new();
+    let odd = bench.fixture.root().join(OsStr::from_bytes(b"p\xffq"));
+    for name in ["WTPOOL_MAX_LEASES", "WTPOOL_COPY", "WTPOOL_CACHE__WRAPPER"] {
+        let ran = crate::bench::finish(bench.wtpool(&["acquire"]).env(name, &odd));
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{name}: {ran:?}");
+        assert!(ran.err.contains(name), "{ran:?}");
+    }
+    assert!(!bench.pool().exists(), "nothing was made");
+
+    // A directory may be called anything. What runs in the lease speaks of the same one.
+    let inner = format!("{WTPOOL} list --json >/dev/null; {WTPOOL} run --name inner -- pwd");
+    let mut command = bench.wtpool(&["run", "--", "sh", "-c", &inner]);
+    let output = command.env("WTPOOL_POOL_DIR", &odd).output().expect("start wtpool");
+    assert!(output.status.success(), "{output:?}");
+    let start = [odd.as_os_str().as_bytes(), b"/slots/"].concat();
+    assert!(output.stdout.starts_with(&start), "{output:?}");
+    assert!(!bench.pool().exists(), "the default is not used");
+    let made = fs::read_dir(bench.fixture.root()).expect("read").flatten();
+    let pools = made.filter(|entry| entry.file_name().as_bytes().starts_with(b"p")).count();
+    assert_eq!(pools, 1);
+    let gone = |arg: &str| {
+        let ran = crate::bench::finish(bench.wtpool(&[arg, "--all"]).env("WTPOOL_POOL_DIR", &odd));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    };
+    gone("prune");
+}
+
+#[test]
+fn no_jobs_at_all_is_no_number_of_jobs() {
+    let bench = Bench::new();
+    let ran = crate::bench::finish(bench.wtpool(&["acquire"]).env("WTPOOL_BUILD_JOBS", "0"));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "no cargo would build: {ran:?}");
+    assert!(ran.err.contains("build_jobs"), "{ran:?}");
+}
