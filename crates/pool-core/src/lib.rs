@@ -11,6 +11,7 @@ mod liveness;
 mod plain;
 mod pool;
 mod quiet;
+mod retry;
 mod scheduler;
 mod settings;
 mod sources;

@@ -15,6 +15,7 @@ use crate::id::{ClaimKey, LeaseId, SessionId, SlotId, Ticket};
 use crate::isolator::{BranchReport, Isolator, Rescue};
 use crate::liveness::{Claim, Liveness, LocalLiveness, Vital};
 use crate::quiet::Looks;
+use crate::retry::Attempt;
 use crate::settings::Settings;
 use crate::state::{
     Disposition, End, EndReason, EndedLease, Lease, Outcome, Owner, PoolState, Slot, Token,
@@ -62,6 +63,8 @@ struct Inner {
     events: broadcast::Sender<Event>,
     /// What was found in slots of leases past their TTL, by lease.
     looks: Mutex<HashMap<LeaseId, Looks>>,
+    /// The last attempts to clean up the slots that are quarantined, and unoccupied.
+    attempts: Mutex<HashMap<SlotId, Attempt>>,
     /// What was dropped where no task could be started to clean up after it.
     orphans: Mutex<Vec<Orphan>>,
 }
@@ -142,6 +145,7 @@ impl Builder {
             changed: Notify::new(),
             events: broadcast::channel(1024).0,
             looks: Mutex::default(),
+            attempts: Mutex::default(),
             orphans: Mutex::default(),
         };
         Ok(Pool { inner: Arc::new(inner) })

@@ -64,6 +64,16 @@ pub enum Due {
     Retire(SlotId),
 }
 
+impl Due {
+    /// The slot that is to be cleaned up once more.
+    pub(crate) fn reopened(&self) -> Option<SlotId> {
+        match self {
+            Self::Reopen(slot) => Some(*slot),
+            _ => None,
+        }
+    }
+}
+
 impl PoolState {
     /// Restarts, after a reboot, what was counting before it. Returns whether anything changed.
     pub fn reanchor(&mut self, now: &Moment) -> bool {

@@ -10,6 +10,7 @@ use crate::error::{ErrorKind, Result};
 use crate::id::{ClaimKey, LeaseId, SlotId};
 use crate::isolator::{BranchWish, Condition, Discovered, Wish};
 use crate::quiet::Looks;
+use crate::retry::Attempt;
 use crate::state::{EndReason, Outcome, Owner, PoolState, Slot, SlotState};
 use crate::ttl::{Due, Facts};
 use crate::{Base, LeaseName};
@@ -34,6 +35,9 @@ impl Pool {
     /// Compares records and reality, ends what is over, resumes what was interrupted. Safe to call at
     /// any time, by any number of processes at once: each thing is done by one of them.
     ///
+    /// A slot that could not be saved is tried again, by the same pool instance, only after a multiple of the
+    /// time that this has taken; [`prune`](Self::prune) tries at once.
+    ///
     /// # Errors
     ///
     /// When the records fail. Trouble with a single slot quarantines that slot.
@@ -54,7 +58,13 @@ impl Pool {
         let facts = inner.facts(&state, lost).await;
         let now = inner.clock.now();
         for due in state.due(&inner.settings, &facts, &now) {
+            let (begun, tried) = (inner.clock.now(), due.reopened());
             self.perform(&state, due, &mut report).await?;
+            if let Some(slot) = tried
+                && let Some(attempt) = inner.attempts().get_mut(&slot)
+            {
+                attempt.goes_on(&begun, &inner.clock.now());
+            }
             crate::fail_point!("pool-core::reconcile::performed");
         }
         inner.liveness.tidy();
@@ -82,6 +92,7 @@ impl Pool {
         if options.dry_run {
             return self.would_prune(options).await;
         }
+        self.inner.attempts().clear();
         let mut report = self.reconcile().await?;
         if options.all {
             let state = self.list().await?;
@@ -106,6 +117,7 @@ impl Pool {
 
     async fn would_prune(&self, options: PruneOptions) -> Result<PruneReport> {
         let inner = &self.inner;
+        inner.attempts().clear();
         let now = inner.clock.now();
         let mut state = inner.store.load().await?;
         state.reanchor(&now);
@@ -392,9 +404,16 @@ impl Inner {
         }
         self.look_for_occupants(state, &mut facts);
         facts.quiet = self.look_for_quiet(state, &facts).await;
+        let mut attempts = HashMap::new();
         for slot in state.slots.values() {
             let quarantined = matches!(slot.state, SlotState::Quarantined { .. });
             if !quarantined || facts.occupied.contains_key(&slot.id) {
+                continue;
+            }
+            let (begun, lease) = (self.clock.now(), slot.state.lease().map(|lease| &lease.id));
+            let earlier = self.attempts().get(&slot.id).cloned();
+            if let Some(earlier) = earlier.filter(|earlier| !earlier.is_over(lease, &begun)) {
+                attempts.insert(slot.id, earlier);
                 continue;
             }
             let savable = match &slot.plan {
@@ -407,7 +426,10 @@ impl Inner {
             if savable {
                 facts.savable.insert(slot.id);
             }
+            let attempt = Attempt::new(lease.cloned(), &begun, &self.clock.now());
+            attempts.insert(slot.id, attempt);
         }
+        *self.attempts() = attempts;
         facts
     }
 
@@ -447,6 +469,10 @@ impl Inner {
         }
         *self.looks() = seen;
         quiet
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, HashMap<SlotId, Attempt>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn looks(&self) -> MutexGuard<'_, HashMap<LeaseId, Looks>> {

@@ -562,6 +562,65 @@ async fn a_late_reconciliation_leaves_a_lease_that_lingers_on() {
     assert!(state.slots.values().any(lingers), "{state:?}");
 }
 
+/// Reconciles, where something takes that long by the clock.
+async fn reconcile_slowly(machine: &Machine, pool: &Pool, span: Duration) {
+    let reconciling = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.reconcile().await }
+    });
+    while machine.clock.sleepers() == 0 {
+        assert!(!reconciling.is_finished(), "it takes no time");
+        tokio::task::yield_now().await;
+    }
+    machine.clock.advance(span);
+    reconciling.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_took_long_and_failed_is_not_tried_again_all_the_time() {
+    let machine = Machine::new(1);
+    let pool = machine.process("reaper");
+    let guard = pool.acquire(request()).await.unwrap();
+    let slot = guard.slot();
+    machine.isolator.set_unsavable(slot, Some("a socket"));
+    guard.release(Release::default()).await.unwrap();
+    let (span, looks) = (Duration::from_secs(10), || machine.chaos.calls(Method::Inspect));
+
+    // To look at it took long.
+    machine.chaos.next(Method::Inspect, Answer::Late(span));
+    reconcile_slowly(&machine, &pool, span).await;
+    let before = looks();
+    machine.clock.advance(span * 18);
+    pool.reconcile().await.unwrap();
+    assert_eq!(looks(), before, "it rests");
+    machine.clock.advance(span);
+    pool.reconcile().await.unwrap();
+    assert_eq!(looks(), before + 1);
+
+    // To try to save it did.
+    machine.isolator.set_unsavable(slot, None);
+    machine.chaos.always(Method::Preserve, Answer::Err(ErrorKind::NoSpace));
+    machine.chaos.next(Method::Inspect, Answer::Ok);
+    machine.chaos.next(Method::Inspect, Answer::Late(span));
+    reconcile_slowly(&machine, &pool, span).await;
+    let before = looks();
+    pool.reconcile().await.unwrap();
+    assert_eq!(looks(), before, "it rests");
+
+    // Whoever asks for it by hand does not wait, in that process or another.
+    pool.prune(PruneOptions::default(), &|_| ()).await.unwrap();
+    assert!(looks() > before);
+    machine.chaos.next(Method::Inspect, Answer::Ok);
+    machine.chaos.next(Method::Inspect, Answer::Late(span));
+    reconcile_slowly(&machine, &pool, span).await;
+    machine.chaos.calm();
+    pool.reconcile().await.unwrap();
+    assert_eq!(machine.isolator.occupied(), [slot]);
+    machine.process("prune").prune(PruneOptions::default(), &|_| ()).await.unwrap();
+    assert_eq!(machine.isolator.occupied(), []);
+    machine.settles().await;
+}
+
 #[tokio::test]
 async fn survivors_of_a_command_hold_its_lease() {
     let machine = Machine::new(1);
