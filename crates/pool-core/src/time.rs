@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Identifies one boot of one machine.
@@ -109,12 +109,13 @@ pub trait Clock: fmt::Debug + Send + Sync {
 #[derive(Clone, Debug)]
 pub struct SystemClock {
     boot: BootId,
+    shift: SignedDuration,
 }
 
 impl SystemClock {
     /// Reads the boot's identity once.
     pub fn new() -> Self {
-        Self { boot: boot_id() }
+        Self { boot: boot_id(), shift: shift() }
     }
 }
 
@@ -127,7 +128,7 @@ impl Default for SystemClock {
 #[async_trait]
 impl Clock for SystemClock {
     fn now(&self) -> Moment {
-        Moment { boot: self.boot.clone(), uptime: uptime(), wall: Timestamp::now() }
+        Moment { boot: self.boot.clone(), uptime: uptime(self.shift), wall: Timestamp::now() }
     }
 
     async fn sleep(&self, span: Duration) {
@@ -136,10 +137,35 @@ impl Clock for SystemClock {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn uptime() -> Duration {
+fn uptime(shift: SignedDuration) -> Duration {
     // CLOCK_BOOTTIME counts while the machine is suspended; CLOCK_MONOTONIC does not.
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(t.tv_sec.unsigned_abs(), u32::try_from(t.tv_nsec).unwrap_or(0))
+    let here = SignedDuration::new(t.tv_sec, i32::try_from(t.tv_nsec).unwrap_or(0));
+    Duration::try_from(here.saturating_sub(shift)).unwrap_or_default()
+}
+
+/// By how much the boot clock is ahead of the machine's in this process's time namespace, as a container may
+/// have one: all processes must mean the same by what it reads.
+#[cfg(target_os = "linux")]
+pub(crate) fn shift() -> SignedDuration {
+    shift_in(&std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default())
+}
+
+/// See time_namespaces(7): for each clock its name, seconds and nanoseconds.
+#[cfg(target_os = "linux")]
+fn shift_in(offsets: &str) -> SignedDuration {
+    let found = offsets.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (clock, seconds, nanos) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_boot = matches!(clock, "boottime" | "7");
+        is_boot.then(|| Some(SignedDuration::new(seconds.parse().ok()?, nanos.parse().ok()?)))?
+    });
+    found.unwrap_or_default()
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn shift() -> SignedDuration {
+    SignedDuration::ZERO
 }
 
 #[cfg(target_os = "linux")]
@@ -154,7 +180,7 @@ pub(crate) fn boot_id() -> BootId {
 // Elsewhere the portable boot time, in whole seconds, serves for both. It follows changes of the
 // wall clock on some systems; what that can do is let a deadline be re-anchored, that is: later.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn uptime() -> Duration {
+fn uptime(_shift: SignedDuration) -> Duration {
     Duration::from_secs(sysinfo::System::uptime())
 }
 

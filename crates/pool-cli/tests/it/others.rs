@@ -75,8 +75,8 @@ fn an_owner_that_stopped_is_alive() {
     bench.eventually_empty();
 }
 
-/// Time that the machine was suspended counts, and that is on the boot clock only: a namespace in which that
-/// clock is two hours ahead looks the same.
+/// Time that the machine was suspended counts, and that is on the boot clock only. It looks the same in a
+/// namespace in which that clock is two hours ahead, where nothing says that it is one.
 #[test]
 fn a_machine_that_was_suspended_counts_that_time() {
     let bench = Bench::new().var("WTPOOL_QUIET", "0s").var("WTPOOL_REAP_INTERVAL", "1h");
@@ -84,7 +84,8 @@ fn a_machine_that_was_suspended_counts_that_time() {
     bench.kill_reaper();
     let prune = |clock: &str| {
         let clock = format!("--{clock}=7200");
-        let args = ["--fork", "--time", &clock, crate::bench::WTPOOL, "prune"];
+        let hide = "mount --bind /dev/null /proc/$$/timens_offsets && exec \"$0\" prune";
+        let args = ["--fork", "--mount", "--time", &clock, "sh", "-c", hide, crate::bench::WTPOOL];
         finish(&mut bench.command("unshare", &args))
     };
     let ran = prune("monotonic");
@@ -95,6 +96,37 @@ fn a_machine_that_was_suspended_counts_that_time() {
     assert_eq!(bench.json(&["show", "held"])["state"], "leased", "{ran:?}");
     let ran = prune("boottime");
     assert_eq!(ran.code, Some(0), "{ran:?}");
+    bench.eventually_empty();
+}
+
+/// A container may have a boot clock of its own. Deadlines and the times at which processes started are the
+/// machine's.
+#[test]
+fn a_boot_clock_of_its_own_ends_nobodys_lease() {
+    let bench = Bench::new().var("WTPOOL_QUIET", "0s").var("WTPOOL_REAP_INTERVAL", "1h");
+    let owner = Sleeper::new();
+    bench.acquire(&["--name", "owned", "--owner-pid", &owner.pid(), "--linger", "0s"]);
+    bench.acquire(&["--name", "timed", "--ttl", "1h", "--linger", "0s"]);
+    bench.kill_reaper();
+    let ahead = |args: &[&str]| {
+        let unshare = ["--fork", "--time", "--boottime=7200", crate::bench::WTPOOL];
+        finish(&mut bench.command("unshare", &[&unshare, args].concat()))
+    };
+    let ran = ahead(&["prune"]);
+    if ran.code != Some(0) {
+        skip("time namespaces are not permitted here");
+        return;
+    }
+    let slots = bench.slots();
+    assert!(slots.len() == 2 && slots.iter().all(|slot| slot["state"] == "leased"), "{ran:?}");
+    // And the other way round.
+    let made = ["acquire", "--name", "inside", "--owner-pid", &owner.pid(), "--linger", "0s"];
+    assert_eq!(ahead(&made).code, Some(0));
+    bench.ok(&["prune"]);
+    assert_eq!(bench.json(&["show", "inside"])["state"], "leased");
+    owner.kill();
+    bench.ok(&["prune"]);
+    bench.ok(&["release", "timed"]);
     bench.eventually_empty();
 }
 

@@ -25,7 +25,8 @@ pub(super) fn runs(process: &ProcessIdentity) -> Vital {
         return Vital::Unknown;
     }
     match system::state(process.pid) {
-        State::Runs { start_time } if start_time != process.start_time => Vital::Gone,
+        // In a time namespace it can be off by what is less than a tick of the clock.
+        State::Runs { start_time } if start_time.abs_diff(process.start_time) > 1 => Vital::Gone,
         State::Runs { .. } if system::BOOT_COUNTS && boot_id() != process.boot => Vital::Gone,
         State::Runs { .. } => Vital::Alive,
         State::Gone => Vital::Gone,
@@ -85,6 +86,7 @@ mod system {
 
     use super::super::mounts::{Mounts, Spot};
     use super::{Error, ErrorKind, Result, State};
+    use crate::time::shift;
 
     /// Start times count from boot, so that two boots may have the same ones.
     pub(super) const BOOT_COUNTS: bool = true;
@@ -104,9 +106,15 @@ mod system {
             Ok(stat) if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 => {
                 State::Gone
             }
-            Ok(stat) => State::Runs { start_time: stat.starttime },
+            Ok(stat) => State::Runs { start_time: since_boot(stat.starttime) },
             Err(_) => without_proc(pid),
         }
+    }
+
+    /// A start time as the machine's own boot clock has it.
+    fn since_boot(start_time: u64) -> u64 {
+        let shift = shift().as_nanos() * i128::from(procfs::ticks_per_second()) / 1_000_000_000;
+        u64::try_from(i128::from(start_time) - shift).unwrap_or_default()
     }
 
     /// `/proc` may be absent, or hide the processes of others; the kernel's word then counts.
