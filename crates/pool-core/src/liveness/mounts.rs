@@ -1,21 +1,15 @@
 //! Where paths lead: the same directory has other paths where it is mounted once more, as into the
 //! container that an agent is confined to.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-/// The mounts of one mount namespace.
+/// The mounts of one mount namespace, by the points where they are. There may be thousands, and as many
+/// processes to ask for.
 #[derive(Debug)]
-pub(super) struct Mounts(Vec<Mount>);
-
-#[derive(Debug)]
-struct Mount {
-    device: String,
-    /// Which directory of the filesystem is mounted.
-    root: PathBuf,
-    point: PathBuf,
-}
+pub(super) struct Mounts(HashMap<PathBuf, Spot>);
 
 /// A place in a filesystem, whatever it is mounted as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,22 +32,18 @@ impl Mounts {
         let mounts = text.split(|byte| *byte == b'\n').filter_map(|line| {
             let mut fields = line.split(|byte| *byte == b' ').skip(2);
             let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
-            Some(Mount {
-                device,
-                root: unescaped(fields.next()?),
-                point: unescaped(fields.next()?),
-            })
+            let (root, point) = (unescaped(fields.next()?), unescaped(fields.next()?));
+            Some((point, Spot { device, path: root }))
         });
+        // Of several on one point the last hides the others, and is what is kept.
         Self(mounts.collect())
     }
 
     /// Where a path leads that has no links in it.
     pub(super) fn locate(&self, path: &Path) -> Option<Spot> {
-        let above = self.0.iter().filter(|mount| path.starts_with(&mount.point));
-        // Of several on one point the last hides the others; `max_by_key` takes the last.
-        let mount = above.max_by_key(|mount| mount.point.components().count())?;
-        let rest = path.strip_prefix(&mount.point).ok()?;
-        Some(Spot { device: mount.device.clone(), path: mount.root.join(rest) })
+        let (point, mounted) = path.ancestors().find_map(|above| self.0.get_key_value(above))?;
+        let rest = path.strip_prefix(point).ok()?;
+        Some(Spot { device: mounted.device.clone(), path: mounted.path.join(rest) })
     }
 }
 
