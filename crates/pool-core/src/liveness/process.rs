@@ -77,12 +77,16 @@ mod system {
     use std::collections::{BTreeSet, HashMap};
     use std::ffi::OsStr;
     use std::fs;
+    use std::io;
+    use std::os::fd::AsRawFd as _;
     use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::MetadataExt as _;
     use std::path::{Path, PathBuf};
 
     use procfs::ProcError;
     use procfs::process::Process;
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    use rustix::io::Errno;
 
     use super::super::mounts::{Mounts, Spot};
     use super::{Error, ErrorKind, Result, State};
@@ -92,7 +96,7 @@ mod system {
     pub(super) const BOOT_COUNTS: bool = true;
 
     /// What the system says of a process that has ended since its directory was opened.
-    const GONE: i32 = rustix::io::Errno::SRCH.raw_os_error();
+    const GONE: i32 = Errno::SRCH.raw_os_error();
 
     /// The namespace that process ids belong to here.
     pub(super) fn namespace() -> Option<u64> {
@@ -121,7 +125,7 @@ mod system {
     fn without_proc(pid: i32) -> State {
         let Some(pid) = rustix::process::Pid::from_raw(pid) else { return State::Gone };
         match rustix::process::test_kill_process(pid) {
-            Err(rustix::io::Errno::SRCH) => State::Gone,
+            Err(Errno::SRCH) => State::Gone,
             Ok(()) | Err(_) => State::Unknown,
         }
     }
@@ -192,17 +196,38 @@ mod system {
     /// The working directories of a process: that of its first thread, which is none when that has ended, and
     /// those of threads that have one of their own.
     fn standpoints(process: &Process) -> Result<BTreeSet<PathBuf>> {
-        let mut found: BTreeSet<PathBuf> = unless_gone(process.cwd())?.into_iter().collect();
-        let tasks = PathBuf::from(format!("/proc/{}/task", process.pid));
+        let proc = PathBuf::from(format!("/proc/{}", process.pid));
+        let mut found: BTreeSet<PathBuf> =
+            unless_gone(place_of(&proc.join("cwd")))?.into_iter().collect();
+        let tasks = proc.join("task");
         // The kernel counts the threads in the number of links, which takes no look at each.
         if fs::metadata(&tasks).is_ok_and(|meta| meta.nlink() <= 3) {
             return Ok(found);
         }
         for task in unless_gone(fs::read_dir(&tasks))?.into_iter().flatten() {
             let Some(task) = unless_gone(task)? else { continue };
-            found.extend(unless_gone(fs::read_link(task.path().join("cwd")))?);
+            found.extend(unless_gone(place_of(&task.path().join("cwd")))?);
         }
         Ok(found)
+    }
+
+    /// Where a working directory is. The kernel says no path longer than a page of memory, though one may stand
+    /// that deep; then it is the nearest directory above of which it does.
+    fn place_of(cwd: &Path) -> io::Result<PathBuf> {
+        let is_too_long =
+            |e: &io::Error| e.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut said = fs::read_link(cwd);
+        let mut above = None;
+        while said.as_ref().is_err_and(is_too_long) {
+            let next = match &above {
+                None => openat(CWD, cwd.join(".."), flags, Mode::empty())?,
+                Some(dir) => openat(dir, "..", flags, Mode::empty())?,
+            };
+            said = fs::read_link(format!("/proc/self/fd/{}", next.as_raw_fd()));
+            above = Some(next);
+        }
+        said
     }
 
     /// What there is to see of a process; nothing of one that is gone meanwhile, is a zombie, or somebody

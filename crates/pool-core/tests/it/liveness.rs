@@ -153,7 +153,8 @@ fn this_process_runs() {
     assert_eq!(liveness.runs(&me), Vital::Alive);
     assert_eq!(liveness.identify(me.pid), Some(me.clone()), "identity does not change");
 
-    let earlier = ProcessIdentity { start_time: me.start_time - 1, ..me };
+    // By more than a tick of the clock: ids are used again only when all others were.
+    let earlier = ProcessIdentity { start_time: me.start_time - 2, ..me };
     assert_eq!(liveness.runs(&earlier), Vital::Gone, "the process id was used again");
     // Larger than the kernel ever gives out.
     assert_eq!(liveness.identify(u32::MAX), None);
@@ -387,6 +388,31 @@ mod children {
         std::fs::create_dir(&slot).unwrap();
         let child = two_threads(tmp.path(), |command| command.arg(&slot));
         assert_eq!(standing(&slot), [child.0.id()]);
+    }
+
+    /// So deep that the kernel does not say where.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn who_stands_very_deep_is_found_and_is_in_nobody_elses_way() {
+        use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+        use std::os::fd::AsRawFd as _;
+        let tmp = tempfile::tempdir().unwrap();
+        let (slot, other) = (tmp.path().join("slot"), tmp.path().join("other"));
+        std::fs::create_dir_all(&slot).unwrap();
+        std::fs::create_dir_all(&other).unwrap();
+        let name = "d".repeat(240);
+        let open = |dir: &std::os::fd::OwnedFd, name: &str| {
+            openat(dir, name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap()
+        };
+        let mut deep = openat(CWD, &slot, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..20 {
+            mkdirat(&deep, &name, Mode::RWXU).unwrap();
+            deep = open(&deep, &name);
+        }
+        let there = format!("/proc/self/fd/{}", deep.as_raw_fd());
+        let child = Sleeper(Command::new("sleep").arg("600").current_dir(there).spawn().unwrap());
+        assert_eq!(standing(&slot), [child.0.id()]);
+        assert_eq!(standing(&other), [0; 0]);
     }
 
     /// As an agent in a container does.
