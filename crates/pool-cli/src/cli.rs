@@ -244,7 +244,7 @@ pub(crate) fn duration(span: Option<Span>) -> Option<Duration> {
 }
 
 fn holder(text: &str) -> Result<String, &'static str> {
-    if text.chars().any(char::is_control) {
+    if text.chars().any(crate::output::is_hidden) {
         return Err("a holder is one line, without control characters");
     }
     if text.chars().count() > 200 {

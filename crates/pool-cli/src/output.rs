@@ -76,11 +76,18 @@ pub(crate) fn json(document: &impl Serialize) -> Result<String> {
     Ok(escaped(&serde_json::to_string(document).map_err(failed)?))
 }
 
-/// The same JSON without the control characters that JSON allows in it, but that mean something to a terminal.
+/// Whether a character means something to a terminal, or to whoever reads there, instead of being shown: control
+/// characters, and those that change the order in which the others are shown, or break the line.
+pub(crate) fn is_hidden(c: char) -> bool {
+    let reorders = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || reorders || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// The same JSON without the [hidden](is_hidden) characters that JSON allows in it.
 pub(crate) fn escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
-        match c.is_control() {
+        match is_hidden(c) {
             true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             false => out.push(c),
         }
@@ -304,13 +311,13 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -
 
 /// Lines without anything that could move a terminal's cursor.
 pub(crate) fn harmless(text: &str) -> String {
-    let is_bad = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let is_bad = |c: char| is_hidden(c) && c != '\n' && c != '\t';
     text.chars().map(|c| if is_bad(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// Without anything that could move a terminal's cursor.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// The largest one or two units.

@@ -373,7 +373,10 @@ fn names_that_lead_elsewhere_are_refused() {
 #[test]
 fn what_is_shown_is_harmless_to_a_terminal() {
     let bench = Bench::new();
-    let path = bench.acquire(&["--name", "hostile", "--linger", "0s"]);
+    // What changes the order of what is shown is no control character, and as misleading.
+    let path =
+        bench.acquire(&["--name", "hostile", "--linger", "0s", "--branch", "a\u{202e}b\u{2066}"]);
+    assert_eq!(bench.run(&["acquire", "--holder", "a\u{202e}b"]).code, Some(2));
     write(path.join("a\u{1b}[2Jb\u{9b}1m"), "x");
     write(path.join(".git"), "gitdir: /x/\u{1b}]0;pwned\u{7}\u{1b}[31m\n");
     let shown = |args: &[&str]| {
@@ -381,6 +384,7 @@ fn what_is_shown_is_harmless_to_a_terminal() {
         let all = format!("{}{}", ran.out, ran.err);
         let is_bad = |c: char| c.is_control() && c != '\n' && c != '\t';
         assert!(!all.contains(is_bad), "{args:?}: {ran:?}");
+        assert!(!all.contains(['\u{202e}', '\u{2066}']), "{args:?}: {ran:?}");
         all
     };
     let released = shown(&["release", "hostile"]);
