@@ -56,6 +56,7 @@ impl Site {
     ) -> Result<Self> {
         check_owner(repository, &settings)?;
         let repo = open_repository(repository.common_dir(), &settings)?;
+        check_references(&repo)?;
         let pool_dir = gix::path::realpath(pool_dir).map_err(|e| {
             gix_error(format!("resolve the pool directory {}", pool_dir.display()), e)
         })?;
@@ -230,9 +231,9 @@ impl Site {
         self.open_admin_with(admin, options(&self.settings))
     }
 
-    /// The same, for what somebody has had in their hands: what a worktree's own configuration says is
-    /// only believed, as far as it names commands, where it says what it said when the worktree was made
-    /// (`made_with`).
+    /// The same, for what somebody has had in their hands: what a worktree's own configuration says is only
+    /// believed where it says what it said when the worktree was made (`made_with`). It may name commands; and
+    /// what it says of conversions and modes, no restore would know.
     pub(crate) fn open_used(
         &self,
         admin: &Path,
@@ -240,10 +241,25 @@ impl Site {
     ) -> Result<gix::Repository> {
         let own = fs::read(admin.join("config.worktree")).ok();
         let mut options = options(&self.settings);
-        if own.as_deref() != made_with {
+        let believed = own.as_deref() == made_with;
+        if !believed {
             options = options.filter_config_section(is_of_all_worktrees);
         }
-        self.open_admin_with(admin, options)
+        let mut repo = self.open_admin_with(admin, options)?;
+        if !believed {
+            let mut config = repo.config_snapshot_mut();
+            let of_its_own = |(section, id): (gix::config::file::SectionRef<'_>, _)| {
+                (section.meta().source == gix::config::Source::Worktree).then_some(id)
+            };
+            let own: Vec<_> = config.sections_and_ids().filter_map(of_its_own).collect();
+            for section in own {
+                config.remove_section_by_id(section);
+            }
+            config.commit().map_err(|e| {
+                gix_error(format!("leave out the configuration of {}", admin.display()), e)
+            })?;
+        }
+        Ok(repo)
     }
 
     fn open_admin_with(
@@ -355,6 +371,21 @@ fn check_owner(repository: &Repository, settings: &GitSettings) -> Result<()> {
             .with_hint("if you trust it, add it to `safe.directory`, as git asks for it")
             .with_source(e)
     })
+}
+
+/// Whether the references can be read: gix opens a repository whose references are in tables, and finds none.
+fn check_references(repo: &gix::Repository) -> Result<()> {
+    match repo.config_snapshot().string("extensions.refStorage") {
+        Some(storage) if !storage.eq_ignore_ascii_case(b"files") => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the references of {} are stored as {storage:?}, and only files can be read",
+                repo.common_dir().display()
+            ),
+        )
+        .with_hint("`git refs migrate --ref-format=files` of a recent git stores them in files")),
+        _ => Ok(()),
+    }
 }
 
 /// That what is at `place` isn't the pool's, and stays as it is.

@@ -291,6 +291,49 @@ async fn configuration_that_hides_changes() {
     assert_eq!(read(&file), "demo\n");
 }
 
+/// What a lease says only of its own worktree, no restore would know of.
+#[tokio::test]
+async fn configuration_of_a_worktree_that_hides_changes() {
+    for (key, value, of_this_one) in [
+        ("core.autocrlf", "true", "line ends"),
+        ("core.fileMode", "false", "a mode"),
+        ("core.excludesFile", "/ignored", "what would be regenerable"),
+    ] {
+        let fixture = Fixture::new();
+        write(&fixture.repo, "run.sh", "true\n");
+        write(&fixture.repo, ".gitignore", "");
+        commit(&fixture.repo, "nothing is ignored");
+        git(&fixture.repo, &["config", "extensions.worktreeConfig", "true"]);
+        let isolator = fixture.isolator();
+        let (plan, place) = slot(&isolator, 1, "lease").await;
+        let ignored = fixture.root.path().join("ignored");
+        fs::write(&ignored, "/target/\n").unwrap();
+        let value = value.replace("/ignored", &ignored.to_string_lossy());
+        git(&place, &["config", "--worktree", key, &value]);
+        match key {
+            "core.autocrlf" => fs::write(place.join("run.sh"), "true\r\n").unwrap(),
+            "core.fileMode" => {
+                fs::set_permissions(place.join("run.sh"), fs::Permissions::from_mode(0o755))
+                    .unwrap()
+            }
+            _ => write(&place, "target/work", "precious"),
+        }
+        let losses = isolator.inspect(&plan).await.unwrap().losses;
+        assert_eq!(losses.modified + losses.untracked, 1, "{of_this_one}: {losses}");
+        let saved = proof(&isolator, &plan).await.rescue().unwrap().id.clone();
+        let into = fixture.root.path().join("restored");
+        archive(&isolator).restore_into(&saved, &into).await.unwrap();
+        match key {
+            "core.autocrlf" => assert_eq!(read(into.join("run.sh")), "true\r\n"),
+            "core.fileMode" => {
+                let mode = fs::metadata(into.join("run.sh")).unwrap().permissions().mode();
+                assert_eq!(mode & 0o111, 0o111);
+            }
+            _ => assert_eq!(read(into.join("target/work")), "precious"),
+        }
+    }
+}
+
 /// A lease that took over another branch gives it back as it was.
 #[tokio::test]
 async fn a_head_on_a_branch_of_the_users_own() {
