@@ -140,8 +140,9 @@ async fn restore_in_lease(context: &Context, id: &RescueId) -> Result<u8> {
     let archive = archive(context)?;
     let head = archive.head(id).await?;
     let options = LeaseOptions { base: Some(head.to_string()), ..LeaseOptions::default() };
-    let request = request(context, &options, Keeper::Nobody, &format!("rescue restore {id}"))?;
-    let guard = lease(context, request, &mut signals).await?;
+    // Held by this process for as long as there is only a part of it: nobody knows of the lease yet.
+    let request = request(context, &options, Keeper::Claim, &format!("rescue restore {id}"))?;
+    let mut guard = lease(context, request, &mut signals).await?;
     let held = guard.lease();
     let plan = Plan {
         slot: guard.slot(),
@@ -153,6 +154,7 @@ async fn restore_in_lease(context: &Context, id: &RescueId) -> Result<u8> {
         guard.release(how).await?;
         return Err(error.into());
     }
+    guard.detach(context.settings.ttl.0).await?;
     hand_over(context, guard).await?;
     Ok(0)
 }

@@ -159,6 +159,50 @@ fn while_it_saves_what_is_there() {
     assert!(!path.exists());
 }
 
+/// Nobody knows yet of a lease that is being filled with what was saved.
+#[test]
+fn in_the_middle_of_restoring_into_a_lease() {
+    let bench = Bench::new().var("WTPOOL_LINGER", "0s");
+    let filter = Filter::new(&bench, "smudge");
+    let path = bench.acquire(&["--name", "first"]);
+    write(path.join("a.txt"), "staged\n");
+    write(path.join("new"), "precious");
+    // Older than the index, which is then believed: so it is checked out again, by way of the filter.
+    let file = File::options().write(true).open(path.join("a.txt")).expect("it is there");
+    file.set_modified(std::time::UNIX_EPOCH).expect("set");
+    testkit::git(&path).args(["add", "a.txt"]).ok();
+    bench.ok(&["release", "first"]);
+    let rescues = bench.rescues();
+    let id = rescues[0]["id"].as_str().expect("an id");
+    bench.kill_reaper();
+    // First to make the worktree, then to write what was staged.
+    filter.wait_in_call(2);
+    let child = bench.spawn(&["rescue", "restore", id]);
+    filter.waits();
+    let slots = bench.slots();
+    let [slot] = &slots[..] else { panic!("one slot: {slots:?}") };
+    assert_eq!(slot["state"], "leased");
+    let half = Path::new(slot["path"].as_str().expect("a path"));
+    assert_eq!(fs::read_to_string(half.join("new")).expect("it is there"), "precious");
+    // Whoever sees it there can't take it from under the process that fills it.
+    let name = slot["lease"]["name"].as_str().expect("a name");
+    assert_eq!(bench.run(&["release", name]).code, Some(5));
+    killed(child);
+    filter.go_on();
+    bench.ok(&["prune"]);
+    bench.eventually_empty();
+    assert_eq!(bench.worktrees(), 1);
+
+    let leased = bench.json(&["rescue", "restore", id]);
+    assert_eq!(leased["state"], "leased");
+    assert!(leased["expires_at"].is_string(), "{leased}");
+    let path = Path::new(leased["path"].as_str().expect("a path"));
+    let status = testkit::git(path).args(["status", "--porcelain"]).stdout();
+    assert_eq!(status, "M  a.txt\n?? new");
+    bench.ok(&["prune"]);
+    assert_eq!(bench.slots()[0]["state"], "leased", "it lasts without whoever restored it");
+}
+
 #[test]
 fn between_the_trash_and_the_deletion() {
     let bench = Bench::new();

@@ -142,6 +142,22 @@ impl LeaseGuard {
         Ok(Finish::Survived)
     }
 
+    /// Makes it a lease that nobody holds, which lasts for `ttl`. What has to be done before anybody is told of it can so
+    /// be done under the claim: if this process dies in the middle, the lease ends.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleLease`](crate::ErrorKind::StaleLease) when it is over.
+    pub async fn detach(&mut self, ttl: Duration) -> Result<()> {
+        let token = self.lease.token();
+        self.lease = self.inner.update(move |state, now| state.detach(&token, ttl, now)).await??;
+        crate::fail_point!("pool-core::guard::detached");
+        // Only now: a lease without its holder's claim is one whose holder died.
+        drop(self.claim.take());
+        self.inner.liveness.forget(&self.lease.id.claim());
+        Ok(())
+    }
+
     /// Lets the lease live without this guard. Only sensible for one that does not depend on its
     /// holder's claim, which is given up here.
     pub fn keep(mut self) -> Lease {

@@ -6,7 +6,7 @@ use crate::event::EventKind;
 use crate::id::{ClaimKey, SlotId, Ticket};
 use crate::isolator::Plan;
 use crate::settings::Settings;
-use crate::state::{End, Lease, PoolState, SlotState, Token, Waiter};
+use crate::state::{End, Lease, Owner, PoolState, SlotState, Token, Waiter};
 use crate::time::{Deadline, Moment};
 
 impl PoolState {
@@ -107,6 +107,23 @@ impl PoolState {
         self.touch_session(lease.session.as_ref(), now);
         self.log(now, EventKind::Renewed, Some(slot), Some(&lease), None);
         Ok(lease)
+    }
+
+    /// The lease is nobody's from now on, and lasts for `ttl`.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleLease`](crate::ErrorKind::StaleLease); see [`holder`](Self::holder).
+    pub fn detach(
+        &mut self,
+        token: &Token,
+        ttl: std::time::Duration,
+        now: &Moment,
+    ) -> Result<Lease> {
+        let (_, lease) = self.holder(token)?;
+        lease.owner = Owner::Detached;
+        lease.deadline = Some(Deadline::after(now, ttl));
+        Ok(lease.clone())
     }
 
     /// The lease is over: its slot is `worker`'s, to save what is in it.
