@@ -164,9 +164,9 @@ pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
 fn is_reached_otherwise(site: &Site, name: &str, commit: gix::ObjectId) -> Result<bool> {
     let repo = site.repo();
     let full = full_name(name)?;
-    let mut kept = commits::kept_by_refs(&repo, |name| full.as_bstr() == name)?;
-    kept.extend(site.heads_outside());
-    Ok(commits::unreached(&repo, &[commit].into(), &kept).count == 0)
+    let at_hand = site.heads_outside().into_iter().collect();
+    let all = || commits::kept_by_refs(&repo, |name| full.as_bstr() == name);
+    Ok(commits::reached_by_none(&repo, &[commit].into(), at_hand, all)?.count == 0)
 }
 
 /// Where the pool made a branch, and its name.

@@ -403,17 +403,21 @@ fn unreached(
     // What a rescue of this very lease keeps is asked for again each time, so that looking twice
     // finds the same twice.
     let rescues = crate::rescue::prefix(plan);
-    let mut kept = if candidates.is_empty() {
-        HashSet::new()
-    } else {
-        commits::kept_by_refs(repo, |name| {
-            Some(name) == own.as_deref() || name.starts_with(&rescues)
-        })?
-    };
     // Not the base as such: it may have been another lease's, and may be reached by this one alone.
     // But what the user's own worktrees stand on is theirs, and theirs to keep.
-    kept.extend(site.heads_outside());
-    let found = commits::unreached(repo, &candidates, &kept);
+    let mut at_hand: HashSet<_> = site.heads_outside().into_iter().collect();
+    if let Some(branch) = branch.filter(|branch| branch.kept) {
+        let name = format!("refs/heads/{}", branch.name);
+        let found = settled(repo, || repo.try_find_reference(name.as_str()));
+        let found = found.map_err(|e| failed(format_args!("read {name}"), e))?;
+        // One that only names another keeps nothing.
+        at_hand.extend(found.iter().filter_map(gix::Reference::try_id).map(gix::Id::detach));
+    }
+    let found = commits::reached_by_none(repo, &candidates, at_hand, || {
+        commits::kept_by_refs(repo, |name| {
+            Some(name) == own.as_deref() || name.starts_with(&rescues)
+        })
+    })?;
     for tip in &found.tips {
         tip.hash(&mut tally.hasher);
     }

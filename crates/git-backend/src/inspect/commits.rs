@@ -71,6 +71,27 @@ pub(crate) struct Unreached {
     pub(crate) others: Vec<(ObjectId, Kind)>,
 }
 
+/// Sorts out of `candidates` what nothing that is kept reaches: neither `at_hand`, which usually does, nor what `all` lists.
+/// There may be tens of thousands of references, and this is asked several times at each end of a lease.
+///
+/// # Errors
+///
+/// Those of `all`.
+pub(crate) fn reached_by_none(
+    repo: &gix::Repository,
+    candidates: &BTreeSet<ObjectId>,
+    at_hand: HashSet<ObjectId>,
+    all: impl FnOnce() -> Result<HashSet<ObjectId>>,
+) -> Result<Unreached> {
+    let found = unreached(repo, candidates, &at_hand);
+    if found.tips.is_empty() && found.others.is_empty() {
+        return Ok(found);
+    }
+    let mut kept = all()?;
+    kept.extend(at_hand);
+    Ok(unreached(repo, candidates, &kept))
+}
+
 /// Sorts out of `candidates` what `kept` does not reach.
 pub(crate) fn unreached(
     repo: &gix::Repository,
