@@ -3,8 +3,8 @@
 //! Eight `git worktree add` at once fail in a few of a hundred cases, since each reads the others'
 //! half-written registrations. So the pool registers under one lock of all its processes, which
 //! lies in the pool's own directory: nothing is written into the user's repository that git
-//! would not write. Two pools of one repository, or a user's own `git worktree add`, don't know
-//! that lock; against these, registering is tried again a few times.
+//! would not write. For two pools of one repository its git directory itself is locked as well, where that can
+//! be. A user's own `git worktree add` knows neither; against that, registering is tried again a few times.
 
 use std::fs::{self, File};
 use std::io;
@@ -30,35 +30,54 @@ pub(crate) use whole::{clear_unfinished, staged};
 /// `git worktree lock` makes it.
 pub(crate) const LOCK: &str = "locked";
 
+/// The lock of all processes of one pool, in its directory.
+pub(crate) const REGISTRATION_LOCK: &str = "registration.lock";
+
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// For how long a worktree's `HEAD` is waited for.
 const HEAD_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Runs `work` while no other process of this pool registers, unregisters, or moves a branch. The
-/// lock file stays: unlinking it would let two processes hold it at once.
+/// Runs `work` while no other process of this pool, or of another one of the repository, registers, unregisters, or
+/// moves a branch. The lock file stays: unlinking it would let two processes hold it at once.
 pub(crate) fn exclusively<T>(
     site: &Site,
     interrupt: &AtomicBool,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let path = site.pool_dir.join("registration.lock");
-    let doing = || format!("lock {}", path.display());
+    let path = site.pool_dir.join(REGISTRATION_LOCK);
+    let doing = |e| Error::io(format!("lock {}", path.display()), e);
     let file = fs::create_dir_all(&site.pool_dir)
         .and_then(|()| {
             let mut options = File::options();
             open_plain(options.create(true).truncate(false).read(true).write(true), &path)
         })
-        .map_err(|e| Error::io(doing(), e))?;
-    // Polled, so that a caller who went away stops waiting.
+        .map_err(doing)?;
+    lock(&file, interrupt)?.map_err(doing)?;
+    // Only Unix opens directories, and not every filesystem locks what is not open for writing.
+    let _shared = match File::open(&site.common_dir) {
+        Ok(shared) => match lock(&shared, interrupt)? {
+            Ok(()) => Some(shared),
+            Err(error) => {
+                tracing::debug!(%error, "the repository can't be locked for other pools");
+                None
+            }
+        },
+        Err(_) => None,
+    };
+    // Both until they are closed, after the work.
+    work()
+}
+
+/// Waits for a lock, and looks at it again and again, so that a caller who went away stops waiting.
+fn lock(file: &File, interrupt: &AtomicBool) -> Result<io::Result<()>> {
     loop {
-        match fs4::FileExt::try_lock(&file) {
-            // Until `file` is closed, after the work.
-            Ok(()) => return work(),
+        match fs4::FileExt::try_lock(file) {
+            Ok(()) => return Ok(Ok(())),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(TryLockError::Error(e)) => return Err(Error::io(doing(), e)),
+            Err(TryLockError::Error(e)) => return Ok(Err(e)),
         }
         check(interrupt)?;
         std::thread::sleep(Duration::from_millis(5));

@@ -11,6 +11,7 @@ use pool_core::{Error, ErrorKind, Result, SlotId};
 
 use crate::git::Git;
 use crate::references::settled;
+use crate::registration::REGISTRATION_LOCK;
 use crate::repository::Repository;
 use crate::settings::GitSettings;
 
@@ -322,7 +323,8 @@ impl Site {
         Ok(found)
     }
 
-    /// What the worktrees that are not the pool's have checked out.
+    /// What the worktrees that are no pool's have checked out. Those of another pool of the repository go as ours do:
+    /// of two that go at the same time, each would have been the other's reason to.
     pub(crate) fn heads_outside(&self) -> Vec<gix::ObjectId> {
         let head = |git_dir: &Path| {
             let repo = open_repository(git_dir, &self.settings).ok()?;
@@ -330,7 +332,9 @@ impl Site {
         };
         let slots = self.slots_dir();
         let outside = self.registrations().unwrap_or_default();
-        let outside = outside.iter().filter(|(_, dot_git)| !dot_git.starts_with(&slots));
+        let outside = outside
+            .iter()
+            .filter(|(_, dot_git)| !dot_git.starts_with(&slots) && !is_of_a_pool(dot_git));
         let linked = outside.filter_map(|(admin, _)| head(admin));
         linked.chain(head(&self.common_dir)).collect()
     }
@@ -349,6 +353,13 @@ impl Site {
     pub(crate) fn repo(&self) -> gix::Repository {
         self.repo.to_thread_local()
     }
+}
+
+/// Whether a worktree is some pool's, by where it is: that must not depend on whether that pool can be opened.
+fn is_of_a_pool(dot_git: &Path) -> bool {
+    let slots = dot_git.ancestors().nth(3).filter(|slots| slots.ends_with("slots"));
+    let pool = slots.and_then(Path::parent);
+    pool.is_some_and(|pool| fs::symlink_metadata(pool.join(REGISTRATION_LOCK)).is_ok())
 }
 
 /// Whether git would work in that repository. One of another user may name commands in its configuration;

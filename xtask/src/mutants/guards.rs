@@ -14,12 +14,30 @@ pub(super) const GUARDS: &[Guard] = &[
         file: "crates/git-backend/src/registration.rs",
         edits: &[(
             "Err(TryLockError::WouldBlock) => {}",
-            "Err(TryLockError::WouldBlock) => return work(),",
+            "Err(TryLockError::WouldBlock) => return Ok(Ok(())),",
         )],
         tests: &[
             it(GIT, "guards::nobody_registers_while_another_does"),
             it(CLI, "killed::after_the_intent_and_before_the_registration"),
         ],
+    },
+    Guard {
+        name: "lock-of-all-pools",
+        file: "crates/git-backend/src/registration.rs",
+        edits: &[("match lock(&shared, interrupt)? {", "match Ok::<(), io::Error>(()) {")],
+        tests: &[it(GIT, "guards::nobody_registers_while_another_pool_does")],
+    },
+    Guard {
+        name: "heads-of-other-pools",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[(" && !is_of_a_pool(dot_git)", "")],
+        tests: &[it(GIT, "adversary::a_commit_that_only_two_pools_have_checked_out")],
+    },
+    Guard {
+        name: "own-configuration",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[("for section in own {", "for section in own.into_iter().take(0) {")],
+        tests: &[it(GIT, "malice::configuration_of_a_worktree_that_hides_changes")],
     },
     Guard {
         name: "no-upstream",

@@ -5,7 +5,7 @@ use std::fs;
 use pool_core::{BranchWish, ErrorKind, Isolator, Plan, Wish};
 
 use crate::support::{
-    Fixture, commit, detached, git, git_succeeds, name, plan, plan_of, proof, write,
+    Fixture, commit, detached, git, git_succeeds, name, plan, plan_of, proof, settings, write,
 };
 
 async fn ended(isolator: &git_backend::GitIsolator, plan: &Plan) {
@@ -106,6 +106,57 @@ async fn two_branches_that_keep_one_commit_do_not_both_go() {
     let (first, second, ()) = tokio::join!(isolator.dispose(first), isolator.dispose(second), away);
     first.and(second).unwrap();
     assert!(is_reached(&fixture, &work), "each was the other's reason to go");
+}
+
+/// Each pool has a lock of its own, and sees the other's worktrees; `detached` or each on a branch.
+async fn two_pools_at_one_commit(wish: BranchWish) {
+    let fixture = Fixture::new();
+    git(&fixture.repo, &["switch", "-q", "-c", "topic"]);
+    write(&fixture.repo, "work", "precious");
+    let work = commit(&fixture.repo, "work");
+    git(&fixture.repo, &["switch", "-q", "main"]);
+    let repository = git_backend::Repository::find(&fixture.repo).unwrap();
+    let mut leases = Vec::new();
+    for pool in ["one", "other"] {
+        let dir = fixture.root.path().join(pool);
+        let isolator = git_backend::GitIsolator::open(&repository, &dir, settings()).unwrap();
+        let wish = Wish { base: Some("topic".into()), origin: None, branch: wish.clone() };
+        let plan = plan_of(1, pool, isolator.resolve(&wish, &name(pool)).await.unwrap());
+        isolator.provision(&plan).await.unwrap();
+        leases.push((dir, isolator, plan));
+    }
+    git(&fixture.repo, &["branch", "-q", "-D", "topic"]);
+    git(&fixture.repo, &["reflog", "expire", "--all", "--expire=now"]);
+
+    let [(one_dir, one, first), (other_dir, other, second)] = &leases[..] else { unreachable!() };
+    let proofs = (proof(one, first).await, proof(other, second).await);
+    let locks = [one_dir, other_dir].map(|dir| {
+        let lock = fs::File::create(dir.join("registration.lock")).unwrap();
+        fs4::FileExt::lock(&lock).unwrap();
+        lock
+    });
+    let away = async {
+        while one.place(first.slot).exists() || other.place(second.slot).exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        drop(locks);
+    };
+    let (first, second, ()) = tokio::join!(one.dispose(proofs.0), other.dispose(proofs.1), away);
+    first.and(second).unwrap();
+    assert!(is_reached(&fixture, &work), "each was the other's reason to go");
+}
+
+#[tokio::test]
+async fn a_commit_that_only_two_pools_have_checked_out() {
+    two_pools_at_one_commit(BranchWish::Detached).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_only_branches_of_two_pools_reach() {
+    for _ in 0..5 {
+        two_pools_at_one_commit(BranchWish::Generated).await;
+    }
 }
 
 /// An editor, or an agent with absolute paths, writes after the look and before the removal.

@@ -12,10 +12,23 @@ use crate::support::{
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_registers_while_another_does() {
     let fixture = Fixture::new();
-    let isolator = fixture.isolator();
-    let plan = plan(&isolator, 1, "second").await;
     fs::create_dir_all(fixture.pool_dir()).unwrap();
     let lock = fs::File::create(fixture.pool_dir().join("registration.lock")).unwrap();
+    nobody_registers_under(&fixture, lock).await;
+}
+
+/// Its lock is elsewhere; what both have is the repository.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_registers_while_another_pool_does() {
+    let fixture = Fixture::new();
+    let lock = fs::File::open(fixture.repo.join(".git")).unwrap();
+    nobody_registers_under(&fixture, lock).await;
+}
+
+async fn nobody_registers_under(fixture: &Fixture, lock: fs::File) {
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 1, "second").await;
     fs4::FileExt::lock(&lock).unwrap();
     let making = isolator.provision(&plan);
     tokio::pin!(making);
