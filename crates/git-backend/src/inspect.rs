@@ -328,7 +328,7 @@ impl Tally {
             Status::Ignored => self.losses.ignored += 1,
             Status::Unsavable(why) => self.unsavable(format!("{}: {why}", text(seen.path))),
             Status::Equivalent
-            | Status::Unchanged
+            | Status::Unchanged { .. }
             | Status::Submodule(_)
             | Status::Directory { .. } => return,
         }

@@ -74,7 +74,8 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     let place = site.place(plan.slot);
     let admin = registration::register(site, plan, interrupt)?;
     pool_core::fail_point!("git-backend::provision::registered");
-    let repo = site.open_admin(&admin)?;
+    let mut repo = site.open_admin(&admin)?;
+    with_modes(&mut repo)?;
     // gix doesn't fetch what a partial clone left out; git does.
     let complete = !is_partial(&repo) && check_out(site, &repo, &place, interrupt)?;
     registration::check(interrupt)?;
@@ -92,6 +93,19 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     pool_core::fail_point!("git-backend::provision::configured");
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)
+}
+
+/// Has a checkout make executable what is to be, as git's own does: `core.fileMode` is about what is found. gix takes
+/// it for both.
+fn with_modes(repo: &mut gix::Repository) -> Result<()> {
+    if cfg!(unix) {
+        let mut config = repo.config_snapshot_mut();
+        config
+            .set_value(&gix::config::tree::Core::FILE_MODE, "true")
+            .and_then(|_| config.commit().map(drop))
+            .map_err(|e| gix_error("have modes set", e))?;
+    }
+    Ok(())
 }
 
 /// Checks out what HEAD is at; whether all of it is there now.

@@ -100,7 +100,7 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
     let mut unsavable = None;
     super::walk::walk(&ground, &mut |seen| {
         match &seen.status {
-            Status::Unchanged | Status::Equivalent | Status::Directory { .. } => {}
+            Status::Unchanged { .. } | Status::Equivalent | Status::Directory { .. } => {}
             Status::Submodule(found) if !matches!(found, Submodule::Moved(_)) => {}
             Status::Unsavable(why) => {
                 unsavable.get_or_insert_with(|| format!("holds {}: {why}", text(seen.path)));

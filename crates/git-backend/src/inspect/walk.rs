@@ -35,7 +35,10 @@ pub(crate) enum Status {
     /// Tracked and the same to git, yet the bytes may not be what a checkout would write.
     Equivalent,
     /// Tracked and as it was checked out.
-    Unchanged,
+    Unchanged {
+        /// Whether a checkout makes it executable.
+        executable: bool,
+    },
     /// A submodule.
     Submodule(Submodule),
     /// A directory that is not regenerable.
@@ -235,7 +238,9 @@ pub(crate) fn walk(
                 _ if !savable => Status::Unsavable(special(&meta)),
                 None => Status::Modified,
                 Some(i) => match comparer.compare(i, path, &full, &meta) {
-                    Ok(Verdict::Unchanged) => Status::Unchanged,
+                    Ok(Verdict::Unchanged) => Status::Unchanged {
+                        executable: ground.index.entries()[i].mode == Mode::FILE_EXECUTABLE,
+                    },
                     Ok(Verdict::Equivalent) => Status::Equivalent,
                     Ok(Verdict::Different) => Status::Modified,
                     Err(e) => Status::Unsavable(format!("it cannot be read: {e}")),

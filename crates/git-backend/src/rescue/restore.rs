@@ -496,6 +496,8 @@ fn checkout(repo: &gix::Repository, index: &mut gix::index::State, root: &Path) 
     let mut options =
         repo.checkout_options(Source::IdMappingThenWorktree).map_err(|e| failed(doing(), e))?;
     options.overwrite_existing = true;
+    // As git does it: `core.fileMode` is about what is found.
+    options.fs.executable_bit = cfg!(unix);
     let objects = repo.objects.clone().into_arc().map_err(|e| Error::io(doing(), e))?;
     let never = AtomicBool::new(false);
     let silent = gix::progress::Discard;

@@ -229,18 +229,18 @@ impl<'a> Capture<'a> {
             Status::Untracked => PathStatus::Untracked,
             Status::Ignored => PathStatus::Ignored,
             Status::Equivalent => PathStatus::Raw,
-            Status::Unchanged if self.exact && seen.meta.is_some_and(|m| m.is_file()) => {
+            Status::Unchanged { .. } if self.exact && seen.meta.is_some_and(|m| m.is_file()) => {
                 PathStatus::Raw
             }
             Status::Submodule(found) => {
                 self.submodule(seen, found);
                 return Ok(());
             }
-            Status::Unchanged => {
+            Status::Unchanged { executable } => {
                 if let Some(meta) = seen.meta.filter(|m| m.is_file()) {
                     let mode = os::mode(meta);
-                    let executable = self.file_mode | (self.file_mode & 0o444) >> 2;
-                    if mode != if mode & 0o100 != 0 { executable } else { self.file_mode } {
+                    let to_execute = self.file_mode | (self.file_mode & 0o444) >> 2;
+                    if mode != if *executable { to_execute } else { self.file_mode } {
                         self.modes.push(DirectoryRecord { path: Name::new(seen.path), mode });
                     }
                 }

@@ -41,6 +41,47 @@ async fn a_sha256_repository() {
     through_a_whole_life(&fixture, &fixture.isolator()).await;
 }
 
+/// Where git is told not to look at the modes of files, a checkout sets them nevertheless, and they come back.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_repository_that_ignores_modes() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let fixture = Fixture::new();
+    write(&fixture.repo, "run.sh", "true\n");
+    write(&fixture.repo, "also.sh", "true\n");
+    git(&fixture.repo, &["add", "--chmod=+x", "run.sh", "also.sh"]);
+    git(&fixture.repo, &["commit", "-q", "-m", "scripts"]);
+    git(&fixture.repo, &["config", "core.fileMode", "false"]);
+    let isolator = fixture.isolator();
+    let lease = plan(&isolator, 1, "lease").await;
+    isolator.provision(&lease).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    assert_eq!(mode(&place.join("run.sh")) & 0o111, 0o111, "git would make it executable");
+    assert_eq!(mode(&place.join("README.md")) & 0o111, 0);
+
+    // Old enough for the index to be believed.
+    for file in ["run.sh", "also.sh", "README.md"] {
+        backdate(place.join(file));
+    }
+    git(&place, &["update-index", "--refresh"]);
+    let changed = [("also.sh", 0o644), ("README.md", 0o755)];
+    for (file, mode) in changed {
+        std::fs::set_permissions(place.join(file), PermissionsExt::from_mode(mode)).unwrap();
+        // Its time of change is another one now.
+        git(&place, &["update-index", "--refresh"]);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    write(&place, "work", "precious\n");
+    git(&place, &["add", "work"]);
+    let saved = proof(&isolator, &lease).await.rescue().unwrap().id.clone();
+    let into = fixture.root.path().join("restored");
+    archive(&isolator).restore_into(&saved, &into).await.unwrap();
+    let names = ["run.sh", "also.sh", "README.md"];
+    let [restored, before] = [&into, &place].map(|dir| names.map(|name| mode(&dir.join(name))));
+    assert_eq!(restored, before);
+}
+
 #[tokio::test]
 async fn a_reftable_repository_is_refused() {
     let fixture = Fixture::new();
