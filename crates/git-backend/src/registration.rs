@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs4::TryLockError;
 use gix::worktree::add::Head;
@@ -36,11 +36,18 @@ pub(crate) const REGISTRATION_LOCK: &str = "registration.lock";
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// For how long a lock is waited for. It is held for a moment each time, unless its holder was stopped.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+
 /// For how long a worktree's `HEAD` is waited for.
 const HEAD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs `work` while no other process of this pool, or of another one of the repository, registers, unregisters, or
 /// moves a branch. The lock file stays: unlinking it would let two processes hold it at once.
+///
+/// # Errors
+///
+/// [`Busy`](ErrorKind::Busy) when another process has kept it for a minute, and those of `work`.
 pub(crate) fn exclusively<T>(
     site: &Site,
     interrupt: &AtomicBool,
@@ -54,10 +61,10 @@ pub(crate) fn exclusively<T>(
             open_plain(options.create(true).truncate(false).read(true).write(true), &path)
         })
         .map_err(doing)?;
-    lock(&file, interrupt)?.map_err(doing)?;
+    lock(&file, &path, interrupt, LOCK_PATIENCE)?.map_err(doing)?;
     // Only Unix opens directories, and not every filesystem locks what is not open for writing.
     let _shared = match File::open(&site.common_dir) {
-        Ok(shared) => match lock(&shared, interrupt)? {
+        Ok(shared) => match lock(&shared, &site.common_dir, interrupt, LOCK_PATIENCE)? {
             Ok(()) => Some(shared),
             Err(error) => {
                 tracing::debug!(%error, "the repository can't be locked for other pools");
@@ -71,7 +78,13 @@ pub(crate) fn exclusively<T>(
 }
 
 /// Waits for a lock, and looks at it again and again, so that a caller who went away stops waiting.
-fn lock(file: &File, interrupt: &AtomicBool) -> Result<io::Result<()>> {
+fn lock(
+    file: &File,
+    path: &Path,
+    interrupt: &AtomicBool,
+    patience: Duration,
+) -> Result<io::Result<()>> {
+    let begun = Instant::now();
     loop {
         match fs4::FileExt::try_lock(file) {
             Ok(()) => return Ok(Ok(())),
@@ -80,6 +93,12 @@ fn lock(file: &File, interrupt: &AtomicBool) -> Result<io::Result<()>> {
             Err(TryLockError::Error(e)) => return Ok(Err(e)),
         }
         check(interrupt)?;
+        if begun.elapsed() >= patience {
+            let message =
+                format!("another process has kept {} locked for {patience:?}", path.display());
+            return Err(Error::new(ErrorKind::Busy, message)
+                .with_hint("it may have been stopped: `fuser` names it; let it go on, or end it"));
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -282,5 +301,26 @@ pub(crate) fn unregister(admin: &Path, bin: &mut Bin) -> Result<()> {
             _ => Ok(()),
         },
         Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_of_one_who_was_stopped_is_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join(REGISTRATION_LOCK);
+        let open = || File::options().create(true).append(true).open(&path).expect("opened");
+        let never = AtomicBool::new(false);
+        let try_for = |file: &File| lock(file, &path, &never, Duration::from_millis(20));
+        let held = open();
+        try_for(&held).expect("free").expect("locked");
+        let refused = try_for(&open()).expect_err("held");
+        assert_eq!(refused.kind(), ErrorKind::Busy);
+        assert!(refused.to_string().contains(REGISTRATION_LOCK), "{refused}");
+        drop(held);
+        try_for(&open()).expect("free").expect("locked");
     }
 }

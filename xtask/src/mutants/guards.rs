@@ -24,7 +24,10 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "lock-of-all-pools",
         file: "crates/git-backend/src/registration.rs",
-        edits: &[("match lock(&shared, interrupt)? {", "match Ok::<(), io::Error>(()) {")],
+        edits: &[(
+            "match lock(&shared, &site.common_dir, interrupt, LOCK_PATIENCE)? {",
+            "match Ok::<(), io::Error>(()) {",
+        )],
         tests: &[it(GIT, "guards::nobody_registers_while_another_pool_does")],
     },
     Guard {
