@@ -332,6 +332,18 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "foreign::a_foreign_repository_in_a_slot_stays_untouched")],
     },
     Guard {
+        name: "boot-clock-of-the-machine",
+        file: "crates/pool-core/src/time.rs",
+        edits: &[("    found.unwrap_or_default()\n", "    found.unwrap_or_default() * 0\n")],
+        tests: &[it(CLI, "others::a_boot_clock_of_its_own_ends_nobodys_lease")],
+    },
+    Guard {
+        name: "own-files-are-no-links",
+        file: "crates/pool-core/src/plain.rs",
+        edits: &[("(OFlags::NONBLOCK | OFlags::NOFOLLOW)", "(OFlags::NONBLOCK | OFlags::CLOEXEC)")],
+        tests: &[it(CLI, "malice::the_pools_own_files_are_plain_ones")],
+    },
+    Guard {
         name: "slot-of-another-maker",
         file: "crates/pool-core/src/scheduler/lease.rs",
         edits: &[("worker: maker, .. } if maker == worker => {", ".. } => {")],
