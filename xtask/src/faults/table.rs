@@ -57,8 +57,25 @@ pub(super) const FAULTS: &[Fault] = &[
         expected: "it is saved again; nothing is removed before",
         cases: &[Case {
             what: "in the middle of it",
-            tests: &[it(CLI, "killed::while_it_saves_what_is_there")],
+            tests: &[
+                it(CLI, "killed::while_it_saves_what_is_there"),
+                unit(GIT, "rescue::objects::tests::half_a_pack_is_taken_back"),
+            ],
         }],
+    },
+    Fault {
+        fault: "`kill -9` while a rescue is restored",
+        expected: "the rescue is still there, and nobody takes the half for the whole",
+        cases: &[
+            Case {
+                what: "into a lease",
+                tests: &[it(CLI, "killed::in_the_middle_of_restoring_into_a_lease")],
+            },
+            Case {
+                what: "into a directory",
+                tests: &[it(GIT, "strangers::nobody_sees_a_registration_half_made")],
+            },
+        ],
     },
     Fault {
         fault: "`kill -9` when a tree is in the trash and not deleted",
@@ -103,6 +120,33 @@ pub(super) const FAULTS: &[Fault] = &[
                 what: "`wtpool run`, not the agent",
                 tests: &[it(CLI, "run::a_killed_wtpool_leaves_the_lease_to_its_command")],
             },
+            Case {
+                what: "a process's first thread",
+                tests: &[it(
+                    CORE,
+                    "liveness::children::a_process_lives_as_long_as_any_of_its_threads",
+                )],
+            },
+        ],
+    },
+    Fault {
+        fault: "it can't be seen who stands in a slot",
+        expected: "it is kept until that is known",
+        cases: &[
+            Case {
+                what: "no `/proc`, or an empty one",
+                tests: &[it(
+                    CLI,
+                    "others::where_processes_cannot_be_seen_nobodys_ground_is_taken_away",
+                )],
+            },
+            Case {
+                what: "it is mounted elsewhere for whoever stands there",
+                tests: &[it(
+                    CORE,
+                    "liveness::children::who_stands_in_a_directory_that_is_mounted_elsewhere_is_found",
+                )],
+            },
         ],
     },
     Fault {
@@ -144,6 +188,20 @@ pub(super) const FAULTS: &[Fault] = &[
             Case {
                 what: "the machine is suspended",
                 tests: &[it(CLI, "others::a_machine_that_was_suspended_counts_that_time")],
+            },
+            Case {
+                what: "a container has ids of its own",
+                tests: &[
+                    it(
+                        CLI,
+                        "others::an_owner_that_cannot_be_seen_from_a_container_is_not_taken_for_dead",
+                    ),
+                    it(CORE, "liveness::whether_a_process_of_another_container_runs_is_unknown"),
+                ],
+            },
+            Case {
+                what: "a container has a boot clock of its own",
+                tests: &[it(CLI, "others::a_boot_clock_of_its_own_ends_nobodys_lease")],
             },
         ],
     },
@@ -387,6 +445,24 @@ pub(super) const FAULTS: &[Fault] = &[
             Case {
                 what: "two reconciliations",
                 tests: &[it(CLI, "others::several_who_clean_up_at_once_do_each_thing_once")],
+            },
+            Case {
+                what: "a reconciliation that was held up",
+                tests: &[
+                    it(CORE, "pool::a_late_reconciliation_takes_no_slot_from_whoever_makes_it"),
+                    it(CORE, "pool::a_late_reconciliation_ends_no_lease_that_was_renewed_since"),
+                ],
+            },
+            Case {
+                what: "two pools of one repository",
+                tests: &[
+                    it(GIT, "guards::nobody_registers_while_another_pool_does"),
+                    it(GIT, "adversary::a_commit_that_only_two_pools_have_checked_out"),
+                ],
+            },
+            Case {
+                what: "a reaper that was stopped",
+                tests: &[it(CLI, "others::who_waits_does_not_depend_on_a_reaper_that_stopped")],
             },
         ],
     },

@@ -238,7 +238,7 @@ pub(super) const GUARDS: &[Guard] = &[
         name: "start-time",
         file: "crates/pool-core/src/liveness/process.rs",
         edits: &[(
-            "State::Runs { start_time } if start_time != process.start_time =>",
+            "State::Runs { start_time } if start_time.abs_diff(process.start_time) > 1 =>",
             "State::Runs { start_time } if start_time == u64::MAX =>",
         )],
         tests: &[it(CORE, "liveness::this_process_runs")],
