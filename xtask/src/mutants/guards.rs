@@ -272,7 +272,7 @@ pub(super) const GUARDS: &[Guard] = &[
         file: "crates/pool-core/src/ttl.rs",
         edits: &[(
             "None if facts.quiet.get(&slot) == Some(&true) => {",
-            "None if !expired || expired => {",
+            "None if !past_ttl || past_ttl => {",
         )],
         tests: &[it(CORE, "scheduler::a_lease_lasts_at_least_its_ttl_and_ends_when_quiet")],
     },
