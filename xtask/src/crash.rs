@@ -342,6 +342,11 @@ impl Run {
             at_steps.len(),
             self.points.len()
         );
+        let missed: Vec<&str> =
+            self.points.iter().map(String::as_str).filter(|p| !at_steps.contains_key(*p)).collect();
+        if !missed.is_empty() && missed.len() < 10 {
+            println!("crash: nobody was killed at {}", missed.join(", "));
+        }
         println!(
             "crash: {} kills at random instants ({})",
             at_random.values().sum::<u64>(),
