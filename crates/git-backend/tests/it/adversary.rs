@@ -38,18 +38,34 @@ async fn a_base_that_nothing_else_reaches_is_saved() {
     assert!(is_reached(&fixture, &work), "the second lease was the last to reach it");
 }
 
+/// Makes a commit that nothing but the branch `topic` reaches.
+fn work_on_topic(fixture: &Fixture) -> String {
+    git(&fixture.repo, &["switch", "-q", "-c", "topic"]);
+    write(&fixture.repo, "work", "precious");
+    let work = commit(&fixture.repo, "work");
+    git(&fixture.repo, &["switch", "-q", "main"]);
+    work
+}
+
+async fn lease_of_topic(
+    isolator: &git_backend::GitIsolator,
+    slot: u32,
+    lease: &str,
+    branch: BranchWish,
+) -> Plan {
+    let wish = Wish { base: Some("topic".into()), origin: None, branch };
+    let plan = plan_of(slot, lease, isolator.resolve(&wish, &name(lease)).await.unwrap());
+    isolator.provision(&plan).await.unwrap();
+    plan
+}
+
 /// `git branch -d` deletes a branch that another lease's branch contains.
 #[tokio::test]
 async fn a_base_whose_own_branch_went_is_saved() {
     let fixture = Fixture::new();
     let isolator = fixture.isolator();
-    git(&fixture.repo, &["switch", "-q", "-c", "topic"]);
-    write(&fixture.repo, "work", "precious");
-    let work = commit(&fixture.repo, "work");
-    git(&fixture.repo, &["switch", "-q", "main"]);
-    let wish = Wish { base: Some("topic".into()), origin: None, branch: BranchWish::Generated };
-    let lease = plan_of(1, "lease", isolator.resolve(&wish, &name("lease")).await.unwrap());
-    isolator.provision(&lease).await.unwrap();
+    let work = work_on_topic(&fixture);
+    let lease = lease_of_topic(&isolator, 1, "lease", BranchWish::Generated).await;
     git(&fixture.repo, &["branch", "-q", "-D", "topic"]);
     git(&fixture.repo, &["reflog", "expire", "--all", "--expire=now"]);
     ended(&isolator, &lease).await;
@@ -61,13 +77,8 @@ async fn a_base_whose_own_branch_went_is_saved() {
 async fn a_symbolic_reference_keeps_no_commit() {
     let fixture = Fixture::new();
     let isolator = fixture.isolator();
-    git(&fixture.repo, &["switch", "-q", "-c", "topic"]);
-    write(&fixture.repo, "work", "precious");
-    let work = commit(&fixture.repo, "work");
-    git(&fixture.repo, &["switch", "-q", "main"]);
-    let wish = Wish { base: Some("topic".into()), origin: None, branch: BranchWish::Generated };
-    let lease = plan_of(1, "lease", isolator.resolve(&wish, &name("lease")).await.unwrap());
-    isolator.provision(&lease).await.unwrap();
+    let work = work_on_topic(&fixture);
+    let lease = lease_of_topic(&isolator, 1, "lease", BranchWish::Generated).await;
     git(&fixture.repo, &["branch", "-q", "-D", "topic"]);
     git(&fixture.repo, &["symbolic-ref", "refs/heads/current", "refs/heads/wtpool/lease"]);
     ended(&isolator, &lease).await;
@@ -79,16 +90,10 @@ async fn a_symbolic_reference_keeps_no_commit() {
 async fn two_branches_that_keep_one_commit_do_not_both_go() {
     let fixture = Fixture::new();
     let isolator = fixture.isolator();
-    git(&fixture.repo, &["switch", "-q", "-c", "topic"]);
-    write(&fixture.repo, "work", "precious");
-    let work = commit(&fixture.repo, "work");
-    git(&fixture.repo, &["switch", "-q", "main"]);
+    let work = work_on_topic(&fixture);
     let mut leases = Vec::new();
     for (slot, lease) in [(1, "first"), (2, "second")] {
-        let wish = Wish { base: Some("topic".into()), origin: None, branch: BranchWish::Generated };
-        let lease = plan_of(slot, lease, isolator.resolve(&wish, &name(lease)).await.unwrap());
-        isolator.provision(&lease).await.unwrap();
-        leases.push(lease);
+        leases.push(lease_of_topic(&isolator, slot, lease, BranchWish::Generated).await);
     }
     git(&fixture.repo, &["branch", "-q", "-D", "topic"]);
 
@@ -111,18 +116,13 @@ async fn two_branches_that_keep_one_commit_do_not_both_go() {
 /// Each pool has a lock of its own, and sees the other's worktrees; `detached` or each on a branch.
 async fn two_pools_at_one_commit(wish: BranchWish) {
     let fixture = Fixture::new();
-    git(&fixture.repo, &["switch", "-q", "-c", "topic"]);
-    write(&fixture.repo, "work", "precious");
-    let work = commit(&fixture.repo, "work");
-    git(&fixture.repo, &["switch", "-q", "main"]);
+    let work = work_on_topic(&fixture);
     let repository = git_backend::Repository::find(&fixture.repo).unwrap();
     let mut leases = Vec::new();
     for pool in ["one", "other"] {
         let dir = fixture.root.path().join(pool);
         let isolator = git_backend::GitIsolator::open(&repository, &dir, settings()).unwrap();
-        let wish = Wish { base: Some("topic".into()), origin: None, branch: wish.clone() };
-        let plan = plan_of(1, pool, isolator.resolve(&wish, &name(pool)).await.unwrap());
-        isolator.provision(&plan).await.unwrap();
+        let plan = lease_of_topic(&isolator, 1, pool, wish.clone()).await;
         leases.push((dir, isolator, plan));
     }
     git(&fixture.repo, &["branch", "-q", "-D", "topic"]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pool_core::{
     BranchWish, Clock, Disposition, ErrorKind, EventKind, Finish, Isolator, LeaseGuard, LeaseName,
     LeaseStore, Linger, Liveness as _, Lookup, MemoryStore, Outcome, Owner, Pool, PruneOptions,
-    Release, Request, Result, SessionId, Settings, SlotId, SlotState, Wish,
+    PruneReport, Release, Request, Result, SessionId, Settings, SlotId, SlotState, Wish,
 };
 use testkit::chaos::{Answer, Chaos, Method};
 use testkit::clock::VirtualClock;
@@ -455,22 +455,47 @@ async fn what_cannot_be_saved_is_kept_until_it_can() {
     machine.settles().await;
 }
 
+/// A reconciliation that has seen the records, and is held up over the tree of a slot.
+struct HeldUp<'a>(&'a Machine, JoinHandle<Result<PruneReport>>);
+
+impl<'a> HeldUp<'a> {
+    const SPAN: Duration = Duration::from_secs(5);
+
+    async fn begin(machine: &'a Machine) -> Self {
+        let late = machine.process("late");
+        machine.chaos.next(Method::Inspect, Answer::Late(Self::SPAN));
+        let reconciling = tokio::spawn(async move { late.reconcile().await });
+        quiesce().await;
+        assert_eq!(machine.chaos.running(Method::Inspect), 1, "it looks at no slot");
+        Self(machine, reconciling)
+    }
+
+    async fn goes_on(self) {
+        self.0.clock.advance(Self::SPAN);
+        self.1.await.unwrap().unwrap();
+    }
+}
+
+/// A slot whose lease has left what can't be saved.
+async fn quarantined(machine: &Machine, pool: &Pool) -> SlotId {
+    let guard = pool.acquire(request()).await.unwrap();
+    let slot = guard.slot();
+    machine.isolator.set_unsavable(slot, Some("a socket"));
+    let report = guard.release(Release::default()).await.unwrap();
+    assert_eq!(report.disposition, Disposition::Quarantined);
+    slot
+}
+
 /// Who decided on what it had seen long ago, and the slot is somebody else's by now.
 #[tokio::test]
 async fn a_late_reconciliation_takes_no_slot_from_whoever_makes_it() {
     let machine = Machine::new(1);
-    let (late, host) = (machine.process("late"), machine.process("host"));
-    let guard = host.acquire(request()).await.unwrap();
-    let slot = guard.slot();
-    machine.isolator.set_unsavable(slot, Some("a socket"));
-    guard.release(Release::default()).await.unwrap();
+    let host = machine.process("host");
+    let slot = quarantined(&machine, &host).await;
     machine.isolator.set_unsavable(slot, None);
 
-    let (seconds, minute) = (Duration::from_secs(5), Duration::from_secs(60));
-    machine.chaos.next(Method::Inspect, Answer::Late(seconds));
-    let late = tokio::spawn(async move { late.reconcile().await });
-    quiesce().await;
-    assert_eq!(machine.chaos.running(Method::Inspect), 1, "it looks whether it can be saved now");
+    let late = HeldUp::begin(&machine).await;
+    let minute = Duration::from_secs(60);
     host.reconcile().await.unwrap();
     machine.chaos.next(Method::Provision, Answer::Late(minute));
     let making = tokio::spawn({
@@ -479,8 +504,7 @@ async fn a_late_reconciliation_takes_no_slot_from_whoever_makes_it() {
     });
     quiesce().await;
     assert_eq!(machine.chaos.running(Method::Provision), 1);
-    machine.clock.advance(seconds);
-    late.await.unwrap().unwrap();
+    late.goes_on().await;
     let state = host.list().await.unwrap();
     assert!(matches!(state.slots[&slot].state, SlotState::Provisioning { .. }), "{state:?}");
     machine.clock.advance(minute);
@@ -491,18 +515,14 @@ async fn a_late_reconciliation_takes_no_slot_from_whoever_makes_it() {
 #[tokio::test]
 async fn a_late_reconciliation_ends_no_lease_that_was_renewed_since() {
     let machine = Machine::new(1);
-    let (late, host) = (machine.process("late"), machine.process("host"));
+    let host = machine.process("host");
     let guard = host.acquire(detached()).await.unwrap();
     let token = guard.lease().token();
     drop(guard.keep());
     machine.clock.advance(Duration::from_secs(3600));
-    machine.chaos.next(Method::Inspect, Answer::Late(Duration::from_secs(5)));
-    let late = tokio::spawn(async move { late.reconcile().await });
-    quiesce().await;
-    assert_eq!(machine.chaos.running(Method::Inspect), 1, "it looks whether anybody writes there");
+    let late = HeldUp::begin(&machine).await;
     host.renew(&token, None).await.unwrap();
-    machine.clock.advance(Duration::from_secs(5));
-    late.await.unwrap().unwrap();
+    late.goes_on().await;
     host.renew(&token, None).await.expect("it lasts as long as it was renewed for");
     machine.clock.advance(Duration::from_secs(3600));
     host.reconcile().await.unwrap();
@@ -513,22 +533,16 @@ async fn a_late_reconciliation_ends_no_lease_that_was_renewed_since() {
 #[tokio::test]
 async fn a_late_reconciliation_ends_no_session_that_was_used_since() {
     let machine = Machine::new(2);
-    let (late, host) = (machine.process("late"), machine.process("host"));
+    let host = machine.process("host");
     let id = SessionId::new("s").unwrap();
     let in_session = || Request { session: Some((id.clone(), None)), ..request() };
     host.acquire(in_session()).await.unwrap().release(Release::default()).await.unwrap();
-    let kept = host.acquire(request()).await.unwrap();
-    machine.isolator.set_unsavable(kept.slot(), Some("a socket"));
-    kept.release(Release::default()).await.unwrap();
+    quarantined(&machine, &host).await;
     machine.clock.advance(machine.settings.idle);
 
-    machine.chaos.next(Method::Inspect, Answer::Late(Duration::from_secs(5)));
-    let late = tokio::spawn(async move { late.reconcile().await });
-    quiesce().await;
-    assert_eq!(machine.chaos.running(Method::Inspect), 1);
+    let late = HeldUp::begin(&machine).await;
     let used = host.acquire(in_session()).await.unwrap();
-    machine.clock.advance(Duration::from_secs(5));
-    late.await.unwrap().unwrap();
+    late.goes_on().await;
     assert!(host.list().await.unwrap().sessions.get(&id).is_some_and(|session| !session.over));
     used.release(Release::default()).await.unwrap();
 }
@@ -537,26 +551,19 @@ async fn a_late_reconciliation_ends_no_session_that_was_used_since() {
 #[tokio::test]
 async fn a_late_reconciliation_leaves_a_lease_that_lingers_on() {
     let machine = Machine::new(2);
-    let (late, host) = (machine.process("late"), machine.process("host"));
+    let host = machine.process("host");
     let hour = Duration::from_secs(3600);
     let lingering = host.acquire(request()).await.unwrap();
-    let kept = host.acquire(request()).await.unwrap();
     let token = lingering.lease().token();
     let linger = |linger| Release { outcome: Outcome::Success, linger: Some(linger) };
     lingering.release(linger(Duration::from_secs(1))).await.unwrap();
-    machine.isolator.set_unsavable(kept.slot(), Some("a socket"));
-    kept.release(Release::default()).await.unwrap();
+    quarantined(&machine, &host).await;
     machine.clock.advance(Duration::from_secs(1));
 
     // Somebody who sees that the lingering is over; then is held up; meanwhile it is told to go on.
-    machine.chaos.next(Method::Discover, Answer::Ok);
-    machine.chaos.next(Method::Inspect, Answer::Late(Duration::from_secs(5)));
-    let late = tokio::spawn(async move { late.reconcile().await });
-    quiesce().await;
-    assert_eq!(machine.chaos.running(Method::Inspect), 1);
+    let late = HeldUp::begin(&machine).await;
     host.release(&token, linger(hour)).await.unwrap();
-    machine.clock.advance(Duration::from_secs(5));
-    late.await.unwrap().unwrap();
+    late.goes_on().await;
     let state = host.list().await.unwrap();
     let lingers = |slot: &pool_core::Slot| matches!(slot.state, SlotState::Lingering { .. });
     assert!(state.slots.values().any(lingers), "{state:?}");
