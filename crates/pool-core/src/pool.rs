@@ -3,15 +3,15 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, RwLock, broadcast};
 
 use crate::cache::{Attachment, CacheSite, CacheStrategy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::id::{ClaimKey, LeaseId, SessionId, SlotId, Ticket};
+use crate::id::{ClaimKey, LeaseId, SessionId, SlotId};
 use crate::isolator::{BranchReport, Isolator, Rescue};
 use crate::liveness::{Claim, Liveness, LocalLiveness, Vital};
 use crate::quiet::Looks;
@@ -26,6 +26,8 @@ use crate::time::{Clock, Moment, SystemClock};
 
 mod acquire;
 mod guard;
+mod orphans;
+mod owned;
 mod queue;
 mod ready;
 mod reconcile;
@@ -36,6 +38,9 @@ pub use acquire::{Request, Reservation};
 pub use guard::{Finish, LeaseGuard};
 pub use reconcile::{PruneOptions, PruneReport};
 pub use warm::WarmReport;
+
+use orphans::Orphan;
+use owned::Owned;
 
 /// A pool of workspaces. Cheap to clone; all clones are the same pool. Any number of processes may
 /// have one over the same store.
@@ -65,19 +70,13 @@ struct Inner {
     looks: Mutex<HashMap<LeaseId, Looks>>,
     /// The last attempts to clean up the slots that are quarantined, and unoccupied.
     attempts: Mutex<HashMap<SlotId, Attempt>>,
+    /// Held shared by each change of the records from its beginning until the store has run or
+    /// dropped it. A dropped future may still be followed by its change.
+    changes: Arc<RwLock<()>>,
+    /// What live tasks and guards of this process own in the records.
+    owned: Owned,
     /// What was dropped where no task could be started to clean up after it.
     orphans: Mutex<Vec<Orphan>>,
-}
-
-/// Something whose owner in this process went away.
-#[derive(Clone, Debug)]
-enum Orphan {
-    /// A request, in the queue or granted.
-    Request(Ticket, LeaseId),
-    /// A lease, with its claim: held until the end is recorded.
-    Lease(Token, Outcome, Option<Arc<Claim>>),
-    /// A slot that this worker was busy with.
-    Work(SlotId),
 }
 
 /// Puts a [`Pool`] together from its parts.
@@ -146,6 +145,8 @@ impl Builder {
             events: broadcast::channel(1024).0,
             looks: Mutex::default(),
             attempts: Mutex::default(),
+            changes: Arc::default(),
+            owned: Owned::default(),
             orphans: Mutex::default(),
         };
         Ok(Pool { inner: Arc::new(inner) })
@@ -365,14 +366,19 @@ impl Pool {
 }
 
 impl Inner {
-    /// Changes the records, tells the subscribers, and wakes those who wait.
+    /// Changes the records, tells the subscribers, and wakes the waiters of this process.
+    ///
+    /// If the future is dropped, the change may still happen, and later;
+    /// [`settled`](Self::settled) waits for that.
     async fn update<R: Send + 'static>(
         &self,
         change: impl FnOnce(&mut PoolState, &Moment) -> R + Send + 'static,
     ) -> Result<R> {
+        let begun = self.changes.clone().read_owned().await;
         let now = self.clock.now();
         let (result, events) = store::update(&*self.store, move |state| {
             let result = change(state, &now);
+            drop(begun);
             (result, state.outbox.clone())
         })
         .await?;
@@ -446,69 +452,12 @@ impl Inner {
         };
         Err(Error::new(ErrorKind::Busy, why))
     }
-
-    /// Cleans up after something that was dropped: at once in the background, or, where no task can
-    /// be started, at the next reconciliation.
-    fn abandon(self: &Arc<Self>, orphan: Orphan) {
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => {
-                let inner = self.clone();
-                drop(runtime.spawn(async move { inner.adopt_orphan(orphan).await }));
-            }
-            // Without the claim, so that another process may end the lease sooner.
-            Err(_) => self.orphans().push(match orphan {
-                Orphan::Lease(token, outcome, _) => Orphan::Lease(token, outcome, None),
-                other => other,
-            }),
-        }
-    }
-
-    fn orphans(&self) -> std::sync::MutexGuard<'_, Vec<Orphan>> {
-        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn adopt_orphan(self: Arc<Self>, orphan: Orphan) {
-        // A runtime that shuts down drops this task as well; then the next reconciliation has it.
-        let again = Unfinished { inner: &self, orphan: Some(orphan.clone()) };
-        let done = match orphan {
-            Orphan::Request(ticket, lease) => self.withdraw(ticket, &lease).await,
-            Orphan::Lease(token, outcome, _claim) => {
-                let how = Release { outcome, linger: None };
-                self.release(&token, how, EndReason::Released).await.map(drop)
-            }
-            Orphan::Work(slot) => self.finish(slot).await.map(drop),
-        };
-        again.done();
-        if let Err(error) = done
-            && error.kind() != ErrorKind::StaleLease
-        {
-            tracing::warn!(target: "wtpool", %error, "cleaning up in the background failed");
-        }
-    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         drop(self.claim.take());
         self.liveness.forget(&self.worker);
-    }
-}
-
-/// Remembers an orphan as long as nobody has finished with it.
-struct Unfinished<'a> {
-    inner: &'a Inner,
-    orphan: Option<Orphan>,
-}
-
-impl Unfinished<'_> {
-    fn done(mut self) {
-        self.orphan = None;
-    }
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        self.inner.orphans().extend(self.orphan.take());
     }
 }
 

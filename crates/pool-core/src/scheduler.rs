@@ -6,6 +6,9 @@
 
 mod afterlife;
 mod lease;
+mod withdraw;
+
+pub(crate) use withdraw::Withdrawn;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind};

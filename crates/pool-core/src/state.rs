@@ -157,6 +157,12 @@ impl SlotState {
         }
     }
 
+    /// Whether `worker` saves, cleans or removes what is in it.
+    pub(crate) fn is_cleaned_by(&self, worker: &ClaimKey) -> bool {
+        matches!(self, Self::Releasing { .. } | Self::Retiring { .. })
+            && self.worker() == Some(worker)
+    }
+
     /// Whether it counts against the cap: it is neither to be had nor about to be.
     pub fn occupies(&self) -> bool {
         matches!(

@@ -150,6 +150,7 @@ macro_rules! isolator_conformance {
             preserve_dropped_at_each_await
             recycle_dropped_at_each_await
             dispose_dropped_at_each_await
+            requests_dropped_at_each_await
         }
     };
     (@cases $name:ident, $harness:expr; $($case:ident)*) => {

@@ -57,8 +57,8 @@ pub struct Entry {
 pub struct Model {
     /// How many may hold something at the same time.
     pub cap: usize,
-    /// All requests there ever were, by number. Requests of [`Step::CrashAcquiring`] have a number
-    /// too.
+    /// All requests there ever were, by number. Requests of [`Step::CrashAcquiring`] and
+    /// [`Step::DropAcquiring`] have a number too.
     pub entries: BTreeMap<usize, Entry>,
     /// Those who wait, first come first; also those whose process was killed meanwhile.
     pub queue: Vec<usize>,
@@ -180,7 +180,7 @@ impl Model {
     pub fn step(&mut self, step: &Step) {
         match step {
             Step::Acquire(ask) => self.enter(ask),
-            Step::CrashAcquiring(ask, _) => {
+            Step::CrashAcquiring(ask, _) | Step::DropAcquiring(ask, _) => {
                 let number = self.entries.len();
                 self.entries.insert(number, Entry::over(ask));
                 self.reconcile();

@@ -55,6 +55,24 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "lifecycle::a_worktree_is_what_the_plan_says_and_stock_git_agrees")],
     },
     Guard {
+        name: "late-changes",
+        file: "crates/pool-core/src/pool/orphans.rs",
+        edits: &[("let done = match self.settled().await {", "let done = match Ok(()) {")],
+        tests: &[
+            it(CORE, "dropped::acquire_dropped_at_each_await_leaks_nothing"),
+            it("testkit", "model::a_pool_whose_store_is_late_does_what_the_model_says"),
+        ],
+    },
+    Guard {
+        name: "unowned-work",
+        file: "crates/pool-core/src/pool/reconcile.rs",
+        edits: &[("        inner.end_unowned().await?;\n", "")],
+        tests: &[
+            it(CORE, "dropped::warm_dropped_at_each_await_leaks_nothing"),
+            it(CORE, "dropped::reconcile_dropped_at_each_await_leaks_nothing"),
+        ],
+    },
+    Guard {
         name: "directory-veto",
         file: "crates/pool-core/src/pool.rs",
         edits: &[("match self.occupant(slot) {", "match Ok::<Option<String>, Error>(None) {")],

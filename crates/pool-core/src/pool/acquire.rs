@@ -9,7 +9,7 @@ use crate::cache::Attachment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{LeaseName, SessionId, SlotId};
 use crate::isolator::Wish;
-use crate::liveness::ProcessIdentity;
+use crate::liveness::{Claim, ProcessIdentity};
 use crate::state::{Lease, Linger, Owner};
 use crate::task::join;
 
@@ -127,9 +127,14 @@ impl Reservation {
         let (mut give, take) = tokio::sync::oneshot::channel();
         let task = tokio::spawn(async move {
             let mut reservation = self;
-            let made = tokio::select! {
-                made = reservation.make() => made,
+            let ready = tokio::select! {
+                ready = reservation.make_ready() => ready,
                 () = give.closed() => return Ok(()),
+            };
+            // Never dropped half-way: once the lease has begun, there is a guard that ends it.
+            let made = match ready {
+                Ok((attachment, claim)) => reservation.begin(attachment, claim).await,
+                Err(error) => Err(error),
             };
             if made.is_err() {
                 reservation.request.withdraw().await;
@@ -144,7 +149,8 @@ impl Reservation {
         }
     }
 
-    async fn make(&mut self) -> Result<LeaseGuard> {
+    /// Makes the workspace, attaches the cache, and takes the lease's claim.
+    async fn make_ready(&mut self) -> Result<(Attachment, Option<Claim>)> {
         loop {
             let inner = self.request.inner.clone();
             match inner.make_ready(self.slot, &self.lease).await {
@@ -164,14 +170,20 @@ impl Reservation {
                 _ => None,
             };
             crate::fail_point!("pool-core::acquire::claimed");
-            let (slot, worker) = (self.slot, inner.worker().clone());
-            let lease = inner
-                .update(move |state, now| state.begin_lease(slot, &worker, attachment, now))
-                .await??;
-            crate::fail_point!("pool-core::acquire::leased");
-            self.request.served();
-            return Ok(LeaseGuard::new(inner, slot, lease, claim));
+            return Ok((attachment, claim));
         }
+    }
+
+    /// Records that the lease has begun.
+    async fn begin(&mut self, attachment: Attachment, claim: Option<Claim>) -> Result<LeaseGuard> {
+        let inner = self.request.inner.clone();
+        let (slot, worker) = (self.slot, inner.worker().clone());
+        let lease = inner
+            .update(move |state, now| state.begin_lease(slot, &worker, attachment, now))
+            .await??;
+        crate::fail_point!("pool-core::acquire::leased");
+        self.request.served();
+        Ok(LeaseGuard::new(inner, slot, lease, claim))
     }
 
     /// Back to the head of the queue: this slot is not to be had after all.

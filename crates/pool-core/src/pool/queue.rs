@@ -1,9 +1,9 @@
 //! Requests on their way to a slot: named, queued, granted, or taken back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{Inner, Orphan, Request, end};
+use super::owned::OwnedRequest;
+use super::{Inner, Orphan, Request};
 use crate::BranchWish;
 use crate::cache::Attachment;
 use crate::error::{Error, ErrorKind, Result};
@@ -11,7 +11,7 @@ use crate::id::{Generation, LeaseId, LeaseName, SessionId, SlotId, Ticket};
 use crate::isolator::Base;
 use crate::liveness::{ProcessIdentity, Vital};
 use crate::scheduler::Turn;
-use crate::state::{EndReason, Lease, Outcome, PoolState, Session, SlotState, Waiter};
+use crate::state::{Lease, PoolState, Session, SlotState, Waiter};
 use crate::time::Deadline;
 
 /// How many names are made up before it is given up.
@@ -25,6 +25,8 @@ pub(super) struct Queued {
     waiter: Waiter,
     session: Option<(SessionId, Option<ProcessIdentity>)>,
     armed: bool,
+    /// Keeps a reconciliation of this process from taking the request back.
+    _owned: OwnedRequest,
 }
 
 impl Queued {
@@ -79,7 +81,9 @@ impl Queued {
             until: request.wait.map(|wait| Deadline::after(&now, wait)),
         };
         let session = request.session.clone();
-        Self { inner: inner.clone(), ticket: Ticket(0), waiter, session, armed: false }
+        let owned = inner.owned.request(waiter.lease.id.clone());
+        let ticket = Ticket(0);
+        Self { inner: inner.clone(), ticket, waiter, session, armed: false, _owned: owned }
     }
 
     /// To the end of the queue.
@@ -194,7 +198,7 @@ impl Queued {
     /// to see the background do it.
     pub(super) async fn withdraw(&mut self) {
         if std::mem::take(&mut self.armed)
-            && let Err(error) = self.inner.withdraw(self.ticket, &self.waiter.lease.id).await
+            && let Err(error) = self.inner.withdraw(&self.waiter.lease.id).await
         {
             tracing::warn!(target: "wtpool", %error, "a request that failed was not cleaned up");
         }
@@ -250,36 +254,8 @@ impl Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         if self.armed {
-            self.inner.abandon(Orphan::Request(self.ticket, self.waiter.lease.id.clone()));
+            self.inner.abandon(Orphan::Request(self.waiter.lease.id.clone()));
         }
-    }
-}
-
-impl Inner {
-    /// Takes back a request: out of the queue, or out of the slot it was granted.
-    pub(super) async fn withdraw(self: &Arc<Self>, ticket: Ticket, id: &LeaseId) -> Result<()> {
-        let (id, settings, worker) = (id.clone(), self.settings.clone(), self.worker().clone());
-        let granted = self
-            .update(move |state, now| {
-                // By the lease's id: the ticket may never have become known.
-                let own = state.waiters.iter().find(|(_, w)| w.lease.id == id).map(|(t, _)| *t);
-                if let Some(ticket) = own {
-                    state.leave_queue(ticket, "it was given up", &settings, now);
-                }
-                match state.turn(ticket, &id) {
-                    Turn::Granted(slot) => {
-                        let end = end(Outcome::Failure, EndReason::Abandoned, Duration::ZERO);
-                        state.reopen(slot, &end, &worker, now).map(|()| Some(slot))
-                    }
-                    _ => Ok(None),
-                }
-            })
-            .await??;
-        if let Some(slot) = granted {
-            crate::fail_point!("pool-core::queue::withdrawn");
-            self.finish(slot).await?;
-        }
-        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a slot that is somebody's to a workspace that stands: resets one that is there, or makes one.
 
-use super::{Inner, Orphan, Unfinished, uncached};
+use super::{Inner, uncached};
 use crate::cache::Attachment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
@@ -96,10 +96,5 @@ impl Inner {
             Ok(attachment) => attachment,
             Err(error) => uncached(Some(format!("the {} cache failed: {error}", cache.name()))),
         }
-    }
-
-    /// Runs `work` on a slot; should it be dropped half-way, the work is resumed later.
-    pub(super) fn unfinished(&self, slot: SlotId) -> Unfinished<'_> {
-        Unfinished { inner: self, orphan: Some(Orphan::Work(slot)) }
     }
 }

@@ -43,10 +43,8 @@ impl Pool {
     /// When the records fail. Trouble with a single slot quarantines that slot.
     pub async fn reconcile(&self) -> Result<PruneReport> {
         let inner = &self.inner;
-        let orphans = std::mem::take(&mut *inner.orphans());
-        for orphan in orphans {
-            inner.clone().adopt_orphan(orphan).await;
-        }
+        inner.adopt_orphans().await;
+        inner.end_unowned().await?;
         let state = inner.store.load().await?;
         if state.clone().reanchor(&inner.clock.now()) {
             inner.update(|state, now| state.reanchor(now)).await?;

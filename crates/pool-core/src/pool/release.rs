@@ -97,7 +97,11 @@ impl Inner {
                 let message = format!("the lease {} is over, and was forgotten", token.lease);
                 return Err(Error::new(ErrorKind::StaleLease, message));
             };
-            if self.liveness.holds(worker) == Vital::Gone {
+            if worker == self.worker() {
+                // The task that does it may have been dropped with its runtime.
+                self.settled().await?;
+                self.finish(slot).await?;
+            } else if self.liveness.holds(worker) == Vital::Gone {
                 // Whoever waits for the dead waits for ever; and those who would take it over may
                 // be waiting here.
                 let (from, own) = (worker.clone(), self.worker().clone());
@@ -105,34 +109,45 @@ impl Inner {
                 if taken.is_ok() {
                     self.finish(slot).await?;
                 }
-                continue;
+            } else {
+                self.clock.sleep(self.settings.poll).await;
             }
-            self.clock.sleep(self.settings.poll).await;
         }
     }
 
-    /// Carries a slot that this worker has in `Releasing`, `Retiring`, or in a `Provisioning` it
-    /// took over, to its next resting state. Fails only when the records fail: whatever is wrong
-    /// with the slot itself quarantines it.
+    /// Carries a slot that this worker has in `Releasing` or `Retiring` to its next resting state.
+    /// Fails only when the records fail: whatever is wrong with the slot itself quarantines it.
+    ///
+    /// If the future is dropped, the slot stays this worker's, and the next reconciliation of this
+    /// process [finishes](Self::end_unowned) it.
     pub(super) async fn finish(&self, slot: SlotId) -> Result<()> {
-        let resume = self.unfinished(slot);
-        let done = match self.slot(slot).await {
-            Ok(entry) if entry.state.worker() == Some(self.worker()) => {
-                match self.carry(&entry).await {
-                    Err(error) if error.kind() == ErrorKind::StaleLease => Ok(()),
-                    Err(error) => self.keep(slot, &error.to_string()).await,
-                    Ok(()) => Ok(()),
-                }
-            }
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::StaleLease => Ok(()),
-            Err(error) => Err(error),
-        };
-        // With records that fail, the slot stays this worker's, to be taken up again.
-        if done.is_ok() {
-            resume.done();
+        let cleaning = self.owned.cleaning(slot);
+        let _alone = cleaning.lock().await;
+        self.finish_alone(slot).await
+    }
+
+    /// Like [`finish`](Self::finish), but leaves a slot alone that another task cleans up now.
+    pub(super) async fn finish_unless_busy(&self, slot: SlotId) -> Result<()> {
+        let cleaning = self.owned.cleaning(slot);
+        match cleaning.try_lock() {
+            Ok(_alone) => self.finish_alone(slot).await,
+            Err(_) => Ok(()),
         }
-        done
+    }
+
+    async fn finish_alone(&self, slot: SlotId) -> Result<()> {
+        let entry = match self.slot(slot).await {
+            Ok(entry) if entry.state.is_cleaned_by(self.worker()) => entry,
+            // Another task was faster, and the slot may have a new holder.
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::StaleLease => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match self.carry(&entry).await {
+            Err(error) if error.kind() == ErrorKind::StaleLease => Ok(()),
+            Err(error) => self.keep(slot, &error.to_string()).await,
+            Ok(()) => Ok(()),
+        }
     }
 
     async fn carry(&self, entry: &Slot) -> Result<()> {
@@ -143,8 +158,7 @@ impl Inner {
         };
         match &entry.state {
             SlotState::Releasing { lease, end, .. } => self.settle(slot, plan, lease, end).await,
-            // An idle slot that is not wanted, or one whose making was interrupted: it is not
-            // worth finding out how far that got.
+            // An idle slot that is not wanted, or one whose provisioning was interrupted.
             _ => {
                 let proof = self.preserved(plan, None).await?;
                 self.dispose(slot, plan, proof).await

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Inner, Pool};
+use super::{Inner, Pool, end};
 use crate::LeaseName;
 use crate::cache::{CacheStrategy, Prepared};
 use crate::error::Result;
 use crate::id::SlotId;
 use crate::isolator::{Base, BranchWish, Plan, Wish};
-use crate::state::SlotState;
+use crate::state::{EndReason, Outcome, SlotState};
 
 /// What [`Pool::warm`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,11 +60,19 @@ impl Pool {
                 return Ok(report);
             }
             let (worker, settings) = (inner.worker().clone(), inner.settings.clone());
-            let reserved =
-                inner.update(move |state, now| state.reserve_idle(&worker, &settings, now)).await?;
+            let owned = inner.owned.idle();
+            let registering = owned.clone();
+            let reserved = inner
+                .update(move |state, now| {
+                    let slot = state.reserve_idle(&worker, &settings, now)?;
+                    registering.set(slot);
+                    Some(slot)
+                })
+                .await?;
             let Some(slot) = reserved else { return Ok(report) };
             crate::fail_point!("pool-core::warm::reserved");
             inner.make_idle(slot, &base).await?;
+            drop(owned);
             report.made += 1;
             progress();
         }
@@ -97,7 +106,6 @@ impl Pool {
 
 impl Inner {
     async fn make_idle(self: &Arc<Self>, slot: SlotId, base: &Base) -> Result<()> {
-        let resume = self.unfinished(slot);
         let plan = Plan { slot, lease: None, base: base.clone() };
         let made = async {
             self.intend(&plan).await?;
@@ -108,15 +116,16 @@ impl Inner {
             crate::fail_point!("pool-core::warm::attached");
             Ok(())
         };
+        let (worker, settings) = (self.worker().clone(), self.settings.clone());
         if let Err(error) = made.await {
-            resume.done();
+            let end = end(Outcome::Failure, EndReason::Abandoned, Duration::ZERO);
+            self.update(move |state, now| state.reopen(slot, &end, &worker, now)).await??;
             self.finish(slot).await?;
             return Err(error);
         }
-        let (worker, settings) = (self.worker().clone(), self.settings.clone());
-        let rested =
-            self.update(move |state, now| state.rest(slot, &worker, plan, &settings, now)).await?;
-        resume.done();
-        rested.map(drop)
+        let surplus = self
+            .update(move |state, now| state.rest(slot, &worker, plan, &settings, now))
+            .await??;
+        if surplus { self.finish(slot).await } else { Ok(()) }
     }
 }

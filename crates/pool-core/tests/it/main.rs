@@ -1,5 +1,6 @@
 //! Tests of the crate as its users see it.
 
+mod dropped;
 mod liveness;
 mod pool;
 mod scheduler;

@@ -5,10 +5,13 @@
 //! dropped; whatever is asked next must wait for that, or stop it.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use pool_core::{Condition, Plan, SlotId};
+use pool_core::{Condition, MemoryStore, Plan, Pool, Release, Request, Settings, SlotId};
 
 use super::{Harness, Steps as _, suspend};
+use crate::store::LateStore;
 
 const ONE: SlotId = SlotId(1);
 
@@ -154,4 +157,50 @@ pub async fn dispose_dropped_at_each_await<H: Harness>(harness: &H) {
         }
     }
     panic!("dispose never ends");
+}
+
+/// How often a case looks whether a dropped request was cleaned up, and how long it waits in between.
+const LOOKS: u32 = 2_000;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A pool takes back a request that was dropped, at whichever await, without a reconciliation; also
+/// with a store that applies a change after the future that asked for it was dropped.
+pub async fn requests_dropped_at_each_await<H: Harness>(harness: &H) {
+    for turns in [0, 7] {
+        let settings = Settings { max_leases: 1, ..Settings::default() };
+        let pool = Pool::builder(harness.isolator())
+            .store(Arc::new(LateStore::new(Arc::new(MemoryStore::new()), turns)))
+            .settings(settings)
+            .open()
+            .expect("a pool over the backend");
+        let mut leased = false;
+        for at in 0..ENOUGH {
+            let done = {
+                let acquire = pin!(pool.acquire(Request::new("dropped")));
+                suspend(acquire, at).await
+            };
+            leased = done.is_some();
+            if let Some(lease) = done {
+                let lease = lease.expect("the only slot is free");
+                lease.release(Release::default()).await.expect("it is a lease");
+            }
+            assert_empty(&pool, at).await;
+            if leased {
+                break;
+            }
+        }
+        assert!(leased, "acquire never ends");
+    }
+}
+
+/// Waits until the pool has neither a slot nor a waiter.
+async fn assert_empty(pool: &Pool, at: usize) {
+    for _ in 0..LOOKS {
+        let state = pool.list().await.expect("the records can be read");
+        if state.slots.is_empty() && state.waiters.is_empty() {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    panic!("dropped at await {at}: {:#?}", pool.list().await);
 }

@@ -69,6 +69,9 @@ impl ReferenceStateMachine for Model {
             3 => (ask(), 0..60u32).prop_map(|(ask, steps)| {
                 Step::CrashAcquiring(Ask { kind: Kind::Held, ..ask }, steps)
             }),
+            3 => (ask(), 0..60u32).prop_map(|(ask, steps)| {
+                Step::DropAcquiring(Ask { kind: Kind::Held, ..ask }, steps)
+            }),
             1 => (0..4u64).prop_map(Step::Pass),
             1 => (-30..30i8).prop_map(Step::SetWall),
             1 => Just(Step::Reboot),

@@ -23,6 +23,9 @@ pub enum Step {
     /// A new process asks for a lease that it is to hold, and is killed after so many of its own
     /// steps; then a reconciliation.
     CrashAcquiring(Ask, u32),
+    /// A new process asks for a lease that it is to hold, and drops the request after so many of its
+    /// own steps. It lives on until nothing of the request is left; then it ends.
+    DropAcquiring(Ask, u32),
     /// What was reserved becomes a lease.
     Materialise(usize),
     /// A request is dropped, in the queue or reserved.

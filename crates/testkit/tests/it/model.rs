@@ -23,17 +23,21 @@ prop_state_machine! {
     })]
 
     #[test]
-    fn a_pool_does_what_the_model_says(sequential 1..40 => Checked);
+    fn a_pool_does_what_the_model_says(sequential 1..40 => Checked<0>);
+
+    #[test]
+    fn a_pool_whose_store_is_late_does_what_the_model_says(sequential 1..40 => Checked<5>);
 }
 
-struct Checked;
+/// The store applies each change that many turns of the scheduler after it was asked to.
+struct Checked<const LATE: u32>;
 
-impl StateMachineTest for Checked {
+impl<const LATE: u32> StateMachineTest for Checked<LATE> {
     type SystemUnderTest = System;
     type Reference = Model;
 
     fn init_test(model: &Model) -> System {
-        System::new(model.cap)
+        System::new(model.cap, LATE)
     }
 
     fn apply(

@@ -8,10 +8,9 @@ use pool_core::{
     Result, SlotId, SlotState,
 };
 use testkit::chaos::{Answer, Method};
-use testkit::clock::settle;
 use testkit::model::{Deed, Model, Standing, Step, Trouble, UNIT};
 
-use super::system::{RESTING, System, ended, runtime, session, stranger};
+use super::system::{Has, RESTING, System, ended, name_of, runtime, session, stranger};
 
 impl System {
     pub(super) fn step(&mut self, model: &Model, step: &Step) {
@@ -24,17 +23,19 @@ impl System {
                 self.kill(number);
                 self.reconcile();
             }
+            Step::DropAcquiring(ask, steps) => {
+                let number = model.entries.len() - 1;
+                self.start(number, ask);
+                self.run(number, *steps);
+                self.drop_request(number);
+                self.reconcile();
+            }
             Step::Materialise(number) => {
                 let process = self.processes.get_mut(number).expect("it runs");
                 process.go.take().expect("once only").send(()).expect("it waits for it");
             }
             Step::Cancel(number) => {
-                let process = &self.processes[number];
-                process.runtime.block_on(async {
-                    process.task.abort();
-                    settle().await;
-                });
-                self.kill(*number);
+                self.drop_request(*number);
             }
             Step::Renew(number) => {
                 let token = &self.leases[number].0;
@@ -127,6 +128,22 @@ impl System {
                 }
             }
         }
+    }
+
+    /// Drops a request. Its process lives until nothing of the request is left, and then ends.
+    fn drop_request(&mut self, number: usize) {
+        let process = &self.processes[&number];
+        process.task.abort();
+        self.drive_alone(&process.runtime);
+        let leased = matches!(&*process.has.lock().expect("no panic"), Has::Leased(_));
+        let state = self.list();
+        let waits = state.waiters.values().any(|w| w.lease.name == name_of(number));
+        let granted = state.slots.values().any(|slot| {
+            let lease = slot.state.lease();
+            slot.state.occupies() && lease.is_some_and(|lease| lease.name == name_of(number))
+        });
+        assert!(leased || !(waits || granted), "10: request {number} leaks: {state:#?}");
+        self.kill(number);
     }
 
     /// Gives a lease back and ends who did that. `None` when it did not come to an end.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pool_core::{
-    CommitId, Error, LeaseGuard, LeaseName, Linger, Liveness as _, MemoryStore, Owner, Pool,
-    PoolState, Request, SessionId, Settings, SlotId, Token, Vital,
+    CommitId, Error, LeaseGuard, LeaseName, LeaseStore, Linger, Liveness as _, MemoryStore, Owner,
+    Pool, PoolState, Request, SessionId, Settings, SlotId, Token, Vital,
 };
 use testkit::cache::StampingCache;
 use testkit::chaos::Chaos;
@@ -14,6 +14,7 @@ use testkit::clock::{VirtualClock, settle};
 use testkit::liveness::FakeLiveness;
 use testkit::memory::MemoryIsolator;
 use testkit::model::{Ask, Kind, Model, Standing, UNIT};
+use testkit::store::LateStore;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -51,7 +52,7 @@ pub(super) struct System {
     pub(super) isolator: Arc<MemoryIsolator>,
     pub(super) chaos: Arc<Chaos>,
     pub(super) cache: Arc<StampingCache>,
-    pub(super) store: Arc<MemoryStore>,
+    pub(super) store: Arc<dyn LeaseStore>,
     pub(super) settings: Settings,
     pub(super) processes: BTreeMap<usize, Process>,
     pub(super) leases: BTreeMap<usize, (Token, SlotId)>,
@@ -97,7 +98,8 @@ pub(super) fn units(units: u64) -> Duration {
 }
 
 impl System {
-    pub(super) fn new(cap: usize) -> Self {
+    /// A pool with that cap, whose store applies each change `late` turns of the scheduler later.
+    pub(super) fn new(cap: usize, late: u32) -> Self {
         let clock = VirtualClock::new();
         let machine = FakeLiveness::new();
         let isolator = Arc::new(MemoryIsolator::new());
@@ -112,7 +114,7 @@ impl System {
             .map(|name| (name.to_owned(), isolator.branch(name).expect("it is in the repository")));
         let chaos = Arc::new(Chaos::new(isolator.clone()));
         let cache = Arc::new(StampingCache::new(isolator.clone()));
-        let store = Arc::new(MemoryStore::new());
+        let store = Arc::new(LateStore::new(Arc::new(MemoryStore::new()), late));
         let reaper = Pool::builder(chaos.clone())
             .cache(cache.clone())
             .store(store.clone())
