@@ -20,6 +20,8 @@ use crate::references::{self, settled};
 use crate::repository::Repository;
 use crate::site::{Site, gix_error};
 
+mod remote;
+
 /// Resolves a wish; see [`pool_core::Isolator::resolve`].
 pub(crate) fn resolve(site: &Site, wish: &Wish, name: &LeaseName) -> Result<Base> {
     let origin = match &wish.origin {
@@ -31,14 +33,20 @@ pub(crate) fn resolve(site: &Site, wish: &Wish, name: &LeaseName) -> Result<Base
         BranchWish::Generated => {
             let name = format!("{}{name}", site.settings.branch_prefix);
             let full = full_name(&name)?;
-            if let Some(parent) = parent_in_the_way(&site.repo(), &name)? {
-                return Err(Error::new(
-                    ErrorKind::InvalidInput,
-                    format!("no branch can be called {name} while there is a branch {parent}"),
-                )
-                .with_hint("rename that branch, or choose another `branch_prefix`"));
+            let repo = site.repo();
+            remote::refuse_qualified(&repo, &name)?;
+            match in_the_way(&repo, &name)? {
+                // Of every name with this prefix.
+                Some(other) if site.settings.branch_prefix.starts_with(&format!("{other}/")) => {
+                    return Err(Error::new(ErrorKind::InvalidInput, obstructed(&name, &other))
+                        .with_hint(format!(
+                            "run `git branch -m {other} NEW-NAME`, or set another `branch_prefix`"
+                        )));
+                }
+                Some(other) => return Err(blocked(&name, &other)),
+                None => {}
             }
-            if exists(&site.repo(), &full)? {
+            if exists(&repo, &full)? {
                 return Err(Error::new(
                     ErrorKind::NameTaken,
                     format!("the branch {name} exists already"),
@@ -56,15 +64,21 @@ pub(crate) fn resolve(site: &Site, wish: &Wish, name: &LeaseName) -> Result<Base
             let Some(mut found) = settled(&repo, || repo.try_find_reference(&full))
                 .map_err(|e| gix_error(format!("look for the branch {name}"), e))?
             else {
-                if let Some(parent) = parent_in_the_way(&repo, name)? {
-                    return Err(Error::new(
-                        ErrorKind::NameTaken,
-                        format!("no branch can be called {name} while there is a branch {parent}"),
-                    )
-                    .with_hint("choose another name"));
+                remote::refuse_qualified(&repo, name)?;
+                if let Some(other) = in_the_way(&repo, name)? {
+                    return Err(blocked(name, &other));
                 }
                 let branch = Some(Branch { name: name.clone(), created: true });
-                return Ok(Base { commit: commit(&origin, wish)?, branch });
+                // What only a remote has is continued, as `git worktree add` does.
+                let upstream = match &wish.base {
+                    Some(_) => None,
+                    None => remote::upstream(&repo, name)?,
+                };
+                let commit = match upstream {
+                    Some(upstream) => CommitId::new(upstream.tip.to_string())?,
+                    None => commit(&origin, wish)?,
+                };
+                return Ok(Base { commit, branch });
             };
             if let Some(base) = &wish.base {
                 return Err(Error::new(
@@ -105,11 +119,16 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
                 format!("the branch {} exists by now", branch.name),
             ));
         }
+        if let Some(other) = in_the_way(&slot_repo, &branch.name)? {
+            return Err(blocked(&branch.name, &other));
+        }
+        let upstream = remote::upstream_at(&slot_repo, &branch.name, base)?;
         // The note comes first: a branch without one would stay for ever.
         let note = note(site, plan.slot);
         fs::create_dir_all(site.pool_dir.join("branches"))
             .map_err(|e| Error::io(format!("write {}", note.display()), e))?;
-        durable::write(&note, format!("{base} {}\n", branch.name).as_bytes())?;
+        let tracks = if upstream.is_some() { TRACKS } else { "" };
+        durable::write(&note, format!("{base} {}\n{tracks}", branch.name).as_bytes())?;
         pool_core::fail_point!("git-backend::branch::noted");
         let message = format!("branch: Created from {}", plan.base.commit);
         references::create(site, &full.as_bstr().to_string(), base, &message).inspect_err(
@@ -117,6 +136,9 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
                 let _ = fs::remove_file(&note);
             },
         )?;
+        if let Some(upstream) = upstream {
+            remote::track(site, &branch.name, &upstream)?;
+        }
     } else {
         let found = settled(&slot_repo, || slot_repo.find_reference(&full))
             .and_then(|mut found| found.peel_to_commit().map(|commit| commit.id))
@@ -146,12 +168,12 @@ pub(crate) fn settle(site: &Site, plan: &Plan, keep: bool) -> Result<()> {
     };
     // An incomplete note was being written when its process died, before the branch was made. One that is
     // damaged proves of no branch that the pool made it.
-    if let Some((base, name)) = understood(&noted) {
+    if let Some((base, name, tracks)) = understood(&noted) {
         let is_plans = plan.base.branch.as_ref().is_some_and(|branch| branch.name == name);
         // Of the plan's own that was known, when it was looked at. Meanwhile another slot may have gone whose branch
         // was the reason; under the lock there is none that goes at the same time.
         if !(keep && is_plans) && is_reached_otherwise(site, name, base)? {
-            delete_unmoved(site, name, base)?;
+            delete_unmoved(site, name, base, tracks)?;
             pool_core::fail_point!("git-backend::branch::deleted");
         }
     } else {
@@ -169,14 +191,22 @@ fn is_reached_otherwise(site: &Site, name: &str, commit: gix::ObjectId) -> Resul
     Ok(commits::reached_by_none(&repo, &[commit].into(), at_hand, all)?.count == 0)
 }
 
-/// Where the pool made a branch, and its name.
-fn understood(note: &[u8]) -> Option<(gix::ObjectId, &str)> {
-    let (base, name) = std::str::from_utf8(note).ok()?.strip_suffix('\n')?.split_once(' ')?;
+/// In a note, says that the pool has the branch track a remote one.
+const TRACKS: &str = "tracks\n";
+
+/// Where the pool made a branch, its name, and whether the pool has it track a remote one.
+fn understood(note: &[u8]) -> Option<(gix::ObjectId, &str, bool)> {
+    let note = std::str::from_utf8(note).ok()?;
+    let (note, tracks) = match note.strip_suffix(TRACKS) {
+        Some(note) => (note, true),
+        None => (note, false),
+    };
+    let (base, name) = note.strip_suffix('\n')?.split_once(' ')?;
     full_name(name).ok()?;
-    Some((object_id(&CommitId::new(base).ok()?).ok()?, name))
+    Some((object_id(&CommitId::new(base).ok()?).ok()?, name, tracks))
 }
 
-fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId) -> Result<()> {
+fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId, tracks: bool) -> Result<()> {
     let full = full_name(name)?;
     remove_if_empty(&site.common_dir.join(full.as_bstr().to_string()))?;
     let repo = site.repo();
@@ -191,7 +221,13 @@ fn delete_unmoved(site: &Site, name: &str, base: gix::ObjectId) -> Result<()> {
     match references::delete(site, &full.as_bstr().to_string(), base) {
         // Else somebody committed to it, or removed it, just now: both are as they should be.
         Err(e) if is_unmoved()? => Err(e),
-        _ => Ok(()),
+        Err(_) => Ok(()),
+        Ok(()) => {
+            if tracks {
+                remote::forget(site, name);
+            }
+            Ok(())
+        }
     }
 }
 
@@ -280,7 +316,7 @@ fn commit(origin: &gix::Repository, wish: &Wish) -> Result<CommitId> {
         }
         Err(e) => {
             Err(Error::new(ErrorKind::UnknownRevision, format!("there is no commit {spec:?}"))
-                .with_hint("check the spelling, or fetch it first")
+                .with_hint(remote::advice(origin, spec))
                 .with_source(e))
         }
     }
@@ -303,14 +339,25 @@ fn exists(repo: &gix::Repository, full: &FullName) -> Result<bool> {
         .map_err(|e| gix_error(format!("look for {}", full.as_bstr()), e))
 }
 
-/// A branch `a` keeps any branch from being called `a/b`.
-fn parent_in_the_way(repo: &gix::Repository, name: &str) -> Result<Option<String>> {
+/// An existing branch `a` while `a/b` is asked for, or `a/b` while `a` is: git keeps no two such branches.
+fn in_the_way(repo: &gix::Repository, name: &str) -> Result<Option<String>> {
     for (end, _) in name.match_indices('/') {
         if exists(repo, &full_name(&name[..end])?)? {
             return Ok(Some(name[..end].to_owned()));
         }
     }
-    Ok(None)
+    let below = references::all(repo, &format!("refs/heads/{name}/"))?;
+    let below = below.iter().flatten().map(|found| found.name().shorten().to_string());
+    Ok(below.min())
+}
+
+fn obstructed(name: &str, other: &str) -> String {
+    format!("cannot create branch {name}: branch {other} exists, and git cannot have both")
+}
+
+fn blocked(name: &str, other: &str) -> Error {
+    Error::new(ErrorKind::NameTaken, obstructed(name, other))
+        .with_hint(format!("choose another name, or run `git branch -m {other} NEW-NAME`"))
 }
 
 /// The worktree in which a branch is checked out, or being rebased or bisected; `except` is not

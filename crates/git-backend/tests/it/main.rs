@@ -1,6 +1,7 @@
 //! The integration tests of the crate, in one binary, which links once.
 
 mod adversary;
+mod branches;
 mod conformance;
 mod deletion;
 mod discovery;
