@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use pool_core::{Error, ErrorKind, Plan, Preserved, Result, SlotId};
+use pool_core::{Error, ErrorKind, Preserved, Result, SlotId};
 
 use crate::inspect::{inspect, is_as_seen};
 use crate::registration;
@@ -28,25 +28,26 @@ pub(crate) fn path(site: &Site, slot: SlotId) -> PathBuf {
     site.slot_dir(slot).join(".leaving")
 }
 
-/// Moves a slot's tree aside, and says where it is; `None` when there is no tree. `plan` is what the
-/// slot was made for.
+/// Moves a slot's tree aside, and says where it is; `None` when there is no tree. The slot is that of the proof.
 ///
 /// # Errors
 ///
-/// [`Busy`](ErrorKind::Busy) when it was written to since it was looked at last, and any when it can't
-/// be moved or looked at. It is at its place then.
-pub(crate) fn take(site: &Site, plan: &Plan) -> Result<Option<PathBuf>> {
+/// [`Busy`](ErrorKind::Busy) when it was written to since it was looked at last, or a process has its working directory
+/// in it, and any when it can't be moved or looked at. It is at its place then.
+pub(crate) fn take(site: &Site, proof: &Preserved) -> Result<Option<PathBuf>> {
+    let plan = proof.plan();
     let (place, aside) = (site.place(plan.slot), path(site, plan.slot));
     if !is_there(&place) {
         return Ok(None);
     }
+    pool_core::pause_point!("git-backend::aside::looked-at");
     lock(site, plan.slot)?;
     if let Err(error) = rename(&place, &aside) {
         unlock(site, plan.slot)?;
         return Err(error);
     }
     pool_core::fail_point!("git-backend::aside::taken");
-    match is_as_seen(site, plan, &aside) {
+    match proof.check_unoccupied(&aside).and_then(|()| is_as_seen(site, plan, &aside)) {
         Ok(true) => Ok(Some(aside)),
         seen => {
             rename(&aside, &place)?;
@@ -105,10 +106,11 @@ pub(crate) fn come_back(site: &Site, proof: Preserved) -> Result<Preserved> {
         return Ok(proof);
     }
     put_back(site, slot)?;
-    match Preserved::nothing_to_lose(inspect(site, proof.plan())?) {
-        Ok(proof) => Ok(proof),
-        Err(inspection) => rescue::preserve(site, inspection),
-    }
+    let found = match Preserved::nothing_to_lose(inspect(site, proof.plan())?) {
+        Ok(found) => found,
+        Err(inspection) => rescue::preserve(site, inspection)?,
+    };
+    Ok(found.watched_as(&proof))
 }
 
 pub(crate) fn is_there(path: &Path) -> bool {
@@ -134,7 +136,7 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
-    use pool_core::{Base, CommitId};
+    use pool_core::{Base, CommitId, Plan};
 
     use super::*;
     use crate::settings::GitSettings;
@@ -160,7 +162,9 @@ mod tests {
         provision::provision(&site, &plan, &AtomicBool::new(false)).expect("provisioned");
         let admin = site.admin_dir(plan.slot).expect("registered");
 
-        take(&site, &plan).expect("moved").expect("it was there");
+        let proof =
+            || Preserved::nothing_to_lose(inspect(&site, &plan).expect("looked")).expect("nothing");
+        take(&site, &proof()).expect("moved").expect("it was there");
         git(&repo, &["worktree", "prune"]);
         put_back(&site, plan.slot).expect("moved back");
         assert_eq!(site.admin_dir(plan.slot).expect("still registered"), admin);
@@ -171,7 +175,7 @@ mod tests {
             &repo,
             &["worktree", "lock", "--reason", "mine", site.place(plan.slot).to_str().unwrap()],
         );
-        take(&site, &plan).expect("moved").expect("it was there");
+        take(&site, &proof()).expect("moved").expect("it was there");
         put_back(&site, plan.slot).expect("moved back");
         assert_eq!(fs::read_to_string(admin.join("locked")).expect("locked").trim_end(), "mine");
     }

@@ -20,17 +20,16 @@ use crate::trash::Bin;
 /// See [`pool_core::Isolator::dispose`].
 pub(crate) fn dispose(site: &Site, proof: Preserved) -> Result<()> {
     let proof = aside::come_back(site, proof)?;
-    let keep = proof.branch().is_some_and(|branch| branch.kept);
-    take_away(site, proof.plan(), keep, &AtomicBool::new(false))
+    take_away(site, proof.plan(), Some(&proof), &AtomicBool::new(false))
 }
 
 /// Removes the tree, then the registration, then the branch, then the notes. Each step may find its
 /// work already done, by an earlier attempt or by somebody's hands. Interrupted after the first, the
-/// slot is found as [`Condition::Missing`], and this is done again.
+/// slot is found as [`Condition::Missing`], and this is done again. Without a proof, only what is half made goes.
 pub(crate) fn take_away(
     site: &Site,
     plan: &Plan,
-    keep_branch: bool,
+    proof: Option<&Preserved>,
     interrupt: &AtomicBool,
 ) -> Result<()> {
     let slot = plan.slot;
@@ -60,10 +59,14 @@ pub(crate) fn take_away(
         };
         if half_made {
             if aside::is_there(&place) {
+                proof.map_or(Ok(()), |proof| proof.check_unoccupied(&place))?;
                 bin.put(&place)?;
             }
-        } else if let Some(aside) = aside::take(site, plan)? {
-            bin.put(&aside)?;
+        } else {
+            let Some(proof) = proof else { return Err(foreign(&place, "it is complete by now")) };
+            if let Some(aside) = aside::take(site, proof)? {
+                bin.put(&aside)?;
+            }
         }
     }
     pool_core::fail_point!("git-backend::dispose::binned");
@@ -77,7 +80,8 @@ pub(crate) fn take_away(
             None => {}
         }
         pool_core::fail_point!("git-backend::dispose::unregistered");
-        branch::settle(site, plan, keep_branch)
+        let keep = proof.and_then(Preserved::branch).is_some_and(|branch| branch.kept);
+        branch::settle(site, plan, keep)
     })?;
     pool_core::fail_point!("git-backend::dispose::settled");
     // What processes that died had put together, for a registration or a rescue.
@@ -112,17 +116,21 @@ fn is_bare_beginning(place: &Path) -> bool {
 }
 
 /// See [`pool_core::Isolator::discover`].
+///
+/// What leads to a slot comes first: its directory, the note of its branch, its registration. Each slot is looked at
+/// only then, so that one that is being made is not taken for one of which only a trace is left.
 pub(crate) fn discover(site: &Site) -> Result<Vec<Discovered>> {
-    let mut found = BTreeMap::new();
+    // The slots, and whether there is a trace of a worktree that was there.
+    let mut traces: BTreeMap<SlotId, bool> = BTreeMap::new();
     for slot in numbered(&site.slots_dir())? {
-        if let Some(condition) = condition(site, slot)? {
-            found.insert(slot, condition);
-        }
+        traces.insert(slot, copy::note(site, slot).exists());
     }
+    pool_core::pause_point!("git-backend::discover::slots-listed");
     // A branch that was made is the pool's to settle, even when all else has gone.
     for slot in numbered(&site.pool_dir.join("branches"))? {
-        found.entry(slot).or_insert(Condition::Missing);
+        traces.insert(slot, true);
     }
+    pool_core::pause_point!("git-backend::discover::branches-listed");
     for (_, dot_git) in site.registrations()? {
         let Ok(inside) = dot_git.strip_prefix(site.slots_dir()) else { continue };
         let number =
@@ -130,19 +138,30 @@ pub(crate) fn discover(site: &Site) -> Result<Vec<Discovered>> {
         if let Some(Ok(number)) = number
             && dot_git == site.place(SlotId(number)).join(".git")
         {
-            found.entry(SlotId(number)).or_insert(Condition::Missing);
+            traces.insert(SlotId(number), true);
         }
     }
-    Ok(found.into_iter().map(|(slot, condition)| Discovered { slot, condition }).collect())
+    pool_core::pause_point!("git-backend::discover::registrations-listed");
+    let mut found = Vec::new();
+    for (slot, has_trace) in traces {
+        let condition = condition(site, slot, has_trace)?;
+        found.extend(condition.map(|condition| Discovered { slot, condition }));
+    }
+    Ok(found)
 }
 
-fn condition(site: &Site, slot: SlotId) -> Result<Option<Condition>> {
+/// What is at a slot's place. `has_trace`: something that is left when a worktree goes was there before this look.
+fn condition(site: &Site, slot: SlotId, has_trace: bool) -> Result<Option<Condition>> {
+    // The mark is there from before the first trace until after the last step. So a slot that had a trace earlier, and
+    // has no mark now, was complete, and only what comes later can have taken it away.
+    let was_half_made = site.is_half_made(slot);
+    pool_core::pause_point!("git-backend::discover::mark-looked-for");
     let mut place = site.look(slot)?;
     if matches!(place, Place::Foreign(_)) {
         // Looked at in several steps, between which somebody may have been moving it away.
         place = site.look(slot)?;
     }
-    if site.is_half_made(slot) {
+    if was_half_made || site.is_half_made(slot) {
         let is_ours = match &place {
             Place::Foreign(_) => is_bare_beginning(&site.place(slot)),
             _ => true,
@@ -153,8 +172,7 @@ fn condition(site: &Site, slot: SlotId) -> Result<Option<Condition>> {
     }
     Ok(match place {
         Place::Ours(_) => Some(Condition::Sound),
-        Place::Absent => (site.registration_of(slot)?.is_some() || copy::note(site, slot).exists())
-            .then_some(Condition::Missing),
+        Place::Absent => has_trace.then_some(Condition::Missing),
         // Without its index and its HEAD nobody can tell what in it is work.
         Place::Pruned(admin) => Some(Condition::Foreign(format!(
             "{} is no longer registered: {} is gone",

@@ -56,7 +56,7 @@ pub(crate) fn provision(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Res
     if made.is_err() {
         // What can't be undone stays marked as half made. The first error is the one to report, and
         // undoing must not be interrupted again.
-        if let Err(e) = dispose::take_away(site, plan, false, &AtomicBool::new(false)) {
+        if let Err(e) = dispose::take_away(site, plan, None, &AtomicBool::new(false)) {
             tracing::warn!(slot = plan.slot.0, error = %e, "a half-made worktree could not be removed");
         }
     }

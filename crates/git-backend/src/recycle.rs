@@ -59,7 +59,7 @@ pub(crate) fn recycle(
     site.repo().find_commit(base).map_err(|e| gix_error(format!("find the commit {base}"), e))?;
     wait_for_locks(&admin)?;
     registration::check(interrupt)?;
-    let Some(root) = aside::take(site, previous)? else {
+    let Some(root) = aside::take(site, &proof)? else {
         let message = format!("there is no worktree at {}", place.display());
         return Err(Error::new(ErrorKind::NotFound, message));
     };

@@ -1,5 +1,5 @@
-//! Steps between which a crash leaves something different behind. `cargo xtask crash` kills a process at
-//! each of them.
+//! Steps between which a crash leaves something different behind: `cargo xtask crash` kills a process at each of
+//! them. And places between two looks: `cargo xtask pause` stops a process at each of them while others work.
 
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]
@@ -25,5 +25,27 @@ macro_rules! fail_point {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! fail_point {
+    ($name:literal) => {};
+}
+
+/// Marks a place between two looks at what other processes change, or between a look and the change that acts on it.
+/// Nothing was changed since the last step, so a crash there is a crash at that step. Called `crate::place::step`.
+/// Nothing at all without the feature `failpoints`.
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! pause_point {
+    ($name:literal) => {
+        $crate::fail::fail_point!($name)
+    };
+}
+
+/// Marks a place between two looks at what other processes change, or between a look and the change that acts on it.
+/// Nothing was changed since the last step, so a crash there is a crash at that step. Called `crate::place::step`.
+/// Nothing at all without the feature `failpoints`.
+#[cfg(not(feature = "failpoints"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! pause_point {
     ($name:literal) => {};
 }

@@ -16,6 +16,7 @@
 use std::any::Any;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::id::{CommitId, LeaseId, LeaseName, RescueId, SlotId};
+use crate::liveness::{self, Liveness};
 
 /// What a caller asks a workspace to start from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -194,6 +196,7 @@ pub struct Preserved {
     plan: Plan,
     rescue: Option<Rescue>,
     branch: Option<BranchReport>,
+    liveness: Option<Arc<dyn Liveness>>,
 }
 
 impl Preserved {
@@ -205,7 +208,12 @@ impl Preserved {
     #[expect(clippy::result_large_err, reason = "the inspection is given back, not an error")]
     pub fn nothing_to_lose(inspection: Inspection) -> Result<Self, Inspection> {
         if inspection.losses.is_empty() {
-            Ok(Self { plan: inspection.plan, rescue: None, branch: inspection.branch })
+            Ok(Self {
+                plan: inspection.plan,
+                rescue: None,
+                branch: inspection.branch,
+                liveness: None,
+            })
         } else {
             Err(inspection)
         }
@@ -220,10 +228,41 @@ impl Preserved {
     #[expect(clippy::result_large_err, reason = "the inspection is given back, not an error")]
     pub fn by_rescue(inspection: Inspection, rescue: Rescue) -> Result<Self, Inspection> {
         if inspection.losses.unsavable.is_empty() {
-            Ok(Self { plan: inspection.plan, rescue: Some(rescue), branch: inspection.branch })
+            Ok(Self {
+                plan: inspection.plan,
+                rescue: Some(rescue),
+                branch: inspection.branch,
+                liveness: None,
+            })
         } else {
             Err(inspection)
         }
+    }
+
+    /// Has [`check_unoccupied`](Self::check_unoccupied) ask there which processes are in the workspace. Without, it
+    /// knows of none.
+    pub fn watched_by(mut self, liveness: Arc<dyn Liveness>) -> Self {
+        self.liveness = Some(liveness);
+        self
+    }
+
+    /// As [`watched_by`](Self::watched_by), the same as another proof.
+    pub fn watched_as(mut self, other: &Self) -> Self {
+        self.liveness.clone_from(&other.liveness);
+        self
+    }
+
+    /// Fails if a process has its working directory in `dir`, where the workspace is by now. For implementations of
+    /// [`Isolator::recycle`] and [`Isolator::dispose`]: to be called once no process finds the workspace by its path
+    /// any more, and before anything in it is changed. The pool has asked before, but a process may have entered since.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`](crate::ErrorKind::Busy) when a process is there, and when that can't be known.
+    pub fn check_unoccupied(&self, dir: &Path) -> Result<()> {
+        self.liveness
+            .as_ref()
+            .map_or(Ok(()), |liveness| liveness::check_unoccupied(&**liveness, dir))
     }
 
     /// The slot it is valid for.
@@ -324,7 +363,8 @@ pub trait Isolator: Any + fmt::Debug + Send + Sync {
 
     /// Makes the workspace into what `plan` says, writing only what differs. Nothing of the previous
     /// lease stays, save what the backend's settings call regenerable. The previous lease's
-    /// branch is settled as the proof says.
+    /// branch is settled as the proof says. Nothing is changed if a process is
+    /// [in the workspace](Preserved::check_unoccupied).
     ///
     /// # Errors
     ///
@@ -333,7 +373,8 @@ pub trait Isolator: Any + fmt::Debug + Send + Sync {
 
     /// Takes the workspace away. When this returns, nothing of it is left at its
     /// [`place`](Self::place) and its registration is gone; the bytes may still be on their way out
-    /// (see [`sweep`](Self::sweep)). Settles the branch as the proof says.
+    /// (see [`sweep`](Self::sweep)). Settles the branch as the proof says. Nothing is changed if a process is
+    /// [in the workspace](Preserved::check_unoccupied).
     ///
     /// # Errors
     ///

@@ -17,6 +17,7 @@ mod settings;
 mod sources;
 mod state;
 mod store;
+mod survey;
 mod task;
 mod time;
 mod ttl;
@@ -53,5 +54,6 @@ pub use state::{
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{Change, LeaseStore, Logged, MemoryStore};
+pub use survey::Survey;
 pub use time::{BootId, Clock, Deadline, Moment, SystemClock};
 pub use ttl::{Due, Facts};

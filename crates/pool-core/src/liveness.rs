@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::ClaimKey;
 use crate::time::BootId;
 
@@ -128,4 +128,28 @@ pub trait Liveness: fmt::Debug + Send + Sync {
     ///
     /// When the processes can't be listed on this platform.
     fn occupants(&self, dirs: &[&Path]) -> Result<Vec<Vec<Occupant>>>;
+}
+
+/// Which process has its working directory in `dir`, if any has.
+///
+/// # Errors
+///
+/// When that can't be known.
+pub(crate) fn occupant(liveness: &dyn Liveness, dir: &Path) -> Result<Option<String>> {
+    let found = liveness.occupants(&[dir])?;
+    Ok(found.into_iter().flatten().next().map(|occupant| occupant.to_string()))
+}
+
+/// Fails if a process has its working directory in `dir`.
+///
+/// # Errors
+///
+/// [`Busy`](ErrorKind::Busy) when one has, and when that can't be known.
+pub(crate) fn check_unoccupied(liveness: &dyn Liveness, dir: &Path) -> Result<()> {
+    let why = match occupant(liveness, dir) {
+        Ok(None) => return Ok(()),
+        Ok(Some(who)) => format!("{who} is still in it"),
+        Err(error) => format!("somebody may be in it: {error}"),
+    };
+    Err(Error::new(ErrorKind::Busy, why))
 }

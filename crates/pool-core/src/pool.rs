@@ -13,12 +13,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{ClaimKey, LeaseId, SessionId, SlotId};
 use crate::isolator::{BranchReport, Isolator, Rescue};
-use crate::liveness::{Claim, Liveness, LocalLiveness, Vital};
+use crate::liveness::{self, Claim, Liveness, LocalLiveness, Vital};
 use crate::quiet::Looks;
 use crate::retry::Attempt;
 use crate::settings::Settings;
 use crate::state::{
-    Disposition, End, EndReason, EndedLease, Lease, Outcome, Owner, PoolState, Slot, Token,
+    Disposition, End, EndReason, EndedLease, Lease, Outcome, PoolState, Slot, Token,
 };
 use crate::store::{self, LeaseStore, Logged, MemoryStore};
 use crate::task::join;
@@ -26,6 +26,7 @@ use crate::time::{Clock, Moment, SystemClock};
 
 mod acquire;
 mod guard;
+mod observe;
 mod orphans;
 mod owned;
 mod queue;
@@ -33,6 +34,8 @@ mod ready;
 mod reconcile;
 mod release;
 mod warm;
+
+use release::By;
 
 pub use acquire::{Request, Reservation};
 pub use guard::{Finish, LeaseGuard};
@@ -349,19 +352,13 @@ impl Pool {
     pub async fn release(&self, token: &Token, how: Release) -> Result<ReleaseReport> {
         let (inner, token) = (self.inner.clone(), token.clone());
         let mut state = inner.store.load().await?;
-        if let Ok((_, lease)) = state.holder(&token)
-            && lease.owner == Owner::Holder
-            && lease.command_ended.is_none()
-            && inner.liveness.holds(&lease.id.claim()) != Vital::Gone
-        {
-            let message =
-                format!("{} still holds the lease {}, and is at work", lease.holder, lease.name);
-            return Err(Error::new(ErrorKind::WouldLoseWork, message)
-                .with_hint("end that process: the lease ends with it"));
-        }
+        // Only of a lease that has begun: before that, nobody holds the claim yet.
+        let has_begun = state.holder(&token).is_ok();
+        let holder_is_gone = has_begun && inner.liveness.holds(&token.lease.claim()) == Vital::Gone;
+        crate::pause_point!("pool-core::pool::holder-looked-for");
+        let by = By::Caller { holder_is_gone };
         // In a task of its own: once begun, it is finished, whether or not the caller waits.
-        join(tokio::spawn(async move { inner.release(&token, how, EndReason::Released).await }))
-            .await
+        join(tokio::spawn(async move { inner.release(&token, how, by).await })).await
     }
 }
 
@@ -435,8 +432,7 @@ impl Inner {
     ///
     /// When that can't be known: whoever would take the slot away must not.
     fn occupant(&self, slot: SlotId) -> Result<Option<String>> {
-        let found = self.liveness.occupants(&[&self.isolator.place(slot)])?;
-        Ok(found.into_iter().flatten().next().map(|occupant| occupant.to_string()))
+        liveness::occupant(&*self.liveness, &self.isolator.place(slot))
     }
 
     /// Nobody's ground is taken away from under their feet.
@@ -445,12 +441,7 @@ impl Inner {
     ///
     /// [`Busy`](ErrorKind::Busy) when somebody stands there, and when nobody knows.
     fn unoccupied(&self, slot: SlotId) -> Result<()> {
-        let why = match self.occupant(slot) {
-            Ok(None) => return Ok(()),
-            Ok(Some(who)) => format!("{who} is still in it"),
-            Err(error) => format!("somebody may be in it: {error}"),
-        };
-        Err(Error::new(ErrorKind::Busy, why))
+        liveness::check_unoccupied(&*self.liveness, &self.isolator.place(slot))
     }
 }
 

@@ -233,6 +233,15 @@ impl PoolState {
         }
     }
 
+    /// Compares a slot with what was `seen` of it, by a process that has decided on that.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleLease`](ErrorKind::StaleLease) when it has changed since.
+    pub(crate) fn unchanged(&self, slot: SlotId, seen: Option<&Slot>) -> Result<()> {
+        if self.slots.get(&slot) == seen { Ok(()) } else { Err(not_ours(slot)) }
+    }
+
     fn worked_by(&mut self, slot: SlotId, worker: &ClaimKey) -> Result<&mut Slot> {
         match self.slots.get_mut(&slot) {
             Some(entry) if entry.state.worker() == Some(worker) => Ok(entry),

@@ -67,6 +67,20 @@ pub struct Slot {
     pub state: SlotState,
 }
 
+impl Slot {
+    /// Whether both records tell of the same tenancy: no lease began or ended in between, and no worker took the slot
+    /// on. A lease that was renewed is the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let tenancy = |slot: &Self| {
+            let token = slot.state.lease().map(Lease::token);
+            (slot.id, std::mem::discriminant(&slot.state), token, slot.state.worker().cloned())
+        };
+        tenancy(self) == tenancy(other)
+            && self.plan == other.plan
+            && self.last_used == other.last_used
+    }
+}
+
 /// What a slot is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
@@ -144,6 +158,14 @@ impl SlotState {
             | Self::Releasing { lease, .. }
             | Self::Lingering { lease, .. } => Some(lease),
             Self::Free | Self::Retiring { .. } => None,
+        }
+    }
+
+    /// The lease that has begun in it and is not over.
+    pub(crate) fn begun(&self) -> Option<&Lease> {
+        match self {
+            Self::Leased { lease } => Some(lease),
+            _ => None,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::event::EventKind;
 use crate::id::{ClaimKey, SessionId, SlotId, Ticket};
 use crate::liveness::{ProcessIdentity, Vital};
 use crate::settings::Settings;
-use crate::state::{EndReason, Lease, Outcome, Owner, PoolState, SlotState, Token};
+use crate::state::{EndReason, Lease, Outcome, Owner, PoolState, Slot, SlotState, Token};
 use crate::time::{Deadline, Moment};
 
 /// Why a lease goes on whose command is over.
@@ -65,6 +65,25 @@ pub enum Due {
 }
 
 impl Due {
+    /// The slot that it concerns, as it is in `state`; `None` where it concerns none.
+    pub(crate) fn slot<'a>(&self, state: &'a PoolState) -> Option<&'a Slot> {
+        match self {
+            Self::EndLease(token, ..) | Self::KeepLease(token, _) => {
+                let is_its = |slot: &&Slot| slot.state.begun().is_some_and(|l| l.token() == *token);
+                state.slots.values().find(is_its)
+            }
+            Self::TakeOver(slot, _) | Self::Reopen(slot) | Self::Retire(slot) => {
+                state.slots.get(slot)
+            }
+            Self::DropWaiter(..) | Self::EndSession(_) | Self::ForgetSession(_) => None,
+        }
+    }
+
+    /// Whether it is due because a workspace is gone.
+    pub(crate) fn is_of_missing_workspace(&self) -> bool {
+        matches!(self, Self::EndLease(_, _, EndReason::WorkspaceGone))
+    }
+
     /// The slot that is to be cleaned up once more.
     pub(crate) fn reopened(&self) -> Option<SlotId> {
         match self {

@@ -11,6 +11,7 @@ mod git;
 pub mod liveness;
 pub mod memory;
 pub mod model;
+pub mod steps;
 pub mod store;
 pub mod truth;
 

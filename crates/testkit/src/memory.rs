@@ -327,6 +327,7 @@ impl Isolator for MemoryIsolator {
         let slot = proof.slot();
         let _entered = self.enter(slot, "recycle")?;
         yield_now().await;
+        proof.check_unoccupied(&self.place(slot))?;
         self.world().begin_again(plan, &proof)?;
         yield_now().await;
         self.world().fill(slot);
@@ -340,6 +341,7 @@ impl Isolator for MemoryIsolator {
         let slot = proof.slot();
         let _entered = self.enter(slot, "dispose")?;
         yield_now().await;
+        proof.check_unoccupied(&self.place(slot))?;
         self.world().begin_end(&proof)?;
         yield_now().await;
         self.world().slots.remove(&slot);

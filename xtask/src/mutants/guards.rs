@@ -74,13 +74,16 @@ pub(super) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "directory-veto",
-        file: "crates/pool-core/src/pool.rs",
-        edits: &[("match self.occupant(slot) {", "match Ok::<Option<String>, Error>(None) {")],
+        file: "crates/pool-core/src/liveness.rs",
+        edits: &[(
+            "match occupant(liveness, dir) {",
+            "match occupant(liveness, dir).map(|_| None::<String>) {",
+        )],
         tests: &[it(CORE, "pool::whoever_stands_in_a_slot_keeps_it")],
     },
     Guard {
         name: "directory-veto-of-the-unknown",
-        file: "crates/pool-core/src/pool.rs",
+        file: "crates/pool-core/src/liveness.rs",
         edits: &[(
             "Err(error) => format!(\"somebody may be in it: {error}\"),",
             "Err(_) => return Ok(()),",
@@ -236,8 +239,11 @@ pub(super) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "live-holder",
-        file: "crates/pool-core/src/pool.rs",
-        edits: &[("&& inner.liveness.holds(&lease.id.claim()) != Vital::Gone", "&& false")],
+        file: "crates/pool-core/src/pool/release.rs",
+        edits: &[(
+            "Self::Caller { holder_is_gone: false } if is_held",
+            "Self::Caller { holder_is_gone: false } if is_held && false",
+        )],
         tests: &[it(CORE, "pool::nobody_gives_back_the_lease_of_a_live_holder")],
     },
     Guard {
@@ -369,18 +375,54 @@ pub(super) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "slot-changed-since",
-        file: "crates/pool-core/src/pool/release.rs",
-        edits: &[("Some(entry) if entry.state == seen =>", "Some(_) =>")],
+        file: "crates/pool-core/src/scheduler.rs",
+        edits: &[("if self.slots.get(&slot) == seen {", "if seen.is_some() {")],
         tests: &[it(CORE, "pool::a_late_reconciliation_leaves_a_lease_that_lingers_on")],
     },
     Guard {
         name: "lease-renewed-since",
         file: "crates/pool-core/src/pool/release.rs",
         edits: &[(
-            "if seen.is_some_and(|seen| seen != *lease) {",
-            "if seen.is_some_and(|_| false) {",
+            "Self::Reconciliation(seen, _) if **seen != *lease =>",
+            "Self::Reconciliation(seen, _) if **seen != *lease && false =>",
         )],
         tests: &[it(CORE, "pool::a_late_reconciliation_ends_no_lease_that_was_renewed_since")],
+    },
+    Guard {
+        name: "settled-records",
+        file: "crates/pool-core/src/survey.rs",
+        edits: &[(
+            "is_some_and(|earlier| earlier.is_same(slot))",
+            "is_none_or(|earlier| earlier.id == slot.id)",
+        )],
+        tests: &[
+            unit(CORE, "survey::tests::slot_is_missing_only_if_one_lease_held_it_all_along"),
+            unit(CORE, "survey::tests::slot_is_vacant_only_if_the_same_record_kept_it_all_along"),
+        ],
+    },
+    Guard {
+        name: "second-look-at-what-is-due",
+        file: "crates/pool-core/src/pool/reconcile.rs",
+        edits: &[(
+            "if !inner.is_still_due(state, slot, &due).await {",
+            "if !inner.is_still_due(state, slot, &due).await && false {",
+        )],
+        tests: &[it(CORE, "pauses::lease_that_was_due_is_looked_at_again_before_it_ends")],
+    },
+    Guard {
+        name: "holder-of-a-lease-that-has-begun",
+        file: "crates/pool-core/src/pool.rs",
+        edits: &[(
+            "let holder_is_gone = has_begun &&",
+            "let holder_is_gone = (has_begun || true) &&",
+        )],
+        tests: &[it(CORE, "pauses::no_live_lease_ends_whatever_happens_between_two_steps")],
+    },
+    Guard {
+        name: "directory-veto-after-the-last-look",
+        file: "crates/pool-core/src/pool/ready.rs",
+        edits: &[("proof.watched_by(self.liveness.clone())", "{ let _ = &self.liveness; proof }")],
+        tests: &[it(CORE, "pauses::no_live_lease_ends_whatever_happens_between_two_steps")],
     },
     Guard {
         name: "marks-of-others",

@@ -191,7 +191,7 @@ async fn pool(context: &Context, found: &mut Findings) {
     let (slots, waiters) = (state.slots.len() as u64, state.waiters.len() as u64);
     found.ok("records", format!("{}, {}", counted(slots, "slot"), counted(waiters, "waiter")));
     kept(context, &state, found);
-    on_disk(context, &state, found).await;
+    on_disk(context, found).await;
     watched(context, &state, found);
     trash(context, found);
     cache(context, found).await;
@@ -235,18 +235,18 @@ fn kept(context: &Context, state: &PoolState, found: &mut Findings) {
     }
 }
 
-async fn on_disk(context: &Context, state: &PoolState, found: &mut Findings) {
-    let discovered = match context.pool.isolator().discover().await {
-        Ok(discovered) => discovered,
+async fn on_disk(context: &Context, found: &mut Findings) {
+    let survey = match context.pool.survey().await {
+        Ok(survey) => survey,
         Err(error) => return found.error("worktrees", &error),
     };
     let mut sound = 0;
-    for one in discovered {
+    for one in &survey.found {
         let place = context.pool.place(one.slot);
         let place = place.display();
-        let known = state.slots.contains_key(&one.slot);
+        let known = survey.records.slots.contains_key(&one.slot);
         let prune = "`wtpool prune` takes it in, saves what is in it, and cleans it up";
-        match one.condition {
+        match &one.condition {
             Condition::Foreign(what) => found.wrong(
                 "worktrees",
                 format!("{place} was not made by this pool: {what}"),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Inner, Orphan, Release, ReleaseReport};
+use super::{By, Inner, Orphan, Release, ReleaseReport};
 use crate::error::Result;
 use crate::id::SlotId;
 use crate::liveness::{Claim, Vital};
@@ -74,7 +74,7 @@ impl LeaseGuard {
         self.armed = false;
         let (inner, token, claim) = (self.inner.clone(), self.lease.token(), self.claim.take());
         let task = tokio::spawn(async move {
-            let report = inner.release(&token, how, EndReason::Released).await;
+            let report = inner.release(&token, how, By::Owner(EndReason::Released)).await;
             crate::fail_point!("pool-core::guard::released");
             // Held until the end is recorded: a lease without its holder's claim is one whose
             // holder died.

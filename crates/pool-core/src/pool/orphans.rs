@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::{Inner, Release};
+use super::{By, Inner, Release};
 use crate::error::{ErrorKind, Result};
 use crate::id::LeaseId;
 use crate::liveness::Claim;
@@ -88,7 +88,7 @@ impl Inner {
             }
             Withdrawn::Lease(token) => {
                 let how = Release { outcome: Outcome::Failure, linger: None };
-                self.release(&token, how, EndReason::Abandoned).await.map(drop)
+                self.release(&token, how, By::Owner(EndReason::Abandoned)).await.map(drop)
             }
         }
     }
@@ -118,7 +118,7 @@ impl Inner {
                 Orphan::Request(lease) => self.withdraw(&lease).await,
                 Orphan::Lease(token, outcome, _claim) => {
                     let how = Release { outcome, linger: None };
-                    self.release(&token, how, EndReason::Released).await.map(drop)
+                    self.release(&token, how, By::Owner(EndReason::Released)).await.map(drop)
                 }
             },
             failed => failed,

@@ -75,6 +75,7 @@ impl Inner {
         let inspection = self.isolator.inspect(plan).await?;
         // Also where nothing would be lost: what was committed may not be on the disk yet.
         let proof = self.isolator.preserve(inspection).await?;
+        let proof = proof.watched_by(self.liveness.clone());
         // A slot at rest should have had nothing; whoever wrote there will look for it.
         if let (Some(rescue), None) = (proof.rescue(), lease) {
             let (slot, note) = (plan.slot, rescue.reference.clone());

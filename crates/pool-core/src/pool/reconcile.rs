@@ -1,17 +1,15 @@
 //! Brings records and reality together, and ends what is over.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Inner, Pool, Release, end};
+use super::{By, Inner, Pool, Release, end};
 use crate::error::{ErrorKind, Result};
-use crate::id::{ClaimKey, LeaseId, SlotId};
-use crate::isolator::{BranchWish, Condition, Discovered, Wish};
-use crate::quiet::Looks;
-use crate::retry::Attempt;
-use crate::state::{EndReason, Outcome, Owner, PoolState, Slot, SlotState};
+use crate::id::SlotId;
+use crate::isolator::{BranchWish, Condition, Wish};
+use crate::scheduler::not_ours;
+use crate::state::{EndReason, Outcome, PoolState, SlotState};
+use crate::survey::Survey;
 use crate::ttl::{Due, Facts};
 use crate::{Base, LeaseName};
 
@@ -50,14 +48,15 @@ impl Pool {
             inner.update(|state, now| state.reanchor(now)).await?;
         }
         let mut report = PruneReport::default();
-        let lost = inner.discover(&mut report).await?;
+        let survey = inner.survey().await?;
+        inner.take_in(&survey, &mut report).await?;
         crate::fail_point!("pool-core::reconcile::discovered");
-        let state = inner.store.load().await?;
-        let facts = inner.facts(&state, lost).await;
-        let now = inner.clock.now();
-        for due in state.due(&inner.settings, &facts, &now) {
+        let facts = Arc::new(inner.facts(&survey).await);
+        let state = survey.records;
+        crate::pause_point!("pool-core::reconcile::observed");
+        for due in state.due(&inner.settings, &facts, &inner.clock.now()) {
             let (begun, tried) = (inner.clock.now(), due.reopened());
-            self.perform(&state, due, &mut report).await?;
+            self.perform(&state, Some(&facts), due, &mut report).await?;
             if let Some(slot) = tried
                 && let Some(attempt) = inner.attempts().get_mut(&slot)
             {
@@ -100,12 +99,12 @@ impl Pool {
                     SlotState::Free => Due::Retire(slot.id),
                     _ => continue,
                 };
-                self.perform(&state, due, &mut report).await?;
+                self.perform(&state, None, due, &mut report).await?;
             }
             // A lingering slot that was reopened may have been kept as an idle one.
             let state = self.list().await?;
             for slot in state.slots.values().filter(|s| s.state == SlotState::Free) {
-                self.perform(&state, Due::Retire(slot.id), &mut report).await?;
+                self.perform(&state, None, Due::Retire(slot.id), &mut report).await?;
             }
         }
         crate::fail_point!("pool-core::reconcile::before-sweep");
@@ -116,11 +115,11 @@ impl Pool {
     async fn would_prune(&self, options: PruneOptions) -> Result<PruneReport> {
         let inner = &self.inner;
         inner.attempts().clear();
+        let mut survey = inner.survey().await?;
         let now = inner.clock.now();
-        let mut state = inner.store.load().await?;
-        state.reanchor(&now);
-        let lost = Lost::new(&state, &inner.isolator.discover().await?);
-        let facts = inner.facts(&state, lost).await;
+        survey.records.reanchor(&now);
+        let facts = inner.facts(&survey).await;
+        let state = survey.records;
         let mut due = state.due(&inner.settings, &facts, &now);
         if options.all {
             let rest = state.slots.values().filter_map(|s| match s.state {
@@ -176,17 +175,26 @@ impl Pool {
     pub async fn evict(&self, slot: SlotId) -> Result<bool> {
         let state = self.list().await?;
         let mut report = PruneReport::default();
-        self.perform(&state, Due::Retire(slot), &mut report).await?;
+        self.perform(&state, None, Due::Retire(slot), &mut report).await?;
         Ok(!report.done.is_empty())
     }
 
-    /// Does what was found to be due in `state`, unless what it was due for has changed since: to look takes time.
-    async fn perform(&self, state: &PoolState, due: Due, report: &mut PruneReport) -> Result<()> {
+    /// Does what is due, or wanted, in `state`, unless what it was decided on has changed since: to look takes time. With
+    /// `facts`, it was due by those; without, a caller wants it.
+    async fn perform(
+        &self,
+        state: &PoolState,
+        facts: Option<&Arc<Facts>>,
+        due: Due,
+        report: &mut PruneReport,
+    ) -> Result<()> {
         let inner = &self.inner;
         let settings = inner.settings.clone();
         let worker = inner.worker().clone();
         let line = self.describe(state, &due);
-        let done = match due {
+        // The record that it was decided on: each change below compares it.
+        let seen = due.slot(state).cloned();
+        let done = match due.clone() {
             Due::DropWaiter(ticket, why) => {
                 inner.update(move |state, now| state.leave_queue(ticket, why, &settings, now)).await
             }
@@ -211,21 +219,34 @@ impl Pool {
                     .await
             }
             Due::EndLease(token, outcome, reason) => {
+                let Some((slot, lease)) = seen.as_ref().and_then(|s| Some((s, s.state.begun()?)))
+                else {
+                    return Ok(());
+                };
+                if !inner.is_still_due(state, slot, &due).await {
+                    return Ok(());
+                }
+                crate::pause_point!("pool-core::reconcile::confirmed");
                 let how = Release { outcome, linger: None };
-                let mut leases = state.slots.values().filter_map(|slot| slot.state.lease());
-                let seen = leases.find(|lease| lease.token() == token);
-                inner.end(&token, how, reason, seen).await.map(drop)
+                let by = By::Reconciliation(Box::new(lease.clone()), reason);
+                inner.end(&token, how, by).await.map(drop)
             }
             Due::KeepLease(token, why) => {
                 inner
                     .update(move |state, _| {
-                        state.holder(&token).map(|(_, lease)| lease.kept_because = Some(why))
+                        let (slot, lease) = state.holder(&token)?;
+                        if seen.as_ref().and_then(|seen| seen.state.lease()) != Some(lease) {
+                            return Err(not_ours(slot));
+                        }
+                        lease.kept_because = Some(why);
+                        Ok(())
                     })
                     .await?
             }
             Due::TakeOver(slot, from) => {
                 let taken = inner
                     .update(move |state, now| {
+                        state.unchanged(slot, seen.as_ref())?;
                         state.take_over(slot, &from, &worker)?;
                         let making = matches!(
                             state.slots.get(&slot).map(|s| &s.state),
@@ -245,16 +266,27 @@ impl Pool {
                     Err(error) => Err(error),
                 }
             }
-            Due::Reopen(slot) => {
+            Due::Reopen(_) => {
                 let end = end(Outcome::Failure, EndReason::Abandoned, Duration::ZERO);
-                match state.slots.get(&slot) {
+                match &seen {
                     Some(seen) => inner.reopen(seen, end).await,
                     None => Ok(()),
                 }
             }
             Due::Retire(slot) => {
-                let retired =
-                    inner.update(move |state, now| state.retire(slot, &worker, now)).await?;
+                let facts = facts.cloned();
+                let retired = inner
+                    .update(move |state, now| {
+                        state.unchanged(slot, seen.as_ref())?;
+                        // Whether it is wanted depends on the other slots, and on the sessions that live.
+                        let is_due =
+                            |facts: &Arc<Facts>| state.due(&settings, facts, now).contains(&due);
+                        if facts.as_ref().is_some_and(|facts| !is_due(facts)) {
+                            return Err(not_ours(slot));
+                        }
+                        state.retire(slot, &worker, now)
+                    })
+                    .await?;
                 crate::fail_point!("pool-core::reconcile::retired");
                 match retired {
                     Ok(()) => inner.finish(slot).await,
@@ -307,44 +339,17 @@ impl Pool {
     }
 }
 
-/// Where something should be, and is not.
-struct Lost {
-    /// Slots whose workspace is gone.
-    missing: BTreeSet<SlotId>,
-    /// Slots that are kept for something that was not the pool's, and is gone.
-    vacant: BTreeSet<SlotId>,
-}
-
-impl Lost {
-    fn new(state: &PoolState, found: &[Discovered]) -> Self {
-        let on_disk: BTreeSet<SlotId> = found.iter().map(|d| d.slot).collect();
-        let gone = |slot: &&Slot| !on_disk.contains(&slot.id);
-        let registered = found.iter().filter(|d| d.condition == Condition::Missing).map(|d| d.slot);
-        // What has a plan must have left something behind, or its workspace is gone without trace.
-        let without_trace = state.slots.values().filter(gone).filter(|s| {
-            let settled = matches!(s.state, SlotState::Free | SlotState::Leased { .. });
-            settled && s.plan.is_some()
-        });
-        let vacant = state
-            .slots
-            .values()
-            .filter(gone)
-            .filter(|s| matches!(s.state, SlotState::Quarantined { .. }) && s.plan.is_none());
-        Self {
-            missing: registered.chain(without_trace.map(|s| s.id)).collect(),
-            vacant: vacant.map(|s| s.id).collect(),
-        }
-    }
-}
-
 impl Inner {
-    /// Takes in what stands where slots live without a record of it.
-    async fn discover(&self, report: &mut PruneReport) -> Result<Lost> {
-        let state = self.store.load().await?;
-        let found = self.isolator.discover().await?;
-        let lost = Lost::new(&state, &found);
-        for one in found {
-            if state.slots.contains_key(&one.slot) {
+    /// Takes in what stands where slots live and had no record, neither before nor after the look.
+    async fn take_in(&self, survey: &Survey, report: &mut PruneReport) -> Result<()> {
+        if survey.unrecorded().next().is_none() {
+            return Ok(());
+        }
+        // Once more: a slot may have been made and removed during the first look.
+        let again = self.survey().await?;
+        for one in again.unrecorded() {
+            let slot = one.slot;
+            if !survey.unrecorded().any(|earlier| earlier.slot == slot) {
                 continue;
             }
             let reason = match &one.condition {
@@ -355,21 +360,24 @@ impl Inner {
             };
             let base = match one.condition {
                 Condition::Foreign(_) => None,
-                _ => self.base_found(one.slot).await,
+                _ => self.base_found(slot).await,
             };
-            report
-                .done
-                .push(format!("take in {}: {reason}", self.isolator.place(one.slot).display()));
-            self.update(move |state, now| {
-                // Recorded in the meantime: then it is somebody's who is at work.
-                if !state.slots.contains_key(&one.slot) {
-                    state.adopt(one.slot, base, &reason, now);
-                }
-            })
-            .await?;
+            let line = format!("take in {}: {reason}", self.isolator.place(slot).display());
+            crate::pause_point!("pool-core::reconcile::unrecorded");
+            let adopted = self
+                .update(move |state, now| {
+                    // Recorded in the meantime: then a process is at work there.
+                    let is_new = !state.slots.contains_key(&slot);
+                    if is_new {
+                        state.adopt(slot, base, &reason, now);
+                    }
+                    is_new
+                })
+                .await?;
+            report.done.extend(adopted.then_some(line));
             crate::fail_point!("pool-core::reconcile::adopted");
         }
-        Ok(lost)
+        Ok(())
     }
 
     /// Where a workspace without a record stands, so that it can be looked at.
@@ -381,99 +389,5 @@ impl Inner {
         };
         let name = LeaseName::new(format!("slot-{slot}")).ok()?;
         self.isolator.resolve(&wish, &name).await.ok()
-    }
-
-    /// Finds out what there is to know for one look at what is due.
-    async fn facts(&self, state: &PoolState, lost: Lost) -> Facts {
-        let mut facts = Facts { missing: lost.missing, ..Facts::default() };
-        let mut ask = |key: &ClaimKey| {
-            facts.claims.insert(key.clone(), self.liveness.holds(key));
-        };
-        state.waiters.values().for_each(|w| ask(&w.worker));
-        state.slots.values().filter_map(|s| s.state.worker()).for_each(&mut ask);
-        let leases = || state.slots.values().filter_map(|s| s.state.lease());
-        leases().filter(|l| l.owner == Owner::Holder).for_each(|l| ask(&l.id.claim()));
-        let owners = leases().filter_map(|l| match &l.owner {
-            Owner::Process(process) => Some(process),
-            _ => None,
-        });
-        for process in owners.chain(state.sessions.values().filter_map(|s| s.process.as_ref())) {
-            facts.processes.insert(process.clone(), self.liveness.runs(process));
-        }
-        self.look_for_occupants(state, &mut facts);
-        facts.quiet = self.look_for_quiet(state, &facts).await;
-        let mut attempts = HashMap::new();
-        for slot in state.slots.values() {
-            let quarantined = matches!(slot.state, SlotState::Quarantined { .. });
-            if !quarantined || facts.occupied.contains_key(&slot.id) {
-                continue;
-            }
-            let (begun, lease) = (self.clock.now(), slot.state.lease().map(|lease| &lease.id));
-            let earlier = self.attempts().get(&slot.id).cloned();
-            if let Some(earlier) = earlier.filter(|earlier| !earlier.is_over(lease, &begun)) {
-                attempts.insert(slot.id, earlier);
-                continue;
-            }
-            let savable = match &slot.plan {
-                Some(plan) => {
-                    self.isolator.inspect(plan).await.is_ok_and(|i| i.losses.unsavable.is_empty())
-                }
-                // It was never known to be a workspace: there is nothing to save once it has gone.
-                None => lost.vacant.contains(&slot.id),
-            };
-            if savable {
-                facts.savable.insert(slot.id);
-            }
-            let attempt = Attempt::new(lease.cloned(), &begun, &self.clock.now());
-            attempts.insert(slot.id, attempt);
-        }
-        *self.attempts() = attempts;
-        facts
-    }
-
-    fn look_for_occupants(&self, state: &PoolState, facts: &mut Facts) {
-        let ids: Vec<SlotId> = state.slots.keys().copied().collect();
-        let places: Vec<PathBuf> = ids.iter().map(|id| self.isolator.place(*id)).collect();
-        let places: Vec<&Path> = places.iter().map(PathBuf::as_path).collect();
-        match self.liveness.occupants(&places) {
-            Ok(found) => {
-                facts.occupancy_known = true;
-                for (id, found) in ids.into_iter().zip(found) {
-                    if let Some(occupant) = found.first() {
-                        facts.occupied.insert(id, occupant.to_string());
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::warn!(target: "wtpool", %error, "cannot see who stands where");
-            }
-        }
-    }
-
-    /// Looks at the slots of leases past their TTL, and remembers what was found for the next time.
-    async fn look_for_quiet(&self, state: &PoolState, facts: &Facts) -> BTreeMap<SlotId, bool> {
-        let mut quiet = BTreeMap::new();
-        let mut seen = HashMap::new();
-        for (slot, lease) in state.past_ttl(&self.settings, facts, &self.clock.now()) {
-            let Some(plan) = state.slots.get(&slot).and_then(|s| s.plan.as_ref()) else { continue };
-            let begun = self.clock.now();
-            let Ok(found) = self.isolator.inspect(plan).await else { continue };
-            let earlier = self.looks().get(&lease.id).cloned();
-            let looks = Looks::add(earlier, found.fingerprint, &self.clock.now());
-            let span = self.settings.quiet;
-            let is = looks.is_quiet(found.last_write, &lease.acquired, &begun, span);
-            quiet.insert(slot, is);
-            seen.insert(lease.id.clone(), looks);
-        }
-        *self.looks() = seen;
-        quiet
-    }
-
-    fn attempts(&self) -> MutexGuard<'_, HashMap<SlotId, Attempt>> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn looks(&self) -> MutexGuard<'_, HashMap<LeaseId, Looks>> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

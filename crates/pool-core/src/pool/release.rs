@@ -8,7 +8,7 @@ use crate::id::SlotId;
 use crate::isolator::{Base, Plan, Preserved};
 use crate::liveness::Vital;
 use crate::scheduler::{Afterlife, not_ours};
-use crate::state::{Disposition, End, EndReason, EndedLease, Lease, Slot, SlotState, Token};
+use crate::state::{Disposition, End, EndReason, EndedLease, Lease, Owner, Slot, SlotState, Token};
 
 /// Who has ended a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,33 +21,66 @@ pub(super) enum Begun {
     Before,
 }
 
+/// Who ends a lease, and what was known when that was decided.
+#[derive(Clone, Debug)]
+pub(super) enum By {
+    /// Its owner in this process: a guard, or what cleans up after one.
+    Owner(EndReason),
+    /// A caller that has the token. Whether the lease had begun, and its holder was gone.
+    Caller { holder_is_gone: bool },
+    /// A reconciliation that found it due, when it was like that.
+    Reconciliation(Box<Lease>, EndReason),
+}
+
+impl By {
+    /// Whether the lease, as it is now, may be ended.
+    ///
+    /// # Errors
+    ///
+    /// [`StaleLease`](ErrorKind::StaleLease) when it is not what was decided on;
+    /// [`WouldLoseWork`](ErrorKind::WouldLoseWork) when its holder is at work.
+    fn check(&self, slot: SlotId, lease: &Lease) -> Result<()> {
+        let is_held = lease.owner == Owner::Holder && lease.command_ended.is_none();
+        match self {
+            Self::Reconciliation(seen, _) if **seen != *lease => Err(not_ours(slot)),
+            Self::Caller { holder_is_gone: false } if is_held => Err(Error::new(
+                ErrorKind::WouldLoseWork,
+                format!("{} still holds the lease {}, and is at work", lease.holder, lease.name),
+            )
+            .with_hint("end that process: the lease ends with it")),
+            _ => Ok(()),
+        }
+    }
+
+    fn reason(&self) -> EndReason {
+        match self {
+            Self::Caller { .. } => EndReason::Released,
+            Self::Owner(reason) | Self::Reconciliation(_, reason) => *reason,
+        }
+    }
+}
+
 impl Inner {
     /// Ends a lease and deals with its slot.
     pub(super) async fn release(
         &self,
         token: &Token,
         how: Release,
-        reason: EndReason,
+        by: By,
     ) -> Result<ReleaseReport> {
-        let begun = self.end(token, how, reason, None).await?;
+        let begun = self.end(token, how, by.clone()).await?;
         if begun == Begun::ByAnother && how.linger.is_some() {
             // What it agreed on about lingering holds until it is done; then ours does.
             self.ended(token).await?;
-            self.end(token, how, reason, None).await?;
+            self.end(token, how, by).await?;
         }
         self.ended(token).await
     }
 
     /// The same for those who need not know what becomes of it: does not wait for another who is at
-    /// it already. With `seen`, only a lease that still is like that: it may have been renewed since.
-    pub(super) async fn end(
-        &self,
-        token: &Token,
-        how: Release,
-        reason: EndReason,
-        seen: Option<&Lease>,
-    ) -> Result<Begun> {
-        let begun = self.begin(token, how, reason, seen.cloned()).await?;
+    /// it already.
+    pub(super) async fn end(&self, token: &Token, how: Release, by: By) -> Result<Begun> {
+        let begun = self.begin(token, how, by).await?;
         if let Begun::Here(slot) = begun {
             crate::fail_point!("pool-core::release::begun");
             self.liveness.forget(&token.lease.claim());
@@ -58,13 +91,7 @@ impl Inner {
 
     /// Takes a lease's slot on, to end it; or, where that was done before and the slot lingers, to
     /// end or change the lingering.
-    async fn begin(
-        &self,
-        token: &Token,
-        how: Release,
-        reason: EndReason,
-        seen: Option<Lease>,
-    ) -> Result<Begun> {
+    async fn begin(&self, token: &Token, how: Release, by: By) -> Result<Begun> {
         let (wanted, worker) = (token.clone(), self.worker().clone());
         self.update(move |state, now| {
             if state.leaving(&wanted).is_some() {
@@ -76,11 +103,9 @@ impl Inner {
                 return Ok(yields.map_or(Begun::Before, Begun::Here));
             }
             let (slot, lease) = state.holder(&wanted)?;
-            if seen.is_some_and(|seen| seen != *lease) {
-                return Err(not_ours(slot));
-            }
+            by.check(slot, lease)?;
             let linger = how.linger.unwrap_or_else(|| lease.linger.after(how.outcome));
-            let end = end(how.outcome, reason, linger);
+            let end = end(how.outcome, by.reason(), linger);
             state.begin_release(&wanted, end, &worker, now).map(Begun::Here)
         })
         .await?
@@ -254,11 +279,10 @@ impl Inner {
     /// Sets about a slot that has nobody at work on it, if it still is as it was `seen`: since that was
     /// decided, it may have become another's, or its lingering may have been made longer.
     pub(super) async fn reopen(self: &Arc<Self>, seen: &Slot, end: End) -> Result<()> {
-        let (slot, worker) = (seen.id, self.worker().clone());
-        let seen = seen.state.clone();
-        self.update(move |state, now| match state.slots.get(&slot) {
-            Some(entry) if entry.state == seen => state.reopen(slot, &end, &worker, now),
-            _ => Err(not_ours(slot)),
+        let (slot, worker, seen) = (seen.id, self.worker().clone(), seen.clone());
+        self.update(move |state, now| {
+            state.unchanged(slot, Some(&seen))?;
+            state.reopen(slot, &end, &worker, now)
         })
         .await??;
         crate::fail_point!("pool-core::release::reopened");

@@ -2,6 +2,7 @@
 
 mod dropped;
 mod liveness;
+mod pauses;
 mod pool;
 mod scheduler;
 #[cfg(feature = "sqlite")]

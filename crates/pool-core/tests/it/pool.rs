@@ -15,17 +15,17 @@ use testkit::memory::MemoryIsolator;
 use tokio::task::JoinHandle;
 
 /// A machine on which processes share one pool.
-struct Machine {
-    isolator: Arc<MemoryIsolator>,
-    chaos: Arc<Chaos>,
-    store: Arc<MemoryStore>,
-    clock: VirtualClock,
-    liveness: FakeLiveness,
-    settings: Settings,
+pub(crate) struct Machine {
+    pub(crate) isolator: Arc<MemoryIsolator>,
+    pub(crate) chaos: Arc<Chaos>,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) clock: VirtualClock,
+    pub(crate) liveness: FakeLiveness,
+    pub(crate) settings: Settings,
 }
 
 impl Machine {
-    fn new(max_leases: u32) -> Self {
+    pub(crate) fn new(max_leases: u32) -> Self {
         let clock = VirtualClock::new();
         let isolator = Arc::new(MemoryIsolator::with_clock(Arc::new(clock.clone())));
         let chaos = Arc::new(Chaos::with_clock(isolator.clone(), Arc::new(clock.clone())));
@@ -35,7 +35,7 @@ impl Machine {
     }
 
     /// The pool as one process has it.
-    fn process(&self, name: &str) -> Pool {
+    pub(crate) fn process(&self, name: &str) -> Pool {
         Pool::builder(self.chaos.clone())
             .store(self.store.clone())
             .clock(Arc::new(self.clock.clone()))
@@ -67,12 +67,12 @@ impl Machine {
     }
 }
 
-fn request() -> Request {
+pub(crate) fn request() -> Request {
     Request { linger: Linger::both(Duration::ZERO), wait: None, ..Request::new("test") }
 }
 
 /// Lets everything that can go on without time passing do so.
-async fn quiesce() {
+pub(crate) async fn quiesce() {
     for _ in 0..2_000 {
         tokio::task::yield_now().await;
     }
