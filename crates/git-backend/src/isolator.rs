@@ -47,6 +47,12 @@ impl GitIsolator {
         Ok(Self { site, archive, slots: Mutex::default() })
     }
 
+    /// Returns what of the set-up files that [`GitSettings::copy`] names was not copied into a slot,
+    /// and why: a sentence each. It holds for the last time that the slot was made or used again.
+    pub fn left_out(&self, slot: SlotId) -> Vec<String> {
+        crate::copy::left_out(&self.site, slot)
+    }
+
     /// Runs `work` on a blocking thread, after whatever still runs for that slot.
     async fn for_slot<T: Send + 'static>(
         &self,

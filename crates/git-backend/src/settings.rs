@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 pub struct GitSettings {
     /// Ignored set-up files of the main worktree that each lease gets a copy of, such as `.env`:
     /// paths relative to its root, with `/` between components; `*`, `?` and `[…]` match within one
-    /// component. A directory brings everything in it. What is tracked, or not ignored, is not
-    /// copied; nor is anything that a symbolic link reaches outside the main worktree.
+    /// component. A directory brings everything in it. What is tracked, or not ignored in the main
+    /// worktree, is not copied; nor is anything that a symbolic link reaches outside the main
+    /// worktree. Where the rule that hides a file is in an untracked `.gitignore`, that is copied
+    /// too; where the commit leaves a file visible to `git add`, that is not copied.
     pub copy: Vec<String>,
     /// Ignored paths that need no rescue since they can be made again, in the notation of
     /// `.gitignore`. They stay in a slot when it is reused. A path that matches, but that git

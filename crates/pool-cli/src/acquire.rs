@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, oneshot};
 use crate::cli::LeaseOptions;
 use crate::context::Context;
 use crate::error::{Failure, Result, invalid};
-use crate::output::counted;
+use crate::output::{counted, printable};
 use crate::progress::Progress;
 use crate::reaper;
 use crate::signals::Signals;
@@ -89,6 +89,13 @@ fn identify(liveness: &dyn Liveness, pid: u32, flag: &str) -> pool_core::Result<
         invalid(format!("{flag}: there is no process {pid}"))
             .with_hint("name one that runs, on this machine and in this container")
     })
+}
+
+/// Tells of the set-up files that are wanted and did not come along.
+pub(crate) fn tell_left_out(context: &Context, guard: &LeaseGuard) {
+    for what in context.git.left_out(guard.slot()) {
+        context.out.remark(format!("wtpool: not copied: {}", printable(&what)));
+    }
 }
 
 /// Leases a worktree. A person at a terminal sees how far it is; a signal gives it up.

@@ -46,6 +46,8 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) pool: Pool,
+    /// The pool's backend, for what only git worktrees have.
+    pub(crate) git: Arc<GitIsolator>,
     pub(crate) pool_dir: PathBuf,
     pub(crate) repository: Repository,
     pub(crate) settings: Settings,
@@ -151,14 +153,14 @@ impl Place {
             jobs: settings.build_jobs.map(NonZeroU32::get),
             ..Setup::new(&pool_dir, isolator.clone())
         };
-        let pool = Pool::builder(isolator)
+        let pool = Pool::builder(isolator.clone())
             .cache(cache(&repository, &settings, setup)?)
             .store(store)
             .liveness(liveness)
             .settings(settings.pool())
             .open()?;
         let out = Output::new(global.json, global.quiet);
-        Ok(Context { pool, pool_dir, repository, settings, out, exists })
+        Ok(Context { pool, git: isolator, pool_dir, repository, settings, out, exists })
     }
 }
 

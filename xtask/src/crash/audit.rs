@@ -227,6 +227,7 @@ fn places(
                 "slot.json",
                 "cache.json",
                 "copied.json",
+                ".left-out",
                 ".cargo",
                 ".config.worktree",
                 ".info-sparse-checkout",

@@ -253,9 +253,8 @@ pub(crate) fn walk(
             continue;
         }
         let ignored = ignored || is_excluded(&mut excludes, path, None)?;
-        if ignored
-            && (ground.regenerable.matches(path, false)
-                || ground.copies.is_unchanged(ground.repo, ground.root, path))
+        if (ignored && ground.regenerable.matches(path, false))
+            || ground.copies.is_unchanged(ground.repo, ground.root, path)
         {
             continue;
         }

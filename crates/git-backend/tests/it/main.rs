@@ -17,6 +17,7 @@ mod partial;
 mod power;
 mod random;
 mod rescue;
+mod set_up;
 mod sources;
 mod strangers;
 mod submodules;

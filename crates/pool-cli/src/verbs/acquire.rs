@@ -6,7 +6,7 @@ use std::time::Duration;
 use pool_core::{Error, ErrorKind, LeaseGuard, Outcome, Release};
 use rustix::fs::{OFlags, fcntl_getfl, fstat};
 
-use crate::acquire::{Keeper, lease, request};
+use crate::acquire::{Keeper, lease, request, tell_left_out};
 use crate::cli::{Global, LeaseOptions};
 use crate::context::{Access, Context};
 use crate::error::{Failure, Result, invalid};
@@ -37,6 +37,7 @@ pub(crate) async fn hand_over(context: &Context, guard: LeaseGuard) -> Result<()
         });
     }
     pool_core::fail_point!("pool-cli::acquire::printed");
+    tell_left_out(context, &guard);
     let lease = guard.keep();
     super::cache::start_if_missing(context, &lease);
     context.out.remark(format!(

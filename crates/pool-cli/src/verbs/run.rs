@@ -6,7 +6,7 @@ use std::time::Duration;
 use pool_core::{ErrorKind, Finish, Release};
 use serde::Serialize;
 
-use crate::acquire::{Keeper, lease, request};
+use crate::acquire::{Keeper, lease, request, tell_left_out};
 use crate::cli::{Global, LeaseOptions};
 use crate::context::{Access, Context};
 use crate::error::{self, Result};
@@ -85,6 +85,7 @@ fn announce(context: &Context, guard: &pool_core::LeaseGuard) -> Result<()> {
         path.display(),
         short(&lease.base.commit)
     ));
+    tell_left_out(context, guard);
     Ok(())
 }
 
