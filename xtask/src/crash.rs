@@ -18,6 +18,7 @@ use crate::{Result, steps};
 
 mod audit;
 mod ground;
+pub(crate) mod pause;
 mod points;
 mod process;
 mod random;

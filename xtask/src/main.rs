@@ -69,6 +69,10 @@ enum Step {
     /// and looks for every commit and file that was made, and for whatever is left behind.
     #[cfg(target_os = "linux")]
     Crash(crash::Options),
+    /// Stops the program between each two looks at what others change, while others work; then looks for every lease and
+    /// worktree.
+    #[cfg(target_os = "linux")]
+    Pause(crash::pause::Options),
     /// What shared builds save on a real repository, of disk and of time; no part of `ci`.
     #[cfg(unix)]
     #[command(subcommand)]
@@ -103,6 +107,8 @@ fn run(step: Step) -> Result {
         Step::GitWorktreeTests(options) => worktree_tests::run(&options),
         #[cfg(target_os = "linux")]
         Step::Crash(options) => crash::run(&options),
+        #[cfg(target_os = "linux")]
+        Step::Pause(options) => crash::pause::run(&options),
         #[cfg(unix)]
         Step::Measure(what) => measure::run(&what),
         Step::Ci => {
@@ -113,6 +119,8 @@ fn run(step: Step) -> Result {
             steps::deny()?;
             #[cfg(unix)]
             contend::run(&contend::Options::slice())?;
+            #[cfg(target_os = "linux")]
+            crash::pause::run(&crash::pause::Options::slice())?;
             #[cfg(target_os = "linux")]
             crash::run(&crash::Options::slice())?;
             Ok(())

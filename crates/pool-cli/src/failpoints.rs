@@ -1,9 +1,11 @@
-//! Has this process killed at a step of its own choosing, for `cargo xtask crash`. Not in any release build.
+//! Has this process killed at a step of its own choosing, for `cargo xtask crash`, or stopped there for a while, for
+//! `cargo xtask pause`. Not in any release build.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -16,9 +18,24 @@ const LOG: &str = "FAIL_LOG";
 /// `STEP=N`: the process that reaches it for the n-th time is killed there.
 const KILL: &str = "FAIL_KILL";
 
+/// The step at which the first process stops that reaches it, with a directory: it makes the file `stopped` there, and
+/// goes on once there is the file `go-on`.
+const PAUSE: &str = "FAIL_PAUSE";
+const GATE: &str = "FAIL_GATE";
+
+/// Nothing is stopped for longer, should its test have gone away.
+const LONGEST: Duration = Duration::from_secs(120);
+
 /// Does what the environment says; nothing, if it says nothing. What this process starts in the background
 /// does the same.
 pub(crate) fn arm() {
+    if let (Ok(name), Some(gate)) = (std::env::var(PAUSE), std::env::var_os(GATE)) {
+        let gate = PathBuf::from(gate);
+        if let Err(error) = fail::cfg_callback(name, move || stop(&gate)) {
+            tracing::warn!(error, "not armed");
+        }
+        return;
+    }
     let Ok(names) = std::env::var(POINTS)
         .and_then(|path| std::fs::read_to_string(path).map_err(|_| std::env::VarError::NotPresent))
     else {
@@ -46,6 +63,17 @@ pub(crate) fn arm() {
         if let Err(error) = fail::cfg_callback(name, reach) {
             tracing::warn!(name, error, "not armed");
         }
+    }
+}
+
+/// Waits at the gate, if no process has stopped there yet.
+fn stop(gate: &Path) {
+    if File::create_new(gate.join("stopped")).is_err() {
+        return;
+    }
+    let begun = Instant::now();
+    while !gate.join("go-on").exists() && begun.elapsed() < LONGEST {
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -1,4 +1,5 @@
-//! The steps at which the program can be killed: as its sources name them, and as it reached them.
+//! The steps at which the program can be killed, and the places at which it can be stopped: as its sources name them,
+//! and as it reached them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,25 +7,40 @@ use std::path::Path;
 use crate::Result;
 use crate::steps::workspace;
 
-/// All names in the sources of the crates, in order.
+/// Names a step after which a crash leaves something else.
+const STEP: &str = "fail_point!(\"";
+
+/// Names a place between two looks, where nothing was changed.
+const PLACE: &str = "pause_point!(\"";
+
+/// The names of all steps in the sources of the crates, in order.
 pub(super) fn all() -> Result<BTreeSet<String>> {
+    named_by(STEP)
+}
+
+/// The names of all places between two looks.
+pub(super) fn between_looks() -> Result<BTreeSet<String>> {
+    named_by(PLACE)
+}
+
+fn named_by(call: &str) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for entry in workspace().join("crates").read_dir()? {
         let source = entry?.path().join("src");
         if source.is_dir() {
-            collect(&source, &mut found)?;
+            collect(&source, call, &mut found)?;
         }
     }
     Ok(found)
 }
 
-fn collect(dir: &Path, found: &mut BTreeSet<String>) -> Result {
+fn collect(dir: &Path, call: &str, found: &mut BTreeSet<String>) -> Result {
     for entry in dir.read_dir()? {
         let path = entry?.path();
         if path.is_dir() {
-            collect(&path, found)?;
+            collect(&path, call, found)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            for name in named_in(&std::fs::read_to_string(&path)?) {
+            for name in named_in(&std::fs::read_to_string(&path)?, call) {
                 if !found.insert(name.to_owned()) {
                     return Err(format!("{name} is the name of two steps").into());
                 }
@@ -34,8 +50,8 @@ fn collect(dir: &Path, found: &mut BTreeSet<String>) -> Result {
     Ok(())
 }
 
-fn named_in(source: &str) -> impl Iterator<Item = &str> {
-    let calls = source.split("fail_point!(\"").skip(1);
+fn named_in<'a>(source: &'a str, call: &'a str) -> impl Iterator<Item = &'a str> {
+    let calls = source.split(call).skip(1);
     calls.filter_map(|rest| rest.split_once('"')).map(|(name, _)| name)
 }
 
@@ -80,7 +96,9 @@ mod tests {
     fn each_step_has_a_name_of_its_own_after_its_place() {
         let all = all().expect("the sources can be read");
         assert!(all.len() > 100, "only {}", all.len());
-        for name in &all {
+        let between = between_looks().expect("the sources can be read");
+        assert!(between.len() > 5 && between.is_disjoint(&all), "{between:?}");
+        for name in all.union(&between) {
             let parts: Vec<&str> = name.split("::").collect();
             let [krate, place, step] = parts[..] else { panic!("{name} has not three parts") };
             assert!(workspace().join("crates").join(krate).is_dir(), "{name} is in no crate");
@@ -93,8 +111,9 @@ mod tests {
 
     #[test]
     fn names_are_read_from_calls() {
-        let source = r#"a(); pool_core::fail_point!("a::b::c"); crate::fail_point!("a::b::d");"#;
-        assert_eq!(named_in(source).collect::<Vec<_>>(), ["a::b::c", "a::b::d"]);
+        let source = r#"a(); pool_core::fail_point!("a::b::c"); crate::pause_point!("a::b::d");"#;
+        assert_eq!(named_in(source, STEP).collect::<Vec<_>>(), ["a::b::c"]);
+        assert_eq!(named_in(source, PLACE).collect::<Vec<_>>(), ["a::b::d"]);
     }
 
     #[test]
