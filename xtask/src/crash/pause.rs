@@ -54,8 +54,11 @@ const ACTS: [&[&str]; 6] = [
     &["release", "held"],
 ];
 
+/// Something that others do, and what it is called.
+type Work = (&'static str, fn(&mut Scene) -> Result);
+
 /// What others do meanwhile.
-const WORKS: [(&str, fn(&mut Scene) -> Result); 8] = [
+const WORKS: [Work; 8] = [
     ("acquire", |scene| scene.acquire("victim")),
     ("reuse of a slot", |scene| {
         scene.end("keeper")?;
@@ -351,13 +354,7 @@ pub(crate) fn run(options: &Options) -> Result {
 }
 
 /// One case. Whether the process got to that place.
-fn pause(
-    wtpool: &Path,
-    root: &Path,
-    act: usize,
-    place: &str,
-    works: &[(&str, fn(&mut Scene) -> Result)],
-) -> Result<bool> {
+fn pause(wtpool: &Path, root: &Path, act: usize, place: &str, works: &[Work]) -> Result<bool> {
     let mut scene = Scene::new(wtpool, root)?;
     let gate = root.join("gate");
     fs::create_dir(&gate)?;

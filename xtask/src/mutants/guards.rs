@@ -124,8 +124,8 @@ pub(super) const GUARDS: &[Guard] = &[
         name: "rescue",
         file: "crates/pool-core/src/isolator.rs",
         edits: &[(
-            "        if inspection.losses.is_empty() {\n            Ok(Self { plan",
-            "        if true {\n            Ok(Self { plan",
+            "        if inspection.losses.is_empty() {\n            Ok(Self {",
+            "        if true {\n            Ok(Self {",
         )],
         tests: &[
             it(CORE, "pool::a_dead_holder_is_found_and_its_work_saved"),
@@ -541,7 +541,7 @@ pub(super) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "dropped-work-is-resumed",
-        file: "crates/pool-core/src/pool.rs",
+        file: "crates/pool-core/src/pool/orphans.rs",
         edits: &[("self.inner.orphans().extend(self.orphan.take());", "drop(self.orphan.take());")],
         tests: &[it(CORE, "pool::a_reconciliation_that_was_dropped_is_resumed_by_the_next")],
     },
