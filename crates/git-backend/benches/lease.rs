@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use git_backend::{GitIsolator, GitSettings, Repository};
-use pool_core::{
-    FileLiveness, Pool, PruneOptions, Release, Request, SessionId, Settings, SqliteStore,
-};
+use pool_core::{Pool, PruneOptions, Release, Request, SessionId, Settings};
 use tokio::runtime::Runtime;
 
 const FILES: usize = 2_000;
@@ -68,8 +66,6 @@ fn open(ground: &Ground, keep_warm: u32) -> Pool {
     let repository = Repository::find(&ground.repo).expect("a repository");
     let isolator = GitIsolator::open(&repository, &ground.pool_dir, GitSettings::default());
     Pool::builder(Arc::new(isolator.expect("a backend")))
-        .store(Arc::new(SqliteStore::open(&ground.pool_dir).expect("a store")))
-        .liveness(Arc::new(FileLiveness::new(ground.pool_dir.join("locks"))))
         .settings(Settings { max_leases: SLOTS + 10, keep_warm, ..Settings::default() })
         .open()
         .expect("a pool")

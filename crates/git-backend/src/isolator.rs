@@ -17,7 +17,7 @@ use crate::inspect::again_while_repacked;
 use crate::repository::Repository;
 use crate::settings::GitSettings;
 use crate::site::Site;
-use crate::{branch, dispose, inspect, provision, recycle, rescue, sources, trash, tree};
+use crate::{branch, dispose, inspect, owner, provision, recycle, rescue, sources, trash, tree};
 
 /// Makes, resets and removes linked worktrees of one repository.
 ///
@@ -28,6 +28,7 @@ use crate::{branch, dispose, inspect, provision, recycle, rescue, sources, trash
 pub struct GitIsolator {
     site: Arc<Site>,
     archive: rescue::Archive,
+    repository: Repository,
     /// One lock per slot, so that work whose caller went away is over before the next begins.
     slots: Mutex<HashMap<SlotId, Arc<Mutex<()>>>>,
 }
@@ -38,13 +39,24 @@ impl GitIsolator {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when `pool_dir` lies inside the git directory,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when `pool_dir` lies inside the git directory or
+    /// a worktree, is another repository's pool, or is neither a pool nor empty;
     /// [`PermissionDenied`](ErrorKind::PermissionDenied) when the repository is another user's and not
     /// listed in `safe.directory`, and any when the repository can't be opened (its format is too new, for example).
     pub fn open(repository: &Repository, pool_dir: &Path, settings: GitSettings) -> Result<Self> {
         let site = Arc::new(Site::open(repository, pool_dir, settings)?);
+        owner::check(&site.pool_dir, repository)?;
         let archive = rescue::Archive { site: Arc::clone(&site) };
-        Ok(Self { site, archive, slots: Mutex::default() })
+        Ok(Self { site, archive, repository: repository.clone(), slots: Mutex::default() })
+    }
+
+    /// Whether there is a pool in the pool directory yet.
+    ///
+    /// # Errors
+    ///
+    /// If the directory can't be read, or has anything else in it.
+    pub fn pool_exists(&self) -> Result<bool> {
+        owner::is_pool(&self.site.pool_dir)
     }
 
     /// Returns what of the set-up files that [`GitSettings::copy`] names was not copied into a slot,
@@ -101,6 +113,18 @@ impl Isolator for GitIsolator {
 
     fn place(&self, slot: SlotId) -> PathBuf {
         self.site.place(slot)
+    }
+
+    fn pool_dir(&self) -> Option<&Path> {
+        Some(&self.site.pool_dir)
+    }
+
+    fn claim_dir(&self) -> Result<()> {
+        // A directory in which nothing is made stays empty.
+        if !self.pool_exists()? {
+            return Ok(());
+        }
+        owner::claim(&self.site.pool_dir, &self.repository)
     }
 
     async fn resolve(&self, wish: &Wish, name: &LeaseName) -> Result<Base> {

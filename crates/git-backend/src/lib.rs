@@ -10,6 +10,7 @@ mod durable;
 mod git;
 mod inspect;
 mod isolator;
+mod owner;
 mod patterns;
 mod provision;
 mod recycle;
@@ -24,5 +25,6 @@ mod trash;
 mod tree;
 
 pub use isolator::GitIsolator;
+pub use owner::pool_owner;
 pub use repository::Repository;
 pub use settings::{GitSettings, SubmoduleMode};

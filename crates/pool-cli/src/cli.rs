@@ -60,15 +60,26 @@ pub(crate) enum Verb {
     /// Let a lease live on
     Renew {
         /// A lease's id, the beginning of one, its name, or a path in it
+        #[arg(id = "which", value_name = "LEASE")]
         lease: String,
+        #[command(flatten)]
+        own: OwnLease,
         /// For how long from now; by default as long as before
         #[arg(long, value_name = "DURATION")]
         ttl: Option<Span>,
     },
     /// Give a lease back
+    ///
+    /// A path says which lease is meant only if no other lease has had that path before. A worktree
+    /// that is used again (in a session, by `warm`, or at the cap) keeps its path: there, name the
+    /// lease, or run the command inside it, or add `--lease`. So a late or repeated release by path
+    /// never ends the lease of the next holder.
     Release {
         /// A lease's id, the beginning of one, its name, or a path in it
+        #[arg(id = "which", value_name = "LEASE")]
         lease: String,
+        #[command(flatten)]
+        own: OwnLease,
         /// How the work went
         #[arg(long, value_enum, default_value_t)]
         outcome: Outcome,
@@ -178,6 +189,14 @@ pub(crate) enum RescueVerb {
         /// Its id
         id: RescueId,
     },
+}
+
+/// Which lease is meant by a path.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct OwnLease {
+    /// The lease that must be at that path; by default the one that this process runs in
+    #[arg(long, value_name = "LEASE")]
+    pub(crate) lease: Option<String>,
 }
 
 /// What kind of lease is wanted.

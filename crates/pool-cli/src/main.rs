@@ -1,5 +1,6 @@
 //! `wtpool`: leases git worktrees to coding agents, and takes them back without losing anything.
 
+mod absent;
 mod acquire;
 mod background;
 mod cargo_home;

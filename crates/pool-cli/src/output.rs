@@ -9,8 +9,8 @@ use bytesize::ByteSize;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use pool_core::{
-    BranchReport, CommitId, Disposition, Lease, LeaseId, LeaseName, Moment, Outcome, ReleaseReport,
-    Rescue, RescueId, SessionId, SlotId, Waiter,
+    BranchReport, CommitId, Disposition, EndReason, Lease, LeaseId, LeaseName, Moment, Outcome,
+    ReleaseReport, Rescue, RescueId, SessionId, SlotId, Waiter,
 };
 use serde::Serialize;
 
@@ -198,6 +198,8 @@ pub(crate) fn branch(lease: &Lease) -> Option<&str> {
 pub(crate) struct ReleaseDocument {
     lease: LeaseId,
     outcome: Outcome,
+    reason: EndReason,
+    by_another: bool,
     branch: Option<BranchReport>,
     rescue: Option<RescueReference>,
     disposition: Disposition,
@@ -217,6 +219,8 @@ impl ReleaseDocument {
         Self {
             lease: lease.clone(),
             outcome: report.outcome,
+            reason: report.reason,
+            by_another: report.by_another,
             branch: report.branch.clone(),
             rescue: rescue
                 .map(|r| RescueReference { id: r.id.clone(), reference: r.reference.clone() }),
@@ -224,6 +228,22 @@ impl ReleaseDocument {
             kept_because: report.kept_because.clone(),
         }
     }
+}
+
+/// Which lease a release ended, or why there was nothing left to end.
+pub(crate) fn ending(report: &ReleaseReport, name: &LeaseName, id: &LeaseId) -> String {
+    if !report.by_another && report.reason == EndReason::Released {
+        return format!("released {name} ({id})");
+    }
+    let why = match report.reason {
+        EndReason::Released => "it was released",
+        EndReason::Expired => "its time to live ran out",
+        EndReason::HolderGone => "its holder was gone",
+        EndReason::SessionEnded => "its session ended",
+        EndReason::WorkspaceGone => "its worktree was deleted",
+        EndReason::Abandoned | EndReason::Interrupted => "its worktree was never finished",
+    };
+    format!("{name} ({id}) was over already: {why}")
 }
 
 /// What became of a lease, in sentences. It answers to `name`.

@@ -30,9 +30,11 @@ pub(crate) async fn perform(Cli { global, verb }: Cli) -> Result<u8> {
     match verb {
         Verb::Run { lease, command } => run::perform(&global, &lease, &command).await,
         Verb::Acquire(lease) => acquire::perform(&global, &lease).await,
-        Verb::Renew { lease, ttl } => renew::perform(&global, &lease, ttl).await,
-        Verb::Release { lease, outcome, linger } => {
-            release::perform(&global, &lease, outcome, linger).await
+        Verb::Renew { lease, own, ttl } => {
+            renew::perform(&global, &lease, own.lease.as_deref(), ttl).await
+        }
+        Verb::Release { lease, own, outcome, linger } => {
+            release::perform(&global, &lease, own.lease.as_deref(), outcome, linger).await
         }
         Verb::List => list::perform(&global).await,
         Verb::Show { lease } => show::perform(&global, &lease).await,

@@ -3,7 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pool_core::{
@@ -22,6 +22,11 @@ impl Isolator for Directories {
 
     fn place(&self, slot: SlotId) -> PathBuf {
         self.0.join(slot.to_string())
+    }
+
+    fn pool_dir(&self) -> Option<&Path> {
+        // A temporary directory, which no other process knows.
+        None
     }
 
     async fn resolve(&self, _wish: &Wish, _name: &LeaseName) -> Result<Base> {

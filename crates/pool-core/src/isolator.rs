@@ -325,6 +325,22 @@ pub trait Isolator: Any + fmt::Debug + Send + Sync {
     /// The slot's stable path, absolute. It need not exist.
     fn place(&self, slot: SlotId) -> PathBuf;
 
+    /// The directory in which this backend makes its workspaces, if other processes may make
+    /// theirs there too: a pool over it keeps its records in that directory, and
+    /// [`Builder::open`](crate::Builder::open) refuses any other records. `None` if only this
+    /// process can have workspaces there. A backend that wraps another passes the question on.
+    fn pool_dir(&self) -> Option<&Path>;
+
+    /// Marks the [pool directory](Self::pool_dir) as used by this backend.
+    /// [`Builder::open`](crate::Builder::open) calls it once the directory exists.
+    ///
+    /// # Errors
+    ///
+    /// If the directory belongs to another source of workspaces, such as another repository.
+    fn claim_dir(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Resolves a wish for a lease of that name. Cheap; changes nothing.
     ///
     /// # Errors

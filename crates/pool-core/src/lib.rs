@@ -41,15 +41,15 @@ pub use liveness::{
 };
 pub use plain::open_plain;
 pub use pool::{
-    Builder, Finish, LeaseGuard, Lookup, Pool, PruneOptions, PruneReport, Release, ReleaseReport,
-    Request, Reservation, WarmReport,
+    Builder, Finish, LeaseAt, LeaseGuard, Lookup, Pool, PruneOptions, PruneReport, Release,
+    ReleaseReport, Request, Reservation, WarmReport,
 };
 pub use scheduler::{Afterlife, Turn};
 pub use settings::Settings;
 pub use sources::{ContentId, Sources};
 pub use state::{
-    CommandEnd, Disposition, End, EndReason, EndedLease, Lease, Linger, Outcome, Owner, PoolState,
-    Session, Slot, SlotState, Token, Waiter,
+    CommandEnd, Disposition, End, EndReason, EndedLease, Lease, Linger, Outcome, Owner, PathUse,
+    PoolState, Session, Slot, SlotState, Token, Waiter,
 };
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;

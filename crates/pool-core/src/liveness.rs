@@ -115,6 +115,12 @@ pub trait Liveness: fmt::Debug + Send + Sync {
     /// [`holds`](Self::holds).
     fn tidy(&self) {}
 
+    /// The directory in which other processes see these claims. `None` (the default) if no other
+    /// process sees them.
+    fn claims_dir(&self) -> Option<&Path> {
+        None
+    }
+
     /// Identifies a running process. `None` when there is none with that id, or it can't be known.
     fn identify(&self, pid: u32) -> Option<ProcessIdentity>;
 

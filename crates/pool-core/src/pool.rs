@@ -2,7 +2,7 @@
 //! decided.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::id::{ClaimKey, LeaseId, SessionId, SlotId};
 use crate::isolator::{BranchReport, Isolator, Rescue};
-use crate::liveness::{self, Claim, Liveness, LocalLiveness, Vital};
+use crate::liveness::{self, Claim, Liveness, Vital};
 use crate::quiet::Looks;
 use crate::retry::Attempt;
 use crate::settings::Settings;
-use crate::state::{
-    Disposition, End, EndReason, EndedLease, Lease, Outcome, PoolState, Slot, Token,
-};
-use crate::store::{self, LeaseStore, Logged, MemoryStore};
+use crate::state::{Disposition, End, EndReason, Lease, Outcome, PoolState, Slot, Token};
+use crate::store::{self, LeaseStore, Logged};
 use crate::task::join;
 use crate::time::{Clock, Moment, SystemClock};
 
 mod acquire;
 mod guard;
+mod lookup;
 mod observe;
+mod origin;
 mod orphans;
 mod owned;
 mod queue;
@@ -39,6 +39,7 @@ use release::By;
 
 pub use acquire::{Request, Reservation};
 pub use guard::{Finish, LeaseGuard};
+pub use lookup::{LeaseAt, Lookup};
 pub use reconcile::{PruneOptions, PruneReport};
 pub use warm::WarmReport;
 
@@ -88,9 +89,9 @@ struct Inner {
 pub struct Builder {
     isolator: Arc<dyn Isolator>,
     cache: Option<Arc<dyn CacheStrategy>>,
-    store: Arc<dyn LeaseStore>,
+    store: Option<Arc<dyn LeaseStore>>,
     clock: Arc<dyn Clock>,
-    liveness: Arc<dyn Liveness>,
+    liveness: Option<Arc<dyn Liveness>>,
     settings: Settings,
 }
 
@@ -101,9 +102,11 @@ impl Builder {
         self
     }
 
-    /// Keeps the records there. By default, in memory.
+    /// Keeps the records there. By default, on disk in the backend's
+    /// [pool directory](Isolator::pool_dir), as the program `wtpool` does; in memory if the backend
+    /// has none.
     pub fn store(mut self, store: Arc<dyn LeaseStore>) -> Self {
-        self.store = store;
+        self.store = Some(store);
         self
     }
 
@@ -113,10 +116,10 @@ impl Builder {
         self
     }
 
-    /// Observes life like that. By default, within this process only: use
-    /// [`FileLiveness`](crate::FileLiveness) with a store that processes share.
+    /// Observes life like that. By default, by the claims of the pool on disk
+    /// ([`FileLiveness::of_pool`](crate::FileLiveness::of_pool)), or within this process if the records are in memory.
     pub fn liveness(mut self, liveness: Arc<dyn Liveness>) -> Self {
-        self.liveness = liveness;
+        self.liveness = Some(liveness);
         self
     }
 
@@ -126,21 +129,30 @@ impl Builder {
         self
     }
 
-    /// Opens the pool. Changes nothing in the store.
+    /// Opens the pool: the one in the backend's [pool directory](Isolator::pool_dir), which is made
+    /// if there is none, exactly as the program `wtpool` opens it. Any number of processes may do
+    /// so. Changes no slot, lease or request.
     ///
     /// # Errors
     ///
-    /// When the settings are not [valid](Settings::check), or the pool can't make itself known.
+    /// - [`ErrorKind::InvalidInput`]: the settings are not [valid](Settings::check); or the store
+    ///   or the liveness is another than the one that other processes use for this directory, so
+    ///   that this pool would end their leases;
+    /// - [`ErrorKind::Busy`]: another process keeps the records of this directory in memory;
+    /// - [`ErrorKind::Unsupported`]: records on disk need the feature `sqlite`;
+    /// - any error of the store, of the claims, or of [`Isolator::claim_dir`].
     pub fn open(self) -> Result<Pool> {
         self.settings.check()?;
+        let (store, liveness) = origin::resolve(&*self.isolator, self.store, self.liveness)?;
+        self.isolator.claim_dir()?;
         let worker = ClaimKey::for_worker(self.clock.now().wall);
-        let claim = self.liveness.claim(&worker)?;
+        let claim = liveness.claim(&worker)?;
         let inner = Inner {
             isolator: self.isolator,
             cache: self.cache,
-            store: self.store,
+            store,
             clock: self.clock,
-            liveness: self.liveness,
+            liveness,
             settings: self.settings,
             claim: Some(claim),
             worker,
@@ -173,6 +185,11 @@ pub struct ReleaseReport {
     pub slot: SlotId,
     /// How the work went.
     pub outcome: Outcome,
+    /// Why the lease ended.
+    pub reason: EndReason,
+    /// Whether another process, or another [`Pool`] in this one, ended the lease; `reason` and
+    /// `outcome` are then those of that end.
+    pub by_another: bool,
     /// The lease's branch.
     pub branch: Option<BranchReport>,
     /// What was saved because nothing else holds it.
@@ -183,24 +200,15 @@ pub struct ReleaseReport {
     pub kept_because: Option<String>,
 }
 
-/// What a name, an id or a path stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lookup {
-    /// A slot, with the lease in it if there is one.
-    Slot(Box<Slot>),
-    /// A lease that is over.
-    Ended(Box<EndedLease>),
-}
-
 impl Pool {
     /// Begins to put a pool together over that backend.
     pub fn builder(isolator: Arc<dyn Isolator>) -> Builder {
         Builder {
             isolator,
             cache: None,
-            store: Arc::new(MemoryStore::new()),
+            store: None,
             clock: Arc::new(SystemClock::new()),
-            liveness: Arc::new(LocalLiveness::default()),
+            liveness: None,
             settings: Settings::default(),
         }
     }
@@ -254,64 +262,6 @@ impl Pool {
         self.inner.events.subscribe()
     }
 
-    /// Finds a lease or slot by lease id, unambiguous prefix of one (4 characters or more), lease
-    /// name, or a path in its workspace. Of several leases that had the name, it is the live one, or
-    /// else the last.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`], or [`ErrorKind::InvalidInput`] for an ambiguous prefix.
-    pub async fn find(&self, text: &str) -> Result<Lookup> {
-        let state = self.list().await?;
-        let lease_of = |slot: &Slot| slot.state.lease().cloned();
-        for slot in state.slots.values() {
-            let identified = lease_of(slot).is_some_and(|l| l.id.as_str() == text);
-            if identified || Path::new(text).starts_with(self.place(slot.id)) {
-                return Ok(Lookup::Slot(Box::new(slot.clone())));
-            }
-        }
-        let over = || state.ended.iter().rev();
-        if let Some(ended) = over().find(|e| e.token.lease.as_str() == text) {
-            return Ok(Lookup::Ended(Box::new(ended.clone())));
-        }
-        // Names are used again, also while an earlier lease of that name lingers: the live one counts, or
-        // else the last.
-        let rank = |slot: &&Slot| (slot.state.occupies(), lease_of(slot).map(|l| l.generation));
-        let named = |slot: &&Slot| lease_of(slot).is_some_and(|l| l.name.as_str() == text);
-        let here = state.slots.values().filter(named).max_by_key(rank);
-        let ended = over().filter(|e| e.name.as_str() == text).max_by_key(|e| e.token.generation);
-        match (here, ended) {
-            (Some(slot), Some(ended)) if rank(&slot) < (false, Some(ended.token.generation)) => {
-                return Ok(Lookup::Ended(Box::new(ended.clone())));
-            }
-            (Some(slot), _) => return Ok(Lookup::Slot(Box::new(slot.clone()))),
-            (None, Some(ended)) => return Ok(Lookup::Ended(Box::new(ended.clone()))),
-            (None, None) => {}
-        }
-        let prefix = text.to_ascii_uppercase();
-        let starts = |id: &LeaseId| prefix.len() >= 4 && id.as_str().starts_with(&prefix);
-        let live = state.slots.values().filter(|s| lease_of(s).is_some_and(|l| starts(&l.id)));
-        let live = live.map(|s| Lookup::Slot(Box::new(s.clone())));
-        let over = state.ended.iter().filter(|e| starts(&e.token.lease));
-        // A lease whose slot is still there (lingering) is remembered as well: one find, not two.
-        let over = over.filter(|e| {
-            !state.slots.values().any(|s| lease_of(s).is_some_and(|l| l.id == e.token.lease))
-        });
-        let mut found = live.chain(over.map(|e| Lookup::Ended(Box::new(e.clone()))));
-        match (found.next(), found.next()) {
-            (Some(one), None) => Ok(one),
-            (Some(_), Some(_)) => {
-                let message = format!("{text} is the beginning of several lease ids");
-                Err(Error::new(ErrorKind::InvalidInput, message).with_hint("give more of it"))
-            }
-            (None, _) => Err(Error::new(
-                ErrorKind::NotFound,
-                format!("no lease or slot answers to {text:?}"),
-            )
-            .with_hint("`wtpool list` shows what there is")),
-        }
-    }
-
     /// Ends a session: all of its leases end as soon as they may, and their slots are removed. Those
     /// that are still held are kept, and say why.
     ///
@@ -342,6 +292,10 @@ impl Pool {
     /// Gives a lease back: saves what would be lost, then lets the workspace linger, cleans it for
     /// the next, or removes it. Giving back twice does nothing and reports the same; save that a
     /// workspace that lingers is from then on kept as long as `how.linger` says, if it says anything.
+    ///
+    /// If another party ended the lease before (its session ended, or its holder was taken for
+    /// dead), the report says so: see [`ReleaseReport::by_another`] and
+    /// [`reason`](ReleaseReport::reason).
     ///
     /// # Errors
     ///
@@ -459,5 +413,5 @@ fn uncached(reason: Option<String>) -> Attachment {
 
 /// How a lease ended, before anything was saved.
 fn end(outcome: Outcome, reason: EndReason, linger: Duration) -> End {
-    End { outcome, reason, linger, rescue: None, branch: None }
+    End { outcome, reason, linger, by: None, rescue: None, branch: None }
 }

@@ -12,13 +12,26 @@ pub(crate) use withdraw::Withdrawn;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind};
-use crate::id::{ClaimKey, LeaseId, LeaseName, SlotId, Ticket};
+use crate::id::{ClaimKey, Generation, LeaseId, LeaseName, SlotId, Ticket};
 use crate::settings::Settings;
 use crate::state::{
-    Disposition, End, EndedLease, Lease, PoolState, REMEMBERED, Session, Slot, SlotState, Token,
-    Waiter,
+    Disposition, End, EndedLease, Lease, PathUse, PoolState, REMEMBERED, Session, Slot, SlotState,
+    Token, Waiter,
 };
 use crate::time::{Deadline, Moment};
+
+/// The largest number that a slot has if numbers are not to be used again: caches tell at most so
+/// many slots apart.
+pub(crate) const LARGEST_SLOT: u32 = 4_000_000;
+
+/// Where a request is to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// In that slot.
+    Slot(SlotId),
+    /// In a slot that is yet to be made.
+    New,
+}
 
 /// Where a request stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,26 +124,29 @@ impl PoolState {
     pub fn grant(&mut self, settings: &Settings, now: &Moment) {
         while let Some(ticket) = self.waiters.keys().next().copied() {
             let commit = self.waiters[&ticket].lease.base.commit.clone();
-            let Some(slot) = self.choose(&commit, settings) else { return };
+            let Some(choice) = self.choose(&commit, settings) else { return };
             let Some(waiter) = self.waiters.remove(&ticket) else { return };
             self.generation = self.generation.next();
+            let slot = match choice {
+                Choice::Slot(slot) => slot,
+                Choice::New => self.new_slot(now),
+            };
             let mut lease = waiter.lease;
             lease.generation = self.generation;
             lease.acquired = now.clone();
             lease.deadline = waiter.ttl.map(|ttl| Deadline::after(now, ttl));
-            let reuse = self.slots.contains_key(&slot);
             self.log(now, EventKind::Granted, Some(slot), Some(&lease), None);
-            let entry = self.slots.entry(slot).or_insert_with(|| Slot::new(slot, now));
+            let Some(entry) = self.slots.get_mut(&slot) else { return };
             entry.last_used = now.clone();
             entry.state = SlotState::Provisioning {
                 lease: Some(Box::new(lease)),
                 worker: waiter.worker,
-                reuse: reuse && entry.plan.is_some(),
+                reuse: entry.plan.is_some(),
             };
         }
     }
 
-    fn choose(&self, commit: &crate::CommitId, settings: &Settings) -> Option<SlotId> {
+    fn choose(&self, commit: &crate::CommitId, settings: &Settings) -> Option<Choice> {
         let max = settings.max_leases as usize;
         if self.occupied() >= max {
             return None;
@@ -143,23 +159,37 @@ impl PoolState {
             .filter(free)
             .max_by_key(|s| (same_base(s), s.last_used.wall, std::cmp::Reverse(s.id)));
         if let Some(slot) = idle {
-            return Some(slot.id);
+            return Some(Choice::Slot(slot.id));
         }
         if self.slots.len() < max {
-            return Some(self.unused_slot());
+            return Some(Choice::New);
         }
         self.slots
             .values()
             .filter(|s| matches!(s.state, SlotState::Lingering { .. }))
             .min_by_key(|s| (s.last_used.wall, s.id))
-            .map(|s| s.id)
+            .map(|s| Choice::Slot(s.id))
     }
 
-    fn unused_slot(&self) -> SlotId {
-        let mut id = SlotId(1);
-        while self.slots.contains_key(&id) {
-            id.0 += 1;
+    /// Adds a slot whose number no slot has had before: the number of a generation. So a path that
+    /// was handed out never becomes that of another slot.
+    fn new_slot(&mut self, now: &Moment) -> SlotId {
+        let unique = |generation: Generation| {
+            u32::try_from(generation.0).ok().filter(|n| *n <= LARGEST_SLOT).map(SlotId)
+        };
+        // Of a pool that numbered its slots in another way, or whose records were lost.
+        let was_used = |state: &Self, id: SlotId| {
+            state.slots.contains_key(&id) || state.ended.iter().any(|ended| ended.slot == id)
+        };
+        while unique(self.generation).is_some_and(|id| was_used(self, id)) {
+            self.generation = self.generation.next();
         }
+        let id = unique(self.generation);
+        // So many leases later, numbers are used again, and a path does not say which lease it was.
+        let path_use = if id.is_some() { PathUse::Unused } else { PathUse::Again };
+        let unused = || (1..).map(SlotId).find(|id| !self.slots.contains_key(id));
+        let id = id.or_else(unused).unwrap_or(SlotId(1));
+        self.slots.insert(id, Slot { path_use, ..Slot::new(id, now) });
         id
     }
 
@@ -180,9 +210,11 @@ impl PoolState {
         if self.slots.len() >= settings.max_leases as usize || !self.waiters.is_empty() {
             return None;
         }
-        let id = self.unused_slot();
-        let state = SlotState::Provisioning { lease: None, worker: worker.clone(), reuse: false };
-        self.slots.insert(id, Slot { warm: true, state, ..Slot::new(id, now) });
+        self.generation = self.generation.next();
+        let id = self.new_slot(now);
+        let entry = self.slots.get_mut(&id)?;
+        entry.warm = true;
+        entry.state = SlotState::Provisioning { lease: None, worker: worker.clone(), reuse: false };
         Some(id)
     }
 
@@ -271,7 +303,14 @@ impl PoolState {
 
 impl Slot {
     fn new(id: SlotId, now: &Moment) -> Self {
-        Self { id, plan: None, last_used: now.clone(), warm: false, state: SlotState::Free }
+        Self {
+            id,
+            plan: None,
+            last_used: now.clone(),
+            warm: false,
+            path_use: PathUse::Unused,
+            state: SlotState::Free,
+        }
     }
 }
 

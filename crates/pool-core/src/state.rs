@@ -63,6 +63,9 @@ pub struct Slot {
     pub last_used: Moment,
     /// Made in advance by `warm`: kept until idle for too long, though no session lives.
     pub warm: bool,
+    /// Which leases have had its path.
+    #[serde(default)]
+    pub path_use: PathUse,
     /// What it is doing.
     pub state: SlotState,
 }
@@ -79,6 +82,20 @@ impl Slot {
             && self.plan == other.plan
             && self.last_used == other.last_used
     }
+}
+
+/// Which leases have had a slot's path. A removed slot's number is not given out again, so a path
+/// that one lease has had stands for that lease for good.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathUse {
+    /// No lease.
+    Unused,
+    /// This lease only, live or over.
+    Once(LeaseId),
+    /// Several, one after another; or it is not known.
+    #[default]
+    Again,
 }
 
 /// What a slot is doing.
@@ -309,6 +326,9 @@ pub struct End {
     pub reason: EndReason,
     /// How long it is to linger, as decided at the end.
     pub linger: Duration,
+    /// The worker that ended it; `None` if it is not known.
+    #[serde(default)]
+    pub by: Option<ClaimKey>,
     /// What was saved from it.
     pub rescue: Option<Rescue>,
     /// What became of its branch.

@@ -1,6 +1,7 @@
 //! Where a pool keeps its records, and where many processes meet.
 
 use std::fmt;
+use std::path::Path;
 
 use async_trait::async_trait;
 
@@ -9,6 +10,7 @@ use crate::event::Event;
 use crate::state::PoolState;
 
 mod memory;
+mod sharing;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -54,6 +56,32 @@ pub trait LeaseStore: fmt::Debug + Send + Sync {
     ///
     /// When they can't be read.
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Logged>>;
+
+    /// The pool directory in which other processes find these records. `None` (the default) if no
+    /// other process can see them.
+    fn pool_dir(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Reserves `pool_dir` for records that no other process can see, for as long as this store
+    /// lives. [`Builder::open`](crate::Builder::open) calls it if [`pool_dir`](Self::pool_dir) is
+    /// `None` and the backend makes its workspaces in a directory that other processes can use:
+    /// two sets of records over the same workspaces end each other's leases.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if a pool on disk is in the directory, and
+    /// [`Busy`](ErrorKind::Busy) if another process or store uses it. The default always fails,
+    /// with [`Unsupported`](ErrorKind::Unsupported).
+    fn reserve_dir(&self, pool_dir: &Path) -> Result<()> {
+        let message = format!(
+            "cannot open the pool {}: its records are private to this process, and the store \
+             does not reserve the directory for them",
+            pool_dir.display()
+        );
+        Err(Error::new(ErrorKind::Unsupported, message)
+            .with_hint("leave the store out to open the pool on disk, as `wtpool` does"))
+    }
 }
 
 /// Applies `change` and returns its result.

@@ -82,7 +82,7 @@ mod tests {
     use crate::cache::Attachment;
     use crate::id::{ClaimKey, Generation, LeaseId, LeaseName};
     use crate::isolator::{Base, Plan};
-    use crate::state::{Lease, Linger, Owner};
+    use crate::state::{Lease, Linger, Owner, PathUse};
     use crate::time::{BootId, Moment};
 
     const SLOT: SlotId = SlotId(1);
@@ -116,7 +116,14 @@ mod tests {
 
     fn slot(used: u64, state: SlotState) -> PoolState {
         let plan = Some(Plan { slot: SLOT, lease: None, base: base() });
-        let slot = Slot { id: SLOT, plan, last_used: at(used), warm: false, state };
+        let slot = Slot {
+            id: SLOT,
+            plan,
+            last_used: at(used),
+            warm: false,
+            path_use: PathUse::Again,
+            state,
+        };
         PoolState { slots: [(SLOT, slot)].into(), ..PoolState::default() }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -209,6 +209,14 @@ impl Isolator for Chaos {
 
     fn place(&self, slot: SlotId) -> PathBuf {
         self.inner.place(slot)
+    }
+
+    fn pool_dir(&self) -> Option<&Path> {
+        self.inner.pool_dir()
+    }
+
+    fn claim_dir(&self) -> Result<()> {
+        self.inner.claim_dir()
     }
 
     async fn resolve(&self, wish: &Wish, name: &LeaseName) -> Result<Base> {

@@ -12,7 +12,7 @@ mod audit;
 mod contract;
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -33,6 +33,7 @@ pub struct MemoryIsolator {
     world: Mutex<World>,
     clock: Option<Arc<dyn Clock>>,
     root: PathBuf,
+    pool_dir: Option<PathBuf>,
 }
 
 impl Default for MemoryIsolator {
@@ -45,12 +46,18 @@ impl MemoryIsolator {
     /// A repository without any workspace. It knows no time: all its timestamps are the epoch.
     pub fn new() -> Self {
         let root = if cfg!(windows) { r"C:\memory" } else { "/memory" };
-        Self { world: Mutex::new(World::new()), clock: None, root: root.into() }
+        Self { world: Mutex::new(World::new()), clock: None, root: root.into(), pool_dir: None }
     }
 
     /// As [`new`](Self::new), with a clock for timestamps.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self { clock: Some(clock), ..Self::new() }
+    }
+
+    /// As [`new`](Self::new), with workspaces that count as those of a pool directory which other
+    /// processes use.
+    pub fn with_pool_dir(dir: impl Into<PathBuf>) -> Self {
+        Self { pool_dir: Some(dir.into()), ..Self::new() }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -254,6 +261,10 @@ impl Isolator for MemoryIsolator {
 
     fn place(&self, slot: SlotId) -> PathBuf {
         self.root.join(format!("slot-{slot}"))
+    }
+
+    fn pool_dir(&self) -> Option<&Path> {
+        self.pool_dir.as_deref()
     }
 
     async fn resolve(&self, wish: &Wish, name: &LeaseName) -> Result<Base> {

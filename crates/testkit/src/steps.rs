@@ -4,7 +4,7 @@
 //! the next. So a suite plays what a process does once to count its steps, and then once more for each of them, with
 //! that process held up there and others at work.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -122,6 +122,14 @@ impl LeaseStore for SteppedStore {
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Logged>> {
         self.inner.events(after, limit).await
     }
+
+    fn pool_dir(&self) -> Option<&Path> {
+        self.inner.pool_dir()
+    }
+
+    fn reserve_dir(&self, pool_dir: &Path) -> Result<()> {
+        self.inner.reserve_dir(pool_dir)
+    }
 }
 
 #[derive(Debug)]
@@ -138,6 +146,14 @@ impl Isolator for SteppedIsolator {
 
     fn place(&self, slot: SlotId) -> PathBuf {
         self.inner.place(slot)
+    }
+
+    fn pool_dir(&self) -> Option<&Path> {
+        self.inner.pool_dir()
+    }
+
+    fn claim_dir(&self) -> Result<()> {
+        self.inner.claim_dir()
     }
 
     async fn resolve(&self, wish: &Wish, name: &LeaseName) -> Result<Base> {

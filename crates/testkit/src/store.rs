@@ -1,5 +1,6 @@
 //! A store that applies each change late.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -59,5 +60,13 @@ impl LeaseStore for LateStore {
 
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Logged>> {
         self.inner.events(after, limit).await
+    }
+
+    fn pool_dir(&self) -> Option<&Path> {
+        self.inner.pool_dir()
+    }
+
+    fn reserve_dir(&self, pool_dir: &Path) -> Result<()> {
+        self.inner.reserve_dir(pool_dir)
     }
 }

@@ -196,6 +196,7 @@ fn places(
             "pool.db-shm",
             "pool.json",
             "pool.lock",
+            "pool.sharing",
             "pool.turn",
             "reserve",
             "repository",

@@ -1,11 +1,11 @@
 //! `wtpool release`.
 
-use pool_core::{Error, ErrorKind, Lookup, Release};
+use pool_core::Release;
 
 use crate::cli::{Global, Outcome, duration};
-use crate::context::{Access, Context};
+use crate::context::{Access, Context, Own};
 use crate::error::Result;
-use crate::output::{ReleaseDocument, story};
+use crate::output::{ReleaseDocument, ending, story};
 use crate::progress::Progress;
 use crate::reaper;
 use crate::settings::Span;
@@ -13,18 +13,12 @@ use crate::settings::Span;
 pub(crate) async fn perform(
     global: &Global,
     text: &str,
+    given: Option<&str>,
     outcome: Outcome,
     linger: Option<Span>,
 ) -> Result<u8> {
     let context = Context::open(global, None, Access::Visit)?;
-    let token = match context.find(text).await? {
-        Lookup::Slot(slot) => slot.state.lease().map(pool_core::Lease::token),
-        Lookup::Ended(ended) => Some(ended.token.clone()),
-    };
-    let token = token.ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, format!("nobody has a lease on {text}"))
-            .with_hint("`wtpool list` shows the leases there are")
-    })?;
+    let Own { token, name, .. } = context.find_own("release", text, given).await?;
     let how = Release { outcome: outcome.into(), linger: duration(linger) };
     let progress = Progress::spinner(&context.out, "saving what would be lost");
     let report = context.pool.release(&token, how).await;
@@ -34,7 +28,8 @@ pub(crate) async fn perform(
     if context.out.json {
         context.out.document(&ReleaseDocument::new(&token.lease, &report))?;
     }
-    for line in story(&report, &context.pool.place(report.slot), text) {
+    context.out.remark(format!("wtpool: {}", ending(&report, &name, &token.lease)));
+    for line in story(&report, &context.pool.place(report.slot), name.as_str()) {
         context.out.remark(format!("wtpool: {line}"));
     }
     Ok(0)

@@ -1,24 +1,20 @@
 //! `wtpool renew`.
 
-use pool_core::{Error, ErrorKind, Lookup};
-
 use crate::cli::{Global, duration};
-use crate::context::{Access, Context};
+use crate::context::{Access, Context, Own};
 use crate::error::Result;
 use crate::output::LeaseDocument;
 use crate::reaper;
 use crate::settings::Span;
 
-pub(crate) async fn perform(global: &Global, text: &str, ttl: Option<Span>) -> Result<u8> {
+pub(crate) async fn perform(
+    global: &Global,
+    text: &str,
+    given: Option<&str>,
+    ttl: Option<Span>,
+) -> Result<u8> {
     let context = Context::open(global, None, Access::Visit)?;
-    let found = match context.find(text).await? {
-        Lookup::Slot(slot) => slot.state.lease().map(|lease| (slot.id, lease.token())),
-        Lookup::Ended(ended) => Some((ended.slot, ended.token.clone())),
-    };
-    let (slot, token) = found.ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, format!("nobody has a lease on {text}"))
-            .with_hint("`wtpool list` shows the leases there are")
-    })?;
+    let Own { slot, token, .. } = context.find_own("renew", text, given).await?;
     let lease = context.pool.renew(&token, duration(ttl)).await?;
     reaper::ensure_if_needed(&context).await;
     if context.out.json {

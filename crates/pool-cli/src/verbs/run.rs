@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use pool_core::{ErrorKind, Finish, Release};
+use pool_core::{EndReason, ErrorKind, Finish, Release};
 use serde::Serialize;
 
 use crate::acquire::{Keeper, lease, request, tell_left_out};
 use crate::cli::{Global, LeaseOptions};
 use crate::context::{Access, Context};
 use crate::error::{self, Result};
-use crate::output::{self, LeaseDocument, ReleaseDocument, short, story};
+use crate::output::{self, LeaseDocument, ReleaseDocument, ending, short, story};
 use crate::progress::Progress;
 use crate::reaper;
 use crate::run::{Ended, inside};
@@ -99,6 +99,9 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
         Finish::Released(report) => {
             if context.out.json {
                 output::say(&output::json(&ReleaseDocument::new(&id, &report))?);
+            }
+            if report.reason != EndReason::Released {
+                context.out.remark(format!("wtpool: {}", ending(&report, &name, &id)));
             }
             for line in story(&report, &path, name.as_str()) {
                 context.out.remark(format!("wtpool: {line}"));

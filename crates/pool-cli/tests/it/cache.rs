@@ -172,20 +172,23 @@ fn a_process_that_is_killed_while_it_seeds() {
     bench.fixture.git().args(["add", "-A"]).ok();
     bench.fixture.git().args(["commit", "-qm", "a build script"]).ok();
     bench.ok(&["warm", "0"]);
-    let slot = bench.pool().join("slots/1");
+    let slots = || {
+        let dirs = fs::read_dir(bench.pool().join("slots")).into_iter().flatten().flatten();
+        dirs.map(|dir| dir.path()).collect::<Vec<_>>()
+    };
     let name = bench.repo().file_name().expect("it has a name").to_owned();
-    let (unfinished, target) = (slot.join(".seeding"), slot.join(name).join("target"));
+    let seeding = || slots().into_iter().find(|slot| slot.join(".seeding").exists());
     let interrupt = || {
         let mut child = bench.spawn(&["acquire", "--name", "killed"]);
         let begun = Instant::now();
-        while !unfinished.exists() && child.try_wait().expect("it can be asked").is_none() {
+        while seeding().is_none() && child.try_wait().expect("it can be asked").is_none() {
             assert!(begun.elapsed() < PATIENCE, "nothing is being seeded");
             std::thread::sleep(Duration::from_millis(1));
         }
         // It may have ended meanwhile.
         let _ = child.kill();
         child.wait().expect("it ends");
-        unfinished.exists() && !target.exists()
+        seeding().is_some_and(|slot| !slot.join(&name).join("target").exists())
     };
     // On a machine with much else to do, it may be through before we look.
     let interrupted = (0..20).any(|_| {
@@ -199,7 +202,7 @@ fn a_process_that_is_killed_while_it_seeds() {
     assert!(interrupted, "nothing is tested");
     bench.ok(&["prune"]);
     // A reaper that an earlier lease started may be at it.
-    eventually("nothing is left of it", || !slot.exists());
+    eventually("nothing is left of it", || slots().is_empty());
     bench.eventually_empty();
     assert_eq!(bench.worktrees(), 1);
     let ran = bench.ok(&["run", "--", "sh", "-c", BUILD]);
@@ -216,7 +219,7 @@ fn a_process_that_is_killed_while_it_seeds() {
     assert_eq!(ran.out, "0\none\n", "{ran:?}");
     bench.ok(&["prune", "--all"]);
     bench.eventually_empty();
-    eventually("nothing is left of it", || !slot.exists());
+    eventually("nothing is left of it", || slots().is_empty());
 }
 
 #[test]

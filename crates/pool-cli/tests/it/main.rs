@@ -7,6 +7,7 @@ mod corpus;
 mod events;
 mod faults;
 mod fuzz;
+mod host;
 mod killed;
 mod lease;
 mod malice;

@@ -266,9 +266,15 @@ fn the_pools_own_files_are_plain_ones() {
     let pool = bench.pool();
     let elsewhere = bench.fixture.root().join("elsewhere");
     let lease = bench.json(&["show", "held"])["lease"].as_str().expect("an id").to_owned();
-    for name in
-        ["pool.turn", "pool.lock", "reaper.lock", "reaper.log", "registration.lock", "repository"]
-    {
+    for name in [
+        "pool.turn",
+        "pool.lock",
+        "pool.sharing",
+        "reaper.lock",
+        "reaper.log",
+        "registration.lock",
+        "repository",
+    ] {
         for link in [false, true] {
             bench.kill_reaper();
             let file = pool.join(name);

@@ -48,7 +48,15 @@ pub struct FileLiveness {
 }
 
 impl FileLiveness {
-    /// Claims live in `dir`, which is created by the first claim. Nothing is touched yet.
+    /// The claims of the pool on disk in `pool_dir`: every process that opens that pool must look
+    /// for claims in this one place, or it takes the others' holders for dead. Nothing is touched
+    /// yet.
+    pub fn of_pool(pool_dir: &Path) -> Self {
+        Self::new(pool_dir.join("locks"))
+    }
+
+    /// Claims live in `dir`, which is created by the first claim. Nothing is touched yet. For the
+    /// claims of a pool, use [`of_pool`](Self::of_pool).
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
@@ -169,6 +177,10 @@ impl Liveness for FileLiveness {
         if let Err(error) = self.sweep() {
             tracing::debug!(%error, "cannot tidy up dead claims");
         }
+    }
+
+    fn claims_dir(&self) -> Option<&Path> {
+        Some(&self.dir)
     }
 
     fn identify(&self, pid: u32) -> Option<ProcessIdentity> {

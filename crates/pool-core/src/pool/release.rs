@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Inner, Release, ReleaseReport, end};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::SlotId;
+use crate::id::{ClaimKey, SlotId};
 use crate::isolator::{Base, Plan, Preserved};
 use crate::liveness::Vital;
 use crate::scheduler::{Afterlife, not_ours};
@@ -116,7 +116,8 @@ impl Inner {
         loop {
             let state = self.store.load().await?;
             if let Some(ended) = state.ended(token) {
-                return Ok(report_of(ended, state.slots.get(&ended.slot).and_then(kept_because)));
+                let kept = state.slots.get(&ended.slot).and_then(kept_because);
+                return Ok(report_of(ended, self.worker(), kept));
             }
             let Some((slot, worker)) = state.leaving(token) else {
                 let message = format!("the lease {} is over, and was forgotten", token.lease);
@@ -297,10 +298,12 @@ fn kept_because(slot: &Slot) -> Option<String> {
     }
 }
 
-fn report_of(ended: &EndedLease, kept_because: Option<String>) -> ReleaseReport {
+fn report_of(ended: &EndedLease, own: &ClaimKey, kept_because: Option<String>) -> ReleaseReport {
     ReleaseReport {
         slot: ended.slot,
         outcome: ended.end.outcome,
+        reason: ended.end.reason,
+        by_another: ended.end.by.as_ref() != Some(own),
         branch: ended.end.branch.clone(),
         rescue: ended.end.rescue.clone(),
         disposition: ended.disposition,

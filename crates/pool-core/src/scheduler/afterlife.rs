@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Afterlife, not_ours};
+use super::{Afterlife, LARGEST_SLOT, not_ours};
 use crate::error::Result;
 use crate::event::EventKind;
-use crate::id::{ClaimKey, SlotId};
+use crate::id::{ClaimKey, Generation, SlotId};
 use crate::isolator::{Base, Plan};
 use crate::settings::Settings;
-use crate::state::{Disposition, End, EndReason, EndedLease, PoolState, Slot, SlotState, Token};
+use crate::state::{
+    Disposition, End, EndReason, EndedLease, PathUse, PoolState, Slot, SlotState, Token,
+};
 use crate::time::{Deadline, Moment};
 
 impl PoolState {
@@ -209,7 +211,12 @@ impl PoolState {
     pub fn adopt(&mut self, slot: SlotId, base: Option<Base>, reason: &str, now: &Moment) {
         let plan = base.map(|base| Plan { slot, lease: None, base });
         let state = SlotState::Quarantined { lease: None, end: None, reason: reason.to_owned() };
-        self.slots.insert(slot, Slot { plan, state, ..Slot::new(slot, now) });
+        // Nothing is known of the leases that it had, and its number is not given out again.
+        if slot.0 <= LARGEST_SLOT {
+            self.generation = self.generation.max(Generation(u64::from(slot.0)));
+        }
+        let path_use = PathUse::Again;
+        self.slots.insert(slot, Slot { plan, state, path_use, ..Slot::new(slot, now) });
         self.log(now, EventKind::Quarantined, Some(slot), None, Some(reason));
     }
 

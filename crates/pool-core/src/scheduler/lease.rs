@@ -6,7 +6,7 @@ use crate::event::EventKind;
 use crate::id::{ClaimKey, SlotId, Ticket};
 use crate::isolator::Plan;
 use crate::settings::Settings;
-use crate::state::{End, Lease, Owner, PoolState, SlotState, Token, Waiter};
+use crate::state::{End, Lease, Owner, PathUse, PoolState, SlotState, Token, Waiter};
 use crate::time::{Deadline, Moment};
 
 impl PoolState {
@@ -43,6 +43,10 @@ impl PoolState {
         lease.acquired = now.clone();
         lease.deadline = lease.deadline.map(|d| Deadline::after(now, d.span()));
         let handed_out = (*lease).clone();
+        entry.path_use = match &entry.path_use {
+            PathUse::Unused => PathUse::Once(lease.id.clone()),
+            PathUse::Once(_) | PathUse::Again => PathUse::Again,
+        };
         entry.state = SlotState::Leased { lease };
         entry.last_used = now.clone();
         self.touch_session(handed_out.session.as_ref(), now);
@@ -140,6 +144,7 @@ impl PoolState {
     ) -> Result<SlotId> {
         let (slot, lease) = self.holder(token)?;
         let lease = Box::new(lease.clone());
+        let end = End { by: Some(worker.clone()), ..end };
         self.touch_session(lease.session.as_ref(), now);
         let why = format!("{:?}", end.reason).to_lowercase();
         self.log(now, EventKind::Releasing, Some(slot), Some(&lease), Some(&why));

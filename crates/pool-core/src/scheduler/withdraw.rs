@@ -99,6 +99,7 @@ fn abandoned() -> End {
         outcome: Outcome::Failure,
         reason: EndReason::Abandoned,
         linger: Duration::ZERO,
+        by: None,
         rescue: None,
         branch: None,
     }

@@ -5,6 +5,7 @@
 //! <pool>/pool.json         sidecar of the pool: numbers given out so far, sessions
 //! <pool>/slots/7/slot.json sidecar of slot 7: what it is, whose, since when
 //! <pool>/pool.turn         held by whoever makes a change; the others wait for it, in order
+//! <pool>/pool.sharing      held shared while the store is open, exclusively by one in memory
 //! <pool>/pool.lock         held shared by each change, exclusively while the index is replaced
 //! <pool>/reserve           a megabyte to give up when the disk is full, so that pruning can go on
 //! ```
@@ -43,6 +44,7 @@ use self::layout::{Identity, Layout, Lock};
 use self::records::Snapshot;
 use self::sidecar::Sidecars;
 use self::trouble::Trouble;
+use super::sharing::Sharing;
 use super::{Change, LeaseStore, Logged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::PoolState;
@@ -78,6 +80,8 @@ pub struct SqliteStore(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     layout: Layout,
+    /// Keeps stores in memory away from the directory.
+    _sharing: Sharing,
     patience: Duration,
     /// Changes, one at a time.
     writer: Mutex<Handle>,
@@ -107,7 +111,8 @@ impl SqliteStore {
     ///   does not work;
     /// - [`ErrorKind::Store`]: the records were written by a newer version;
     /// - [`ErrorKind::NoSpace`]; [`ErrorKind::InvalidInput`] when it is not a directory;
-    /// - [`ErrorKind::Busy`]: another process kept it locked for a minute.
+    /// - [`ErrorKind::Busy`]: another process kept it locked for a minute, or keeps the records of
+    ///   the directory's workspaces in memory.
     ///
     /// ```
     /// # fn main() -> pool_core::Result<()> {
@@ -129,8 +134,11 @@ impl SqliteStore {
     /// Those of [`open`](Self::open).
     pub fn open_with_patience(pool_dir: &Path, patience: Duration) -> Result<Self> {
         let layout = Layout::prepare(pool_dir)?;
+        // Before anything is made.
+        let sharing = Sharing::on_disk(layout.directory())?;
         let inner = Inner {
             layout,
+            _sharing: sharing,
             patience,
             writer: Mutex::default(),
             reader: Mutex::default(),
@@ -164,6 +172,10 @@ impl LeaseStore for SqliteStore {
 
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Logged>> {
         self.blocking(move |inner| inner.read(|tx| records::events(tx, after, limit))).await
+    }
+
+    fn pool_dir(&self) -> Option<&Path> {
+        Some(self.0.layout.directory())
     }
 }
 

@@ -50,6 +50,7 @@ fn over(linger: u64) -> End {
         outcome: Outcome::Success,
         reason: EndReason::Released,
         linger: Duration::from_secs(linger),
+        by: None,
         rescue: None,
         branch: None,
     }

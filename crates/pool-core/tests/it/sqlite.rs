@@ -11,14 +11,15 @@ use jiff::Timestamp;
 use pool_core::{
     Base, BootId, Branch, ClaimKey, CommitId, Deadline, Disposition, End, EndReason, EndedLease,
     ErrorKind, Event, EventKind, Generation, Lease, LeaseId, LeaseName, LeaseStore, Linger,
-    MemoryStore, Moment, Outcome, Owner, Plan, PoolState, ProcessIdentity, Session, SessionId,
-    Slot, SlotId, SlotState, SqliteStore, Ticket, Token, Waiter,
+    MemoryStore, Moment, Outcome, Owner, PathUse, Plan, PoolState, ProcessIdentity, Session,
+    SessionId, Slot, SlotId, SlotState, SqliteStore, Ticket, Token, Waiter,
 };
 
 mod any_state;
 mod damage;
 mod disk;
 mod fuzz;
+mod origin;
 mod refusal;
 mod sharing;
 
@@ -108,7 +109,8 @@ fn lease(n: u64) -> Lease {
 fn slot(id: u32, state: SlotState) -> Slot {
     let commit = CommitId::new("abc123").unwrap();
     let plan = Plan { slot: SlotId(id), lease: None, base: Base { commit, branch: None } };
-    Slot { id: SlotId(id), plan: Some(plan), last_used: moment(3), warm: false, state }
+    let path_use = PathUse::Once(LeaseId::new(format!("{id:026}")).unwrap());
+    Slot { id: SlotId(id), plan: Some(plan), last_used: moment(3), warm: false, path_use, state }
 }
 
 fn leased(id: u32, generation: u64) -> Slot {
@@ -130,6 +132,7 @@ fn end() -> End {
         outcome: Outcome::Success,
         reason: EndReason::Released,
         linger: Duration::ZERO,
+        by: None,
         rescue: None,
         branch: None,
     }

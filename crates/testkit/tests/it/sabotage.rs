@@ -1,7 +1,7 @@
 //! The conformance suite must be able to fail: backends with one fault each do not pass it.
 
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -46,6 +46,10 @@ impl Isolator for FaultyIsolator {
     fn place(&self, slot: SlotId) -> PathBuf {
         let collide = self.fault == Fault::PlacesCollide;
         self.inner.place(if collide { SlotId(slot.0 % 20) } else { slot })
+    }
+
+    fn pool_dir(&self) -> Option<&Path> {
+        self.inner.pool_dir()
     }
 
     async fn resolve(&self, wish: &Wish, name: &LeaseName) -> Result<Base> {

@@ -13,7 +13,7 @@ use super::records::{Marks, Snapshot, changed, gone, is_of, json, lasting, plaus
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Generation, SessionId, SlotId, Ticket};
 use crate::plain::open_plain;
-use crate::state::{EndedLease, PoolState, Session, Slot, SlotState};
+use crate::state::{EndedLease, PathUse, PoolState, Session, Slot, SlotState};
 use crate::time::{Clock, SystemClock};
 
 /// The version of both files. What an older program can't read needs a new one.
@@ -238,6 +238,7 @@ fn quarantined(id: SlotId, why: &str) -> Slot {
         plan: None,
         last_used: SystemClock::new().now(),
         warm: false,
+        path_use: PathUse::Again,
         state: SlotState::Quarantined { lease: None, end: None, reason },
     }
 }

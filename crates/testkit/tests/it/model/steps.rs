@@ -101,7 +101,9 @@ impl System {
             Step::PutForeign(ask) => {
                 self.prune();
                 let state = self.list();
-                let slot = (1..).map(SlotId).find(|slot| !state.slots.contains_key(slot));
+                // Where the next new slot is to be made: numbers are those of generations.
+                let next = u32::try_from(state.generation.0 + 1).expect("a short life");
+                let slot = (next..).map(SlotId).find(|slot| !state.slots.contains_key(slot));
                 let (slot, what) = (slot.expect("there are many numbers"), "somebody else's files");
                 self.isolator.set_foreign(slot, Some(what));
                 self.foreign.insert(slot, what.to_owned());

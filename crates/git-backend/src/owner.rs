@@ -1,0 +1,216 @@
+//! Whose a pool directory is: which repository's, and whether it is a pool at all.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use pool_core::{Error, ErrorKind, Result, open_plain};
+
+use crate::repository::Repository;
+
+/// Names the repository that a pool belongs to: its common directory, byte for byte.
+const OWNER_FILE: &str = "repository";
+
+/// Refuses a directory that is another repository's pool, or that is neither empty nor a pool.
+/// Changes nothing.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidInput`] in both cases; [`ErrorKind::PermissionDenied`] if other users could
+/// put something in the place of a default pool; any error of reading.
+pub(crate) fn check(pool_dir: &Path, repository: &Repository) -> Result<()> {
+    let default = repository.default_pool_dir();
+    if crate::site::resolved(&default) == pool_dir {
+        default.parent().map_or(Ok(()), check_above)?;
+    }
+    is_pool(pool_dir)?;
+    match pool_owner(pool_dir)? {
+        Some(owner) if owner != repository.common_dir() => Err(of_another(pool_dir, &owner)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether there is a pool in a directory; not if that is empty.
+///
+/// # Errors
+///
+/// When it has anything else in it: a pool removes what is in its `trash`, among others.
+pub(crate) fn is_pool(dir: &Path) -> Result<bool> {
+    let reading = |e| Error::io(format!("read {}", dir.display()), e);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        Err(e) => return Err(reading(e)),
+    };
+    let records = [OWNER_FILE, "pool.db", "pool.json"];
+    if records.iter().any(|name| fs::symlink_metadata(dir.join(name)).is_ok_and(|m| m.is_file())) {
+        return Ok(true);
+    }
+    let mut exists = false;
+    for entry in entries {
+        let name = entry.map_err(reading)?.file_name();
+        let is_own = name.to_str().is_some_and(|name| {
+            OWN_NAMES.contains(&name) || OWN_BEGINNINGS.iter().any(|own| name.starts_with(own))
+        });
+        if !is_own {
+            let message = format!("{} is not a pool, and not empty", dir.display());
+            return Err(Error::new(ErrorKind::InvalidInput, message)
+                .with_hint("name a directory that is empty or does not exist (`--pool-dir`)"));
+        }
+        exists = true;
+    }
+    Ok(exists)
+}
+
+/// What is there of a pool that others are just making, or that somebody deleted under a running process.
+const OWN_NAMES: [&str; 11] = [
+    ".restoring",
+    "branches",
+    "build-base.log",
+    "cache",
+    "locks",
+    "reaper.lock",
+    "reaper.log",
+    "registration.lock",
+    OWNER_FILE,
+    "slots",
+    "trash",
+];
+const OWN_BEGINNINGS: [&str; 5] = ["pool.", "reserve", ".repository.", ".reserve-", ".sidecar-"];
+
+/// Whether anybody else could put something in the place of a default pool, whose name can be foretold.
+#[cfg(unix)]
+fn check_above(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let reading = |e| Error::io(format!("look at {}", dir.display()), e);
+    // If it is a link, both it and where it leads.
+    let looked = fs::symlink_metadata(dir).and_then(|own| Ok([own, fs::metadata(dir)?]));
+    let found = match looked {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(reading(e)),
+    };
+    let user = rustix::process::geteuid().as_raw();
+    let foreign = |meta: &fs::Metadata| ![user, 0].contains(&meta.uid());
+    let open = |meta: &fs::Metadata| meta.is_dir() && meta.mode() & 0o022 != 0;
+    let (what, hint) = match () {
+        () if found.iter().any(foreign) => {
+            ("belongs to another user", "set another pool directory".to_owned())
+        }
+        () if found.iter().any(open) => {
+            ("is one that others may write to", format!("run: chmod go-w {}", dir.display()))
+        }
+        () => return Ok(()),
+    };
+    let message = format!("the directory of pools {} {what}", dir.display());
+    Err(Error::new(ErrorKind::PermissionDenied, message).with_hint(hint))
+}
+
+#[cfg(not(unix))]
+fn check_above(_dir: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// Returns the common directory of the repository that the pool in `pool_dir` belongs to; `None` if
+/// there is no pool.
+///
+/// # Errors
+///
+/// If the file that says so can't be read.
+pub fn pool_owner(pool_dir: &Path) -> Result<Option<PathBuf>> {
+    let file = pool_dir.join(OWNER_FILE);
+    let mut bytes = Vec::new();
+    let read = open_plain(File::options().read(true), &file)
+        .and_then(|mut file| file.read_to_end(&mut bytes));
+    match read {
+        Ok(_) => {
+            let path = bytes.strip_suffix(b"\n").unwrap_or(&bytes).to_vec();
+            // Empty where the power failed before its content was on the disk: it is written again.
+            if path.is_empty() {
+                return Ok(None);
+            }
+            let path = gix::path::from_byte_slice(&path).map(Path::to_owned);
+            path.map(Some).map_err(|e| {
+                Error::io(
+                    format!("read {}", file.display()),
+                    io::Error::new(io::ErrorKind::InvalidData, e),
+                )
+            })
+        }
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(e) => Err(Error::io(format!("read {}", file.display()), e)),
+    }
+}
+
+/// Writes down whose pool it is, so that it can be used from anywhere.
+pub(crate) fn claim(pool_dir: &Path, repository: &Repository) -> Result<()> {
+    let unfinished = pool_dir.join(format!(".{OWNER_FILE}.new"));
+    let is_ours = || match pool_owner(pool_dir)? {
+        Some(owner) if owner != repository.common_dir() => Err(of_another(pool_dir, &owner)),
+        owner => Ok(owner.is_some()),
+    };
+    if is_ours()? {
+        // Of somebody who was killed right here.
+        let _ = fs::remove_file(unfinished);
+        return Ok(());
+    }
+    let file = pool_dir.join(OWNER_FILE);
+    let failed = |e| Error::io(format!("write {}", file.display()), e);
+    // One at a time. It is let go of with its name, so that those who waited look again.
+    let alone = open_plain(File::options().create(true).append(true), &unfinished)
+        .and_then(|alone| fs4::FileExt::lock(&alone).map(|()| alone))
+        .map_err(failed)?;
+    if is_ours()? {
+        let _ = fs::remove_file(unfinished);
+        return Ok(());
+    }
+    let mut line = bytes_of(repository.common_dir())?;
+    line.push(b'\n');
+    let is_empty = fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_file() && meta.len() == 0);
+    // Without it nobody could say whose the pool is, which may have leases at once: on the disk before it
+    // bears its name.
+    let written = write_durably(&unfinished, &line).and_then(|()| match is_empty {
+        true => fs::rename(&unfinished, &file),
+        false => fs::hard_link(&unfinished, &file),
+    });
+    pool_core::fail_point!("git-backend::owner::linked");
+    // Gone already, if it was never written.
+    let _ = fs::remove_file(&unfinished);
+    let written = written.and_then(|()| File::open(pool_dir)?.sync_all());
+    drop(alone);
+    match written {
+        // Somebody was quicker: then it must be for the same repository.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => is_ours().map(drop),
+        other => other.map_err(failed),
+    }
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>> {
+    match gix::path::into_bstr(path) {
+        Ok(bytes) => Ok(bytes.into_owned().into()),
+        Err(e) => Err(crate::site::gix_error(format!("write down the path {}", path.display()), e)),
+    }
+}
+
+fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn of_another(pool_dir: &Path, owner: &Path) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        format!(
+            "the pool {} belongs to another repository, {}",
+            pool_dir.display(),
+            owner.display()
+        ),
+    )
+    .with_hint("start inside that repository, or name another directory with `--pool-dir`")
+}
