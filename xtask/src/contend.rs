@@ -1,6 +1,6 @@
 //! Many processes on one pool, while somebody else works in the same repository with git: fetches,
 //! collects garbage, prunes, makes worktrees of their own. Nobody may be overtaken, nothing lost, and
-//! nobody may see an error of git's.
+//! nobody may see an error of git's. Or, with `--keepers`, leases that no process holds, while others prune.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use crate::{Result, steps};
 mod audit;
 mod ground;
 mod holder;
+mod keepers;
 mod log;
 mod strangers;
 
@@ -42,12 +43,20 @@ pub(crate) struct Options {
     /// Leaves the repository and the pool where they are.
     #[arg(long)]
     keep: bool,
+    #[command(flatten)]
+    keepers: keepers::Keepers,
 }
 
 impl Options {
     /// So much of it as continuous integration has time for.
     pub(crate) fn slice() -> Self {
-        Self { processes: 8, rounds: 10, cap: 3, repo: None, program: None, keep: false }
+        let keepers = keepers::Keepers::NONE;
+        Self { processes: 8, rounds: 10, cap: 3, repo: None, program: None, keep: false, keepers }
+    }
+
+    /// The same of the leases that no process holds.
+    pub(crate) fn slice_of_keepers() -> Self {
+        Self { keepers: keepers::Keepers::SLICE, ..Self::slice() }
     }
 }
 
@@ -88,6 +97,14 @@ pub(crate) fn run(options: &Options) -> Result {
         None => steps::build_wtpool(steps::Profile::Dev)?,
     };
     let tmp = tempfile::Builder::new().prefix("wtpool-contend-").disable_cleanup(true).tempdir()?;
+    if options.keepers.is_wanted() {
+        eprintln!("\n== contend: leases that no process holds, in {}", tmp.path().display());
+        let cap = options.keepers.cap() + 1;
+        let ground = Ground::new(wtpool, tmp.path(), cap, options.repo.as_deref())?;
+        let tally = Tally::default();
+        keepers::run(&ground, &tally, options.keepers)?;
+        return judge(&ground, tally, options);
+    }
     eprintln!(
         "\n== contend: {} processes, {} leases each, {} at once, in {}",
         options.processes,
@@ -128,6 +145,11 @@ pub(crate) fn run(options: &Options) -> Result {
     if rounds.len() != expected {
         tally.violation(format!("there were {} leases, not {expected}", rounds.len()));
     }
+    judge(&ground, tally, options)
+}
+
+/// Says what was wrong. A ground without violations is removed.
+fn judge(ground: &Ground, tally: Tally, options: &Options) -> Result {
     let violations = tally.violations.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("contend: {} violations", violations.len());
     if let Some(first) = violations.first() {

@@ -119,6 +119,8 @@ fn run(step: Step) -> Result {
             steps::deny()?;
             #[cfg(unix)]
             contend::run(&contend::Options::slice())?;
+            #[cfg(unix)]
+            contend::run(&contend::Options::slice_of_keepers())?;
             #[cfg(target_os = "linux")]
             crash::pause::run(&crash::pause::Options::slice())?;
             #[cfg(target_os = "linux")]
