@@ -150,6 +150,16 @@ impl Context {
         Place::find(global, cache, access)?.open(global, access)
     }
 
+    /// Opens the pool in which to look for a lease: the one that `text` lies in, if it is a path and
+    /// the command line names neither pool nor repository.
+    pub(crate) fn open_for(global: &Global, text: &str) -> Result<Self> {
+        let mut global = global.clone();
+        if global.pool_dir.is_none() && global.repo.is_none() {
+            global.pool_dir = path_of(text).as_deref().and_then(pool_around);
+        }
+        Self::open(&global, None, Access::Visit)
+    }
+
     /// Finds a lease or slot by what a person gave: an id, the beginning of one, a name, a path.
     pub(crate) async fn find(&self, text: &str) -> Result<Lookup> {
         match path_of(text).as_deref().and_then(Path::to_str) {
@@ -197,6 +207,13 @@ impl Context {
     }
 }
 
+/// The pool that a path lies in a worktree of, whether or not the worktree is still there.
+fn pool_around(path: &Path) -> Option<PathBuf> {
+    let slots = path.ancestors().filter(|dir| dir.ends_with("slots"));
+    let mut pools = slots.filter_map(Path::parent);
+    pools.find(|pool| matches!(pool_owner(pool), Ok(Some(_)))).map(Path::to_owned)
+}
+
 /// The absolute path that a person gave, with symlinks resolved as far as it exists: that of a
 /// worktree that is gone still says which lease it was. `None` if it is no path.
 fn path_of(text: &str) -> Option<PathBuf> {
@@ -213,6 +230,7 @@ fn path_of(text: &str) -> Option<PathBuf> {
     }
 }
 
+/// What is needed of the lease that was found.
 fn own(found: Lookup, text: &str) -> Result<Own> {
     let own = match found {
         Lookup::Slot(slot) => slot.state.lease().map(|lease| Own {

@@ -3,7 +3,7 @@
 use pool_core::Release;
 
 use crate::cli::{Global, Outcome, duration};
-use crate::context::{Access, Context, Own};
+use crate::context::{Context, Own};
 use crate::error::Result;
 use crate::output::{ReleaseDocument, ending, story};
 use crate::progress::Progress;
@@ -17,7 +17,7 @@ pub(crate) async fn perform(
     outcome: Outcome,
     linger: Option<Span>,
 ) -> Result<u8> {
-    let context = Context::open(global, None, Access::Visit)?;
+    let context = Context::open_for(global, text)?;
     let Own { token, name, .. } = context.find_own("release", text, given).await?;
     let how = Release { outcome: outcome.into(), linger: duration(linger) };
     let progress = Progress::spinner(&context.out, "saving what would be lost");

@@ -6,6 +6,7 @@ mod cap;
 mod corpus;
 mod events;
 mod faults;
+mod fence;
 mod fuzz;
 mod host;
 mod killed;
