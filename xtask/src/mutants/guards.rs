@@ -563,4 +563,88 @@ pub(super) const GUARDS: &[Guard] = &[
         )],
         tests: &[it(CACHE, "audit::the_base_never_changes")],
     },
+    Guard {
+        name: "records-of-another-directory",
+        file: "crates/pool-core/src/pool/origin.rs",
+        edits: &[("check_records(&*store, dir)?;", "")],
+        tests: &[
+            it(CORE, "sqlite::origin::records_in_memory_over_a_pool_on_disk_are_refused"),
+            it(CORE, "sqlite::origin::records_elsewhere_than_the_workspaces_are_refused"),
+            it(CLI, "host::host_with_records_in_memory_and_program_refuse_each_other"),
+        ],
+    },
+    Guard {
+        name: "records-on-disk-found",
+        file: "crates/pool-core/src/store/sharing.rs",
+        edits: &[(
+            "if let Some(records) = records_on_disk(&dir)? {",
+            "if let Some(records) = records_on_disk(&dir)?.filter(|_| false) {",
+        )],
+        tests: &[
+            it(CORE, "sqlite::origin::records_in_memory_over_a_pool_on_disk_are_refused"),
+            it(CLI, "host::host_with_records_in_memory_and_program_refuse_each_other"),
+        ],
+    },
+    Guard {
+        name: "records-in-memory-alone",
+        file: "crates/pool-core/src/store/sqlite.rs",
+        edits: &[(
+            "let sharing = Sharing::on_disk(layout.directory())?;",
+            "let sharing = Sharing::on_disk(&std::env::temp_dir())?;",
+        )],
+        tests: &[
+            it(CORE, "sqlite::origin::records_in_memory_keep_all_others_away_while_they_live"),
+            it(CLI, "host::host_with_records_in_memory_and_program_refuse_each_other"),
+        ],
+    },
+    Guard {
+        name: "claims-of-another-directory",
+        file: "crates/pool-core/src/pool/origin.rs",
+        edits: &[("check_claims(&*given, &shared, records)?;", "let _ = check_claims;")],
+        tests: &[it(CORE, "sqlite::origin::claims_elsewhere_than_those_of_others_are_refused")],
+    },
+    Guard {
+        name: "pool-on-disk-by-default",
+        file: "crates/pool-core/src/pool/origin.rs",
+        edits: &[(
+            "(None, Some(dir)) => on_disk(dir)?,",
+            "(None, Some(dir)) => { let _ = on_disk(dir)?; Arc::new(MemoryStore::new()) }",
+        )],
+        tests: &[
+            it(CORE, "sqlite::origin::shortest_way_to_open_shares_the_pool_on_disk"),
+            it(CLI, "host::host_and_program_end_neither_the_others_leases"),
+        ],
+    },
+    Guard {
+        name: "owner-of-the-pool",
+        file: "crates/git-backend/src/isolator.rs",
+        edits: &[("owner::check(&site.pool_dir, repository)?;", "")],
+        tests: &[it(CLI, "host::host_of_another_repository_is_refused")],
+    },
+    Guard {
+        name: "path-fence",
+        file: "crates/pool-core/src/pool/lookup.rs",
+        edits: &[(
+            "return Ok(LeaseAt::Several(slot))",
+            "return Ok(LeaseAt::Only(Lookup::Slot(slot)))",
+        )],
+        tests: &[
+            it(CORE, "path::path_that_several_leases_have_had_stands_for_none"),
+            it(CLI, "fence::late_release_by_path_ends_no_lease_of_the_next_holder"),
+            it(CLI, "fence::release_after_the_lease_expired_ends_no_lease_of_the_next_holder"),
+            it(CLI, "fence::repeated_release_at_the_cap_ends_no_lease_of_who_waited"),
+        ],
+    },
+    Guard {
+        name: "numbers-of-slots",
+        file: "crates/pool-core/src/scheduler.rs",
+        edits: &[(
+            "let id = id.or_else(unused).unwrap_or(SlotId(1));",
+            "let id = unused().unwrap_or(SlotId(1));",
+        )],
+        tests: &[
+            it(CORE, "path::number_of_a_removed_slot_is_not_given_out_again"),
+            it(CLI, "fence::removed_worktree_leaves_its_path_to_no_other_lease"),
+        ],
+    },
 ];

@@ -2,6 +2,7 @@
 
 mod dropped;
 mod liveness;
+mod path;
 mod pauses;
 mod pool;
 mod scheduler;
