@@ -388,8 +388,10 @@ pub(crate) fn occupant(
             return Ok(Some(dot_git.parent().unwrap_or(&dot_git).to_owned()));
         }
     }
-    // The HEAD of a bare repository is on a branch that nobody has checked out.
-    Ok(site.main_worktree.clone().filter(|_| holds(&site.common_dir)))
+    // In a bare repository no worktree has the branch of HEAD checked out.
+    let is_in_main = !site.is_bare && holds(&site.common_dir);
+    let main = site.main_worktree.as_ref().unwrap_or(&site.common_dir);
+    Ok(is_in_main.then(|| main.clone()))
 }
 
 fn taken(name: &str, place: &Path) -> Error {

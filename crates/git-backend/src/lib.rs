@@ -10,6 +10,7 @@ mod durable;
 mod git;
 mod inspect;
 mod isolator;
+mod own_worktree;
 mod owner;
 mod patterns;
 mod provision;

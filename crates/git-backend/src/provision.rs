@@ -12,6 +12,7 @@ use crate::copy;
 use crate::dispose;
 use crate::durable;
 use crate::git::Git;
+use crate::own_worktree;
 use crate::registration;
 use crate::settings::SubmoduleMode;
 use crate::site::{Place, Site, foreign, gix_error, remove_file};
@@ -74,6 +75,7 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     let place = site.place(plan.slot);
     let admin = registration::register(site, plan, interrupt)?;
     pool_core::fail_point!("git-backend::provision::registered");
+    own_worktree::secure(site, &admin, &place)?;
     let mut repo = site.open_admin(&admin)?;
     with_modes(&mut repo)?;
     // gix doesn't fetch what a partial clone left out; git does.
@@ -92,7 +94,8 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     registration::check(interrupt)?;
     pool_core::fail_point!("git-backend::provision::configured");
     copy::bring_along(site, plan.slot)?;
-    registration::keep(site, plan, &admin)
+    registration::keep(site, plan, &admin)?;
+    own_worktree::verify(site, &admin, &place)
 }
 
 /// Has a checkout make executable what is to be, as git's own does: `core.fileMode` is about what is found. gix takes
@@ -164,7 +167,7 @@ pub(crate) const OWN_CONFIG: [&str; 2] = ["config.worktree", "info/sparse-checko
 
 /// Keeps a copy of the worktree's own configuration, which came from the main worktree: what a lease
 /// changes in it must not reach the next one.
-fn remember_config(site: &Site, plan: &Plan, admin: &Path) -> Result<()> {
+pub(crate) fn remember_config(site: &Site, plan: &Plan, admin: &Path) -> Result<()> {
     for file in OWN_CONFIG {
         let from = admin.join(file);
         let to = remembered(site, plan.slot, file);

@@ -24,7 +24,10 @@ use crate::durable;
 use crate::git::Git;
 use crate::inspect::compare::STRICTLY;
 use crate::inspect::os;
-use crate::provision::{OWN_CONFIG, init_submodules, refuse_submodules, remembered, unmark};
+use crate::own_worktree;
+use crate::provision::{
+    OWN_CONFIG, init_submodules, refuse_submodules, remember_config, remembered, unmark,
+};
 use crate::registration;
 use crate::site::{Site, gix_error, remove_file};
 use crate::trash::Bin;
@@ -73,6 +76,10 @@ pub(crate) fn recycle(
     pool_core::fail_point!("git-backend::recycle::cleared");
     restore_head(&admin, &plan.base.commit)?;
     restore_config(site, plan, &admin)?;
+    if own_worktree::secure(site, &admin, &place)? {
+        // What the slot is made with from now on: else the next reset would undo it.
+        remember_config(site, plan, &admin)?;
+    }
     let git = || Git::in_worktree(site, &admin, &root);
     branch::detach(&site.open_admin(&admin)?, &plan.base.commit)?;
     pool_core::fail_point!("git-backend::recycle::detached");
@@ -107,6 +114,7 @@ pub(crate) fn recycle(
     init_submodules(site, plan, &admin)?;
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)?;
+    own_worktree::verify(site, &admin, &place)?;
     pool_core::fail_point!("git-backend::recycle::made");
     unmark(&marker)
 }

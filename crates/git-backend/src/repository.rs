@@ -14,6 +14,7 @@ pub struct Repository {
     common_dir: PathBuf,
     worktree: Option<PathBuf>,
     main_worktree: Option<PathBuf>,
+    is_bare: bool,
     name: String,
     beside: PathBuf,
 }
@@ -97,9 +98,17 @@ impl Repository {
         self.worktree.as_deref()
     }
 
-    /// Its main worktree; `None` when it is bare.
+    /// Its main worktree; `None` when it is bare, and when the search started elsewhere than in the
+    /// main worktree of a repository whose git directory does not tell where that is: one made by
+    /// `git init --separate-git-dir`, or one whose `.git` is a symlink.
     pub fn main_worktree(&self) -> Option<&Path> {
         self.main_worktree.as_deref()
+    }
+
+    /// Whether it has no main worktree, as `core.bare` says. If it has one, the branch of its `HEAD` is
+    /// checked out, even where [`main_worktree`](Self::main_worktree) does not know the path.
+    pub fn is_bare(&self) -> bool {
+        self.is_bare
     }
 
     /// What people call it: the name of its main worktree's directory, or that of the bare
@@ -140,21 +149,33 @@ impl Repository {
         let git_dir = canonical(&git_dir)?;
         let common_dir = canonical(open(&git_dir)?.common_dir())?;
         let main = open(&common_dir)?;
-        let main_worktree = match main.workdir() {
-            // It may be configured and gone; the repository is as good as bare then.
+        let core_bare = main.config_snapshot().boolean("core.bare");
+        // The main worktree that git finds when it starts at the git directory.
+        let derived = match main.workdir() {
+            // It may be configured and gone.
             Some(path) if !main.is_bare() => canonical(path).ok(),
             _ => None,
         };
-        let worktree = worktree.as_deref().map(canonical).transpose()?;
-        // The directory of a bare repository may have been taken for a worktree.
-        let worktree = worktree.filter(|path| main_worktree.is_some() || *path != common_dir);
-        let home = main_worktree.as_deref().unwrap_or(&common_dir);
+        let is_linked = git_dir != common_dir;
+        // Git calls nothing the main worktree of a repository that `core.bare` says is bare, not even
+        // the directory of a `.git` file that leads there. And gix may have taken the directory of a
+        // bare repository for a worktree.
+        let is_worktree =
+            |path: &PathBuf| is_linked || (core_bare != Some(true) && *path != common_dir);
+        let worktree = worktree.as_deref().map(canonical).transpose()?.filter(is_worktree);
+        // If the git directory was made by `git init --separate-git-dir`, or `.git` is a symlink, the
+        // worktree leads to the git directory, but nothing leads back.
+        let main_worktree = derived.clone().or_else(|| worktree.clone().filter(|_| !is_linked));
+        let is_bare = core_bare.unwrap_or(main_worktree.is_none());
+        // Which pool is a repository's must not depend on where the search began.
+        let home = derived.as_deref().unwrap_or(&common_dir);
         Ok(Self {
             name: name_of(home),
             beside: beside(home, &common_dir),
             common_dir,
             worktree,
             main_worktree,
+            is_bare,
         })
     }
 }
@@ -172,10 +193,12 @@ fn children(dir: &Path) -> Result<Vec<PathBuf>> {
 /// The repository whose root, or whose worktree's root, that directory is.
 fn repository_at(dir: &Path) -> Option<Repository> {
     let (found, _) = gix::discover::upwards(dir).ok()?;
-    let repository = Repository::from_discovered(found).ok()?;
     let dir = dir.canonicalize().ok()?;
-    (repository.worktree.as_ref() == Some(&dir) || repository.common_dir == dir)
-        .then_some(repository)
+    // Also the directory of a `.git` file that leads to a bare repository.
+    let (_, top) = found.clone().into_repository_and_work_tree_directories();
+    let is_top = top.and_then(|top| top.canonicalize().ok()).is_some_and(|top| top == dir);
+    let repository = Repository::from_discovered(found).ok()?;
+    (is_top || repository.common_dir == dir).then_some(repository)
 }
 
 fn name_of(home: &Path) -> String {

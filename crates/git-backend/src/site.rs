@@ -23,8 +23,10 @@ pub(crate) struct Site {
     pub(crate) repo: gix::ThreadSafeRepository,
     /// Its common directory, canonical.
     pub(crate) common_dir: PathBuf,
-    /// Its main worktree, canonical; `None` when it is bare.
+    /// Its main worktree, canonical; `None` when it is bare, or when the path is not known.
     pub(crate) main_worktree: Option<PathBuf>,
+    /// Whether it has no main worktree.
+    pub(crate) is_bare: bool,
     /// Where the pool keeps everything, canonical. It need not exist yet.
     pub(crate) pool_dir: PathBuf,
     /// The user's choices.
@@ -72,6 +74,7 @@ impl Site {
             repo: repo.into_sync(),
             common_dir: repository.common_dir().to_owned(),
             main_worktree: repository.main_worktree().map(Path::to_owned),
+            is_bare: repository.is_bare(),
             pool_dir,
             settings,
             name: sanitized(repository.name()),

@@ -55,6 +55,30 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "lifecycle::a_worktree_is_what_the_plan_says_and_stock_git_agrees")],
     },
     Guard {
+        name: "git-means-the-slot",
+        file: "crates/git-backend/src/own_worktree.rs",
+        edits: &[
+            ("    if redirection(site, admin, place)? == Redirection::None {", "    if true {"),
+            (
+                "    let what = match redirection(site, admin, place)? {",
+                "    let what = match Redirection::None {",
+            ),
+        ],
+        tests: &[
+            it(GIT, "own_worktree::git_in_a_slot_means_the_slot"),
+            it(GIT, "own_worktree::git_in_a_slot_of_a_submodule_means_the_slot"),
+        ],
+    },
+    Guard {
+        name: "main-worktree-of-a-separate-git-directory",
+        file: "crates/git-backend/src/repository.rs",
+        edits: &[(
+            "derived.clone().or_else(|| worktree.clone().filter(|_| !is_linked))",
+            "derived.clone()",
+        )],
+        tests: &[it(GIT, "own_worktree::branch_of_a_main_worktree_is_never_leased")],
+    },
+    Guard {
         name: "late-changes",
         file: "crates/pool-core/src/pool/orphans.rs",
         edits: &[("let done = match self.settled().await {", "let done = match Ok(()) {")],

@@ -13,6 +13,7 @@ mod inspect;
 mod layouts;
 mod lifecycle;
 mod malice;
+mod own_worktree;
 mod partial;
 mod power;
 mod random;
