@@ -24,10 +24,10 @@ use pool_core::{CommitId, ContentId, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::cargo::Toolchain;
-use crate::files::{self, Recorded};
+use crate::files::Recorded;
 
 pub(crate) use analysis::hash_in;
-pub(crate) use build::{Recipe, build, is_being_built, sweep};
+pub(crate) use build::{Recipe, build, is_being_built, lock, sweep};
 
 /// Of this program's own format. Another one: the base is of no use.
 const FORMAT: u32 = 1;
@@ -165,6 +165,17 @@ impl Base {
         self.dir.join("manifest.json")
     }
 
+    /// What the manifest is called while the base is being removed.
+    fn leaving(&self) -> PathBuf {
+        self.dir.join("leaving.json")
+    }
+
+    /// Whether it is whole, and not being removed. A slot that has noted that it uses the base asks this before it
+    /// takes anything from there: either it sees the base leave, or whoever removes the base sees the note.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.manifest().exists()
+    }
+
     /// Its number; higher ones are newer.
     pub(crate) fn number(&self) -> u64 {
         let name = self.dir.file_name().and_then(|name| name.to_str());
@@ -223,11 +234,23 @@ impl Base {
         manifest.states.iter().map(move |dir| target.join(dir))
     }
 
-    fn remove(&self) -> io::Result<()> {
-        // First of all, so that nobody takes it for complete whenever this is interrupted.
-        files::remove(&self.manifest())?;
+    /// Removes it, unless a slot uses it by now.
+    fn remove_unless(&self, is_used: impl Fn() -> bool) -> io::Result<()> {
+        // First of all, so that no slot takes it for complete, now and whenever this is interrupted.
+        match fs::rename(self.manifest(), self.leaving()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         pool_core::fail_point!("cache-share::base::condemned");
-        fs::remove_dir_all(&self.dir)
+        if is_used() { self.stay() } else { fs::remove_dir_all(&self.dir) }
+    }
+
+    /// Takes back a removal that had just begun.
+    fn stay(&self) -> io::Result<()> {
+        match fs::rename(self.leaving(), self.manifest()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -264,19 +287,21 @@ pub(crate) fn choose(cache: &Path, commit: &CommitId) -> Option<(Base, Manifest)
     newest
 }
 
-/// Removes bases that are incomplete, and all but the newest `keep` complete ones, save those in `used`.
-pub(crate) fn tidy(cache: &Path, keep: usize, used: &[u64]) -> Result<()> {
+/// Removes bases that are incomplete, and all but the newest `keep` complete ones, save those that are `used`, which is
+/// asked anew for each. To be called under the [lock](build::lock) of those who build.
+pub(crate) fn tidy(cache: &Path, keep: usize, used: &dyn Fn() -> Vec<u64>) -> Result<()> {
     let mut kept = 0;
     for base in all(cache) {
-        let complete = base.manifest().exists();
-        if complete && (kept < keep || used.contains(&base.number())) {
+        let failed = |e| Error::io(format!("remove {}", base.dir.display()), e);
+        let is_used = || used().contains(&base.number());
+        let complete = base.is_complete();
+        if complete && (kept < keep || is_used()) {
             kept += 1;
-            continue;
+        } else if is_used() {
+            base.stay().map_err(failed)?;
+        } else {
+            base.remove_unless(is_used).map_err(failed)?;
         }
-        if used.contains(&base.number()) {
-            continue;
-        }
-        base.remove().map_err(|e| Error::io(format!("remove {}", base.dir.display()), e))?;
     }
     Ok(())
 }
@@ -290,4 +315,36 @@ pub(crate) fn inode(meta: &fs::Metadata) -> Option<u64> {
 #[cfg(not(unix))]
 pub(crate) fn inode(_: &fs::Metadata) -> Option<u64> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn base_that_a_slot_takes_while_it_is_removed_stays() {
+        let cache = tempfile::tempdir().expect("a temporary directory");
+        let base = Base { dir: cache.path().join("base/1") };
+        let make = || {
+            fs::create_dir_all(&base.dir).expect("made");
+            fs::write(base.manifest(), "{}").expect("written");
+        };
+        // A slot notes its use between the two looks.
+        make();
+        let looks = Cell::new(0);
+        let used = || {
+            looks.set(looks.get() + 1);
+            if looks.get() > 2 { vec![1] } else { Vec::new() }
+        };
+        tidy(cache.path(), 0, &used).expect("tidied");
+        assert!(base.is_complete() && !base.leaving().exists());
+        // Whoever removed it was killed, and a slot uses it.
+        fs::rename(base.manifest(), base.leaving()).expect("renamed");
+        tidy(cache.path(), 0, &|| vec![1]).expect("tidied");
+        assert!(base.is_complete());
+        tidy(cache.path(), 0, &Vec::new).expect("tidied");
+        assert!(!base.dir.exists());
+    }
 }

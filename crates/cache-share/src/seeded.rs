@@ -205,6 +205,11 @@ impl Seeded {
             let note = Note { base: Some(base.number()), commit: Some(commit), ..Note::default() };
             note.write(slot_dir(&path))?;
             pool_core::fail_point!("cache-share::seeded::noted");
+            if !base.is_complete() {
+                let damage = Some("it was removed just now".to_owned());
+                let none = seed::Seeded { damage, ..seed::Seeded::default() };
+                return Ok((none, summary(&decision.left), decision.times));
+            }
             let seeded = seed::apply(base, manifest, &decision, slot_dir(&path), &path)?;
             if let Some(damage) = &seeded.damage {
                 base.condemn(damage);
@@ -252,6 +257,9 @@ fn renew(
     };
     note.base = Some(base.number());
     note.write(dir)?;
+    if !base.is_complete() {
+        return Ok(Err("it was removed just now".to_owned()));
+    }
     let renewed = renew::apply(base, manifest, &plan, dir, &target).inspect_err(|_| {
         // Nothing is better than something that is only half of what it should be; and if that
         // stays, the next one finds out.
@@ -333,7 +341,10 @@ impl CacheStrategy for Seeded {
             command: self.setup.warm_command.clone(),
             spare: self.setup.lean != Lean::Never,
             jobs: self.setup.jobs,
-            used: self.used(),
+            used: {
+                let this = self.clone();
+                Box::new(move || this.used())
+            },
         };
         base::build(&*self.setup.sources, recipe, commit, progress).await
     }
@@ -362,21 +373,24 @@ impl CacheStrategy for Seeded {
         blocking(move || {
             let cache = this.setup.cache();
             install::tidy(&cache)?;
-            base::sweep(&cache, || this.used())
+            base::sweep(&cache, &|| this.used())
         })
         .await
     }
 
     /// Removes bases, the oldest first; never one that a slot refers to.
     async fn trim(&self, budget: u64) -> Result<u64> {
-        let (cache, used) = (self.setup.cache(), self.used());
+        let this = self.clone();
         blocking(move || {
+            let cache = this.setup.cache();
             let before = files::allocated(&[&cache]);
+            // What is being built is not complete, and somebody's.
+            let Some(_lock) = base::lock(&cache)? else { return Ok(0) };
             for keep in (0..base::all(&cache).len()).rev() {
                 if files::allocated(&[&cache]) <= budget {
                     break;
                 }
-                base::tidy(&cache, keep, &used)?;
+                base::tidy(&cache, keep, &|| this.used())?;
             }
             Ok(before.saturating_sub(files::allocated(&[&cache])))
         })

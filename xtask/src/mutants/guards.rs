@@ -449,6 +449,12 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(CORE, "pauses::no_live_lease_ends_whatever_happens_between_two_steps")],
     },
     Guard {
+        name: "base-that-is-used-by-now",
+        file: "crates/cache-share/src/base.rs",
+        edits: &[("if is_used() { self.stay() }", "if is_used() && false { self.stay() }")],
+        tests: &[unit(CACHE, "base::tests::base_that_a_slot_takes_while_it_is_removed_stays")],
+    },
+    Guard {
         name: "marks-of-others",
         file: "crates/git-backend/src/rescue/objects.rs",
         edits: &[("read.is_ok() && begin == mark.as_bytes()", "read.is_ok()")],

@@ -18,7 +18,6 @@ use crate::rustc::{Config, may_unshare};
 use crate::seeded::blocking;
 
 /// How a base is built.
-#[derive(Clone, Debug)]
 pub(crate) struct Recipe {
     /// The strategy's directory.
     pub(crate) cache: PathBuf,
@@ -30,14 +29,14 @@ pub(crate) struct Recipe {
     pub(crate) spare: bool,
     /// How many jobs cargo may run at once.
     pub(crate) jobs: Option<u32>,
-    /// Bases that slots still refer to.
-    pub(crate) used: Vec<u64>,
+    /// Tells which bases slots refer to at that moment.
+    pub(crate) used: Box<dyn Fn() -> Vec<u64> + Send + Sync>,
 }
 
 const LOCK: &str = "base.lock";
 
 /// The lock of whoever builds; `None` when somebody else has it.
-fn lock(cache: &Path) -> Result<Option<File>> {
+pub(crate) fn lock(cache: &Path) -> Result<Option<File>> {
     let path = cache.join(LOCK);
     let failed = |e| Error::io(format!("lock {}", path.display()), e);
     fs::create_dir_all(cache).map_err(failed)?;
@@ -66,12 +65,12 @@ pub(crate) fn is_being_built(cache: &Path) -> bool {
 
 /// Removes what those have left who were killed while they built a base, or removed one; unless somebody is
 /// building, who does so first of all.
-pub(crate) fn sweep(cache: &Path, used: impl FnOnce() -> Vec<u64>) -> Result<()> {
-    if all(cache).iter().all(|base| base.manifest().exists()) {
+pub(crate) fn sweep(cache: &Path, used: &dyn Fn() -> Vec<u64>) -> Result<()> {
+    if all(cache).iter().all(Base::is_complete) {
         return Ok(());
     }
     match lock(cache)? {
-        Some(_lock) => tidy(cache, usize::MAX, &used()),
+        Some(_lock) => tidy(cache, usize::MAX, used),
         None => Ok(()),
     }
 }
@@ -85,7 +84,7 @@ pub(crate) async fn build(
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
 ) -> Result<Prepared> {
     let Some(lock) = lock(&recipe.cache)? else { return Ok(Prepared::Busy) };
-    tidy(&recipe.cache, usize::MAX, &recipe.used)?;
+    tidy(&recipe.cache, usize::MAX, &*recipe.used)?;
     let (cache, same) = (recipe.cache.clone(), commit.clone());
     let present = blocking(move || Ok(is_present(&cache, &same))).await?;
     if present {
@@ -111,7 +110,7 @@ pub(crate) async fn build(
         files::write(&base.manifest(), &text)
             .map_err(|e| Error::io(format!("write {}", base.manifest().display()), e))?;
         pool_core::fail_point!("cache-share::base::complete");
-        tidy(&recipe.cache, 1, &recipe.used)?;
+        tidy(&recipe.cache, 1, &*recipe.used)?;
         drop(lock);
         Ok(Prepared::Built { trouble })
     });
@@ -322,10 +321,10 @@ mod tests {
         }
         fs::write(base(1).manifest(), "{}").expect("written");
         let building = lock(dir.path()).expect("opened").expect("nobody has it");
-        sweep(dir.path(), Vec::new).expect("somebody builds");
+        sweep(dir.path(), &Vec::new).expect("somebody builds");
         assert!(base(2).dir.exists());
         drop(building);
-        sweep(dir.path(), || vec![3]).expect("swept");
+        sweep(dir.path(), &|| vec![3]).expect("swept");
         assert!(base(1).dir.exists() && !base(2).dir.exists());
         assert!(base(3).dir.exists(), "a slot refers to it");
     }
