@@ -182,7 +182,7 @@ impl PoolState {
             state.slots.contains_key(&id) || state.ended.iter().any(|ended| ended.slot == id)
         };
         while unique(self.generation).is_some_and(|id| was_used(self, id)) {
-            self.generation = self.generation.next();
+            self.generation.0 += 1;
         }
         let id = unique(self.generation);
         // So many leases later, numbers are used again, and a path does not say which lease it was.
