@@ -1,7 +1,9 @@
 //! Conversions of what is checked out that only git does as git does them.
 //!
-//! gix writes what is to be in UTF-16 or UTF-32 (`working-tree-encoding`) in UTF-8, and `ident` without its last space. A
-//! lease would begin with files that git, and whatever else reads them, does not understand. (gix-filter of gix 0.90.)
+//! gix writes what is to be in UTF-16 or UTF-32 (`working-tree-encoding`) in UTF-8, and `ident`
+//! without its last space. (gix-filter of gix 0.90.) A lease would begin with files that git, and
+//! whatever else reads them, does not understand. And a filter is run by git only, so that its
+//! variables and its working directory are the same in a new slot and in one that is used again.
 
 use std::path::PathBuf;
 
@@ -37,5 +39,9 @@ fn others(repo: &gix::Repository, settings: &GitSettings) -> Vec<PathBuf> {
 }
 
 fn ask(attributes: &[u8]) -> bool {
-    attributes.fields().any(|word| word == b"ident" || word.starts_with(b"working-tree-encoding="))
+    attributes.fields().any(|word| {
+        word == b"ident"
+            || word.starts_with(b"working-tree-encoding=")
+            || word.starts_with(b"filter=")
+    })
 }

@@ -18,7 +18,8 @@ use crate::site::Site;
 const LOCK_ATTEMPTS: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
-/// One command of git, cut off from hooks, monitors, pagers, prompts and `GIT_*` variables.
+/// One command of git, cut off from hooks, monitors, pagers, prompts, and all `GIT_*` variables but
+/// those that the settings have for it.
 pub(crate) struct Git {
     command: Command,
     shown: String,
@@ -66,6 +67,7 @@ impl Git {
             }
         }
         command
+            .envs(settings.environment.given(settings.user_config))
             .env("LC_ALL", "C")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_COMMITTER_NAME", "wtpool")

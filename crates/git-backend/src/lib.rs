@@ -7,6 +7,7 @@ mod copy;
 mod directory;
 mod dispose;
 mod durable;
+mod environment;
 mod git;
 mod inspect;
 mod isolator;
@@ -24,7 +25,9 @@ mod site;
 mod sources;
 mod trash;
 mod tree;
+mod user_config;
 
+pub use environment::GitEnvironment;
 pub use isolator::GitIsolator;
 pub use owner::pool_owner;
 pub use repository::Repository;

@@ -79,13 +79,12 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     let mut repo = site.open_admin(&admin)?;
     with_modes(&mut repo)?;
     // gix doesn't fetch what a partial clone left out; git does.
-    let complete = !is_partial(&repo) && check_out(site, &repo, &place, interrupt)?;
+    let by_git = is_partial(&repo) || is_for_git(site, &repo);
+    let complete = !by_git && check_out(&repo, &place, interrupt)?;
     registration::check(interrupt)?;
     if !complete {
         // Names that collide here, or a filter that did not deliver: git decides what that means.
-        Git::in_worktree(site, &admin, &place)
-            .args(["reset", "--hard", "--quiet", plan.base.commit.as_str()])
-            .run()?;
+        Git::in_worktree(site, &admin, &place).args(CHECKOUT).run()?;
     }
     remove_file(&admin.join(registration::LOCK))?;
     pool_core::fail_point!("git-backend::provision::checked-out");
@@ -96,6 +95,25 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)?;
     own_worktree::verify(site, &admin, &place)
+}
+
+/// What `git worktree add` runs to check out what `HEAD` is at. A filter is told the same then.
+pub(crate) const CHECKOUT: [&str; 4] = ["reset", "--hard", "--quiet", "--no-recurse-submodules"];
+
+/// Whether the commit at `HEAD` asks for conversions that only git does.
+pub(crate) fn is_for_git(site: &Site, repo: &gix::Repository) -> bool {
+    let index = repo
+        .head_tree_id()
+        .and_then(|tree| repo.index_from_tree(&tree))
+        .map_err(|e| gix_error("read the commit to check out", e));
+    match index {
+        Ok(index) => conversions::are_only_gits(repo, &index, &site.settings),
+        // An object that is being packed just now, for one: git sees what that means.
+        Err(error) => {
+            tracing::debug!(%error, "git is left to check out what gix could not read");
+            true
+        }
+    }
 }
 
 /// Has a checkout make executable what is to be, as git's own does: `core.fileMode` is about what is found. gix takes
@@ -112,12 +130,7 @@ fn with_modes(repo: &mut gix::Repository) -> Result<()> {
 }
 
 /// Checks out what HEAD is at; whether all of it is there now.
-fn check_out(
-    site: &Site,
-    repo: &gix::Repository,
-    place: &Path,
-    interrupt: &AtomicBool,
-) -> Result<bool> {
+fn check_out(repo: &gix::Repository, place: &Path, interrupt: &AtomicBool) -> Result<bool> {
     let Some(worktree) = repo.worktree() else { return Ok(false) };
     let outcome = match worktree.checkout(gix::progress::Discard, interrupt) {
         Ok(outcome) => outcome,
@@ -136,14 +149,6 @@ fn check_out(
             };
         }
     };
-    let index = repo
-        .index_or_empty()
-        .map_err(|e| gix_error(format!("read the index of {}", place.display()), e))?;
-    if conversions::are_only_gits(repo, &index, &site.settings) {
-        // Without an index, git writes all files again.
-        remove_file(&repo.index_path())?;
-        return Ok(false);
-    }
     Ok(outcome.collisions.is_empty()
         && outcome.errors.is_empty()
         && outcome.delayed_paths_unknown.is_empty()

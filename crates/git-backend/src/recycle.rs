@@ -26,7 +26,8 @@ use crate::inspect::compare::STRICTLY;
 use crate::inspect::os;
 use crate::own_worktree;
 use crate::provision::{
-    OWN_CONFIG, init_submodules, refuse_submodules, remember_config, remembered, unmark,
+    CHECKOUT, OWN_CONFIG, init_submodules, is_for_git, refuse_submodules, remember_config,
+    remembered, unmark,
 };
 use crate::registration;
 use crate::site::{Site, gix_error, remove_file};
@@ -111,6 +112,12 @@ pub(crate) fn recycle(
         branch::attach(site, &admin, plan)
     })?;
     pool_core::fail_point!("git-backend::recycle::attached");
+    if is_for_git(site, &site.open_admin(&admin)?) {
+        // What a filter gives may depend on the branch, the directory, the variables and the
+        // configuration: each file is written as in a new slot, and nothing is taken over.
+        remove_file(&admin.join("index"))?;
+        Git::in_worktree(site, &admin, &place).args(CHECKOUT).run()?;
+    }
     init_submodules(site, plan, &admin)?;
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)?;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::environment::GitEnvironment;
+
 /// How worktrees are made and what of them matters. All of it is given by the caller: this crate
 /// reads no setting from the environment or from a file.
 ///
@@ -32,8 +34,11 @@ pub struct GitSettings {
     pub branch_prefix: String,
     /// Whether the user's and the system's git configuration hold, as they do when the user runs
     /// git: filters such as LFS are usually set up there. The repository's own configuration always
-    /// holds. Hooks, `core.fsmonitor`, `submodule.recurse` and `GIT_*` variables never do.
+    /// holds. Hooks, `core.fsmonitor` and `submodule.recurse` never do.
     pub user_config: bool,
+    /// The caller's variables for git and the filters that it runs. It is no part of a document.
+    #[serde(skip)]
+    pub environment: GitEnvironment,
 }
 
 impl Default for GitSettings {
@@ -58,6 +63,7 @@ impl Default for GitSettings {
             submodules: SubmoduleMode::default(),
             branch_prefix: "wtpool/".to_owned(),
             user_config: true,
+            environment: GitEnvironment::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::references::settled;
 use crate::registration::REGISTRATION_LOCK;
 use crate::repository::Repository;
 use crate::settings::GitSettings;
+use crate::user_config;
 
 /// One repository's pool: the repository, the directory of the slots, the settings. Shared by all
 /// operations; cheap to share between threads.
@@ -272,7 +273,8 @@ impl Site {
         options: gix::open::Options,
     ) -> Result<gix::Repository> {
         // Where its user says that another's repository is all right, that is so for its worktrees as well.
-        let repo = open_as_is(admin, options.with(self.repo().git_dir_trust()))?;
+        let mut repo = open_as_is(admin, options.with(self.repo().git_dir_trust()))?;
+        user_config::correct(&mut repo, &self.settings)?;
         if resolved(repo.common_dir()) == self.common_dir {
             Ok(repo)
         } else {
@@ -382,7 +384,10 @@ fn check_owner(repository: &Repository, settings: &GitSettings) -> Result<()> {
     asked.run().map(drop).map_err(|e| {
         let message = format!("{} belongs to another user", main.unwrap_or(common).display());
         Error::new(ErrorKind::PermissionDenied, message)
-            .with_hint("if you trust it, add it to `safe.directory`, as git asks for it")
+            .with_hint(format!(
+                "if you trust it, run `git config --global --add safe.directory {}`",
+                main.unwrap_or(common).display()
+            ))
             .with_source(e)
     })
 }
@@ -413,12 +418,17 @@ pub(crate) fn foreign(place: &Path, what: &str) -> Error {
 
 /// Opens exactly that git directory.
 pub(crate) fn open_repository(git_dir: &Path, settings: &GitSettings) -> Result<gix::Repository> {
-    open_as_is(git_dir, options(settings))
+    let mut repo = open_as_is(git_dir, options(settings))?;
+    user_config::correct(&mut repo, settings)?;
+    Ok(repo)
 }
 
 /// Opens a repository of which nobody knows who wrote its configuration: no command that it names is run.
 pub(crate) fn open_untrusted(git_dir: &Path, settings: &GitSettings) -> Result<gix::Repository> {
-    open_as_is(git_dir, options(settings).filter_config_section(is_of_the_user))
+    let options = options(settings).filter_config_section(is_of_the_user);
+    let mut repo = open_as_is(git_dir, options)?;
+    user_config::correct(&mut repo, settings)?;
+    Ok(repo)
 }
 
 fn open_as_is(git_dir: &Path, options: gix::open::Options) -> Result<gix::Repository> {
@@ -445,6 +455,7 @@ pub(crate) fn options(settings: &GitSettings) -> gix::open::Options {
         permissions.config =
             gix::open::permissions::Config { env: false, ..gix::open::permissions::Config::all() };
         permissions.attributes = gix::open::permissions::Attributes::all();
+        permissions.attributes.system = !settings.environment.without_system_attributes();
         permissions.env.home = gix::sec::Permission::Allow;
         permissions.env.xdg_config_home = gix::sec::Permission::Allow;
     }

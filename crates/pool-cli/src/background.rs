@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use git_backend::GitEnvironment;
 use pool_core::{Error, Result, open_plain};
 
 use crate::output::LEASE_VARIABLES;
@@ -25,6 +26,9 @@ pub(crate) fn start(pool_dir: &Path, args: &[&str], log_name: &str) -> Result<()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log(pool_dir, log_name).map_or_else(|_| Stdio::null(), Stdio::from));
+    // Another directory: what is relative to this one would be elsewhere.
+    let here = std::env::current_dir().unwrap_or_default();
+    command.envs(GitEnvironment::of(std::env::vars_os(), &here).variables());
     for name in LEASE_VARIABLES {
         command.env_remove(name);
     }

@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 use cache_share::Lean;
 use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 use etcetera::BaseStrategy;
-use git_backend::{GitSettings, SubmoduleMode};
+use git_backend::{GitEnvironment, GitSettings, SubmoduleMode};
 use pool_core::{Error, ErrorKind, Linger, Result};
 use serde::{Deserialize, Serialize};
 
@@ -233,6 +233,10 @@ impl Settings {
             submodules: self.submodules,
             branch_prefix: self.branch_prefix.clone(),
             user_config: self.user_config,
+            environment: GitEnvironment::of(
+                std::env::vars_os(),
+                &std::env::current_dir().unwrap_or_default(),
+            ),
         }
     }
 

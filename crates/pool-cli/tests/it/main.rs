@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod cap;
+mod configuration;
 mod corpus;
 mod events;
 mod faults;
