@@ -18,6 +18,25 @@ pub(crate) fn are_only_gits(
     index: &gix::index::State,
     settings: &GitSettings,
 ) -> bool {
+    any(repo, index, settings, is_only_gits)
+}
+
+/// Whether attributes ask for any of them, or for a filter; also when that can't be told.
+pub(crate) fn need_git(
+    repo: &gix::Repository,
+    index: &gix::index::State,
+    settings: &GitSettings,
+) -> bool {
+    any(repo, index, settings, |word| is_only_gits(word) || word.starts_with(b"filter="))
+}
+
+fn any(
+    repo: &gix::Repository,
+    index: &gix::index::State,
+    settings: &GitSettings,
+    asks: impl Fn(&[u8]) -> bool,
+) -> bool {
+    let ask = |attributes: &[u8]| attributes.fields().any(&asks);
     let tracked = index.entries().iter().filter(|entry| is_attributes(entry.path(index)));
     let in_tree = |id| repo.find_object(id).map_or(true, |object| ask(&object.data));
     let beside = others(repo, settings).into_iter();
@@ -38,10 +57,6 @@ fn others(repo: &gix::Repository, settings: &GitSettings) -> Vec<PathBuf> {
     found
 }
 
-fn ask(attributes: &[u8]) -> bool {
-    attributes.fields().any(|word| {
-        word == b"ident"
-            || word.starts_with(b"working-tree-encoding=")
-            || word.starts_with(b"filter=")
-    })
+fn is_only_gits(word: &[u8]) -> bool {
+    word == b"ident" || word.starts_with(b"working-tree-encoding=")
 }

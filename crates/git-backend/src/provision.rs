@@ -98,7 +98,7 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
 }
 
 /// What `git worktree add` runs to check out what `HEAD` is at. A filter is told the same then.
-pub(crate) const CHECKOUT: [&str; 4] = ["reset", "--hard", "--quiet", "--no-recurse-submodules"];
+const CHECKOUT: [&str; 4] = ["reset", "--hard", "--quiet", "--no-recurse-submodules"];
 
 /// Whether the commit at `HEAD` asks for conversions that only git does.
 pub(crate) fn is_for_git(site: &Site, repo: &gix::Repository) -> bool {
@@ -107,7 +107,7 @@ pub(crate) fn is_for_git(site: &Site, repo: &gix::Repository) -> bool {
         .and_then(|tree| repo.index_from_tree(&tree))
         .map_err(|e| gix_error("read the commit to check out", e));
     match index {
-        Ok(index) => conversions::are_only_gits(repo, &index, &site.settings),
+        Ok(index) => conversions::need_git(repo, &index, &site.settings),
         // An object that is being packed just now, for one: git sees what that means.
         Err(error) => {
             tracing::debug!(%error, "git is left to check out what gix could not read");

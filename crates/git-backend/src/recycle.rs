@@ -26,8 +26,7 @@ use crate::inspect::compare::STRICTLY;
 use crate::inspect::os;
 use crate::own_worktree;
 use crate::provision::{
-    CHECKOUT, OWN_CONFIG, init_submodules, is_for_git, refuse_submodules, remember_config,
-    remembered, unmark,
+    OWN_CONFIG, init_submodules, is_for_git, refuse_submodules, remember_config, remembered, unmark,
 };
 use crate::registration;
 use crate::site::{Site, gix_error, remove_file};
@@ -85,6 +84,11 @@ pub(crate) fn recycle(
     branch::detach(&site.open_admin(&admin)?, &plan.base.commit)?;
     pool_core::fail_point!("git-backend::recycle::detached");
     unhide(&site.open_admin(&admin)?, &root, &mut bin)?;
+    if is_for_git(site, &site.open_admin(&admin)?) {
+        // What a filter gives may depend on variables and configuration: without an index, git
+        // writes each file, as in a new slot. Here, where no process can write by the slot's path.
+        remove_file(&admin.join("index"))?;
+    }
     // Files that were touched and not changed are known as such before the reset, which would
     // write them again otherwise. It "fails" whenever some file did change.
     git().args(["update-index", "-q", "--really-refresh"]).succeeds()?;
@@ -112,12 +116,6 @@ pub(crate) fn recycle(
         branch::attach(site, &admin, plan)
     })?;
     pool_core::fail_point!("git-backend::recycle::attached");
-    if is_for_git(site, &site.open_admin(&admin)?) {
-        // What a filter gives may depend on the branch, the directory, the variables and the
-        // configuration: each file is written as in a new slot, and nothing is taken over.
-        remove_file(&admin.join("index"))?;
-        Git::in_worktree(site, &admin, &place).args(CHECKOUT).run()?;
-    }
     init_submodules(site, plan, &admin)?;
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)?;
