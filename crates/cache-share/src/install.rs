@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use pool_core::{Error, Result, open_plain};
 use serde::{Deserialize, Serialize};
 
+use crate::confine::Confinement;
 use crate::files;
 use crate::rustc::{CONFIG, Config, PROGRAM};
 
@@ -17,6 +18,9 @@ use crate::rustc::{CONFIG, Config, PROGRAM};
 #[serde(default)]
 pub(crate) struct CargoConfig {
     pub(crate) build: Build,
+    /// Variables for what cargo runs.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) env: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) profile: BTreeMap<String, Profile>,
 }
@@ -27,6 +31,8 @@ pub(crate) struct CargoConfig {
 pub(crate) struct Build {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rustc_wrapper: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target_dir: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) build_dir: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +110,21 @@ pub(crate) fn put(
     let path = place.join("config.toml");
     files::write(&path, text.as_bytes()).map_err(|e| failed(&path, e))?;
     Ok(installed)
+}
+
+/// Keeps builds below `dir` apart from others, and leaves nothing else of what was put there. Where nothing needs to be
+/// said for that, there is no file.
+///
+/// # Errors
+///
+/// When it can't be written, or what was there can't be removed.
+pub(crate) fn put_only(dir: &Path, confinement: &Confinement) -> Result<()> {
+    take_away(dir)?;
+    let cargo = confinement.within(CargoConfig::default());
+    if cargo != CargoConfig::default() {
+        put(dir, None, &Config::default(), &cargo)?;
+    }
+    Ok(())
 }
 
 /// Removes what was put there.

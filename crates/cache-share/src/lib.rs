@@ -3,6 +3,7 @@
 mod base;
 mod cargo;
 mod changes;
+mod confine;
 mod depinfo;
 mod directories;
 mod files;
@@ -22,6 +23,7 @@ mod setup;
 mod shared_target;
 
 pub use cargo::STEERING;
+pub use confine::{DIRECTORY_VARIABLES, Surroundings, directories_of, leads_out};
 pub use directories::Directories;
 pub use files::allocated;
 pub use private::Private;

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use pool_core::{Attachment, CacheSite, CacheStrategy, Result};
+use pool_core::{Attachment, CacheFinding, CacheSite, CacheStrategy, Result};
 
-use crate::install;
+use crate::confine::{self, Surroundings};
 use crate::note;
 use crate::renew;
 use crate::seeded::blocking;
-use crate::setup::slot_dir;
+use crate::setup::{self, slot_dir};
 
 /// Each workspace builds into its own `target` directory, where cargo puts it by default.
 ///
@@ -17,16 +17,18 @@ use crate::setup::slot_dir;
 /// `target` stays (the isolator's settings call it regenerable), and is valid there: the path is
 /// the same.
 ///
-/// It sets no environment variable. A `CARGO_TARGET_DIR` that the agent inherits from elsewhere
-/// would defeat it; whoever launches the agent should take that away.
+/// A target directory that is set outside of the repository does not hold there, as far as the strategy
+/// [is told](Self::within) of it. It sets no environment variable unless the repository's own settings
+/// lead out of the worktree. A `CARGO_TARGET_DIR` that the agent inherits from elsewhere defeats it: a host should not
+/// hand that down.
 ///
 /// ```
 /// use cache_share::Private;
 /// use pool_core::CacheStrategy;
 /// assert_eq!(Private::new().name(), "private");
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Private(());
+#[derive(Clone, Debug, Default)]
+pub struct Private(Surroundings);
 
 impl Private {
     /// What this strategy is called in settings.
@@ -34,7 +36,12 @@ impl Private {
 
     /// The strategy. It has no state.
     pub fn new() -> Self {
-        Self(())
+        Self::default()
+    }
+
+    /// The strategy, told what outside of the repository says where cargo builds.
+    pub fn within(surroundings: Surroundings) -> Self {
+        Self(surroundings)
     }
 }
 
@@ -55,13 +62,18 @@ impl CacheStrategy for Private {
     }
 
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
-        // What another strategy put there, before the settings changed.
-        install::take_away(slot_dir(&site.path))?;
-        let site = site.clone();
+        let (site, this) = (site.clone(), self.clone());
         blocking(move || {
+            // What another strategy put there, before the settings changed, goes with it.
+            let (confinement, _) = setup::begin(&site, &this.0)?;
             let (dir, target) = (slot_dir(&site.path), site.path.join("target"));
             renew::recover(dir, &site.path, &target)?;
-            let attachment = Self::new().announce(&site);
+            let mut attachment = this.announce(&site);
+            if confinement.trouble.is_some() {
+                attachment.warm = false;
+                attachment.reason = confinement.trouble.clone();
+                attachment.env = confinement.variables();
+            }
             note::date_anew(dir, &site.path)?;
             if attachment.warm {
                 note::begin(dir, &site.path, &target, &site.base)?;
@@ -70,6 +82,12 @@ impl CacheStrategy for Private {
             Ok(attachment)
         })
         .await
+    }
+
+    async fn examine(&self, workspace: &Path) -> Vec<CacheFinding> {
+        let (around, workspace) = (self.0.clone(), workspace.to_owned());
+        let examined = blocking(move || Ok(confine::examine(&around, &workspace))).await;
+        examined.unwrap_or_default()
     }
 
     async fn detach(&self, site: &CacheSite) -> Result<()> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use pool_core::{Attachment, CacheFinding, CacheSite, CacheStrategy, Error, Result};
 
+use crate::confine::{self, Confinement};
 use crate::files;
 use crate::install::{self, Build, CargoConfig};
 use crate::note;
@@ -18,7 +19,7 @@ use crate::private::{Private, is_warm};
 use crate::renew;
 use crate::rustc::{self, Config};
 use crate::seeded::blocking;
-use crate::setup::{Setup, not_cargo, slot_dir};
+use crate::setup::{self, Setup, slot_dir};
 
 pub(crate) use client::Client;
 
@@ -130,7 +131,7 @@ impl Sccache {
     }
 
     /// Sees to it that there is a cache, and that what is built in the slot goes there.
-    fn join(&self, site: &CacheSite) -> Result<Client> {
+    fn join(&self, site: &CacheSite, confinement: &Confinement) -> Result<Client> {
         if self.setup.wrapper.is_none() {
             return Err(unsupported("there is no program to stand between cargo and it"));
         }
@@ -145,7 +146,7 @@ impl Sccache {
             ..Config::default()
         };
         let build = Build { jobs: self.setup.jobs, ..Build::default() };
-        let cargo = CargoConfig { build, ..CargoConfig::default() };
+        let cargo = confinement.within(CargoConfig { build, ..CargoConfig::default() });
         // First, so that nobody stops the server who sees no slot that needs it.
         install::put(slot_dir(&site.path), self.setup.wrapper.as_deref(), &rustc, &cargo)?;
         // Whoever removes the last slot may have another strategy.
@@ -154,11 +155,11 @@ impl Sccache {
         Ok(client)
     }
 
-    fn attached(&self, site: &CacheSite) -> Result<Attachment> {
-        let client = match self.join(site) {
+    fn attached(&self, site: &CacheSite, confinement: &Confinement) -> Result<Attachment> {
+        let client = match self.join(site, confinement) {
             Ok(client) => client,
             Err(why) => {
-                install::take_away(slot_dir(&site.path))?;
+                install::put_only(slot_dir(&site.path), confinement)?;
                 return Ok(Attachment {
                     strategy: Private::NAME.to_owned(),
                     warm: is_warm(&site.path),
@@ -287,17 +288,18 @@ impl CacheStrategy for Sccache {
     }
 
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
-        if let Some(none) = not_cargo(site) {
-            return Ok(none);
-        }
         let (this, site) = (self.clone(), site.clone());
         blocking(move || {
+            let (confinement, instead) = setup::begin(&site, &this.setup.surroundings)?;
+            if let Some(instead) = instead {
+                return Ok(instead);
+            }
             let (dir, target) = (slot_dir(&site.path), site.path.join("target"));
             renew::recover(dir, &site.path, &target)?;
             note::date_anew(dir, &site.path)?;
             note::begin(dir, &site.path, &target, &site.base)?;
             note::in_step(dir)?;
-            this.attached(&site)
+            this.attached(&site, &confinement)
         })
         .await
     }
@@ -313,9 +315,14 @@ impl CacheStrategy for Sccache {
         blocking(move || note::forget(&dir)).await
     }
 
-    async fn examine(&self, _: &Path) -> Vec<CacheFinding> {
-        let this = self.clone();
-        let found = blocking(move || Ok(this.look())).await;
+    async fn examine(&self, workspace: &Path) -> Vec<CacheFinding> {
+        let (this, workspace) = (self.clone(), workspace.to_owned());
+        let found = blocking(move || {
+            let mut found = confine::examine(&this.setup.surroundings, &workspace);
+            found.append(&mut this.look());
+            Ok(found)
+        });
+        let found = found.await;
         found.unwrap_or_else(|e| vec![CacheFinding::fine(e.to_string())])
     }
 

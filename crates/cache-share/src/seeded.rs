@@ -16,13 +16,14 @@ use pool_core::{
 
 use crate::base::{self, Base, Manifest};
 use crate::cargo::Toolchain;
+use crate::confine::Confinement;
 use crate::files;
 use crate::install::{self, Build, CargoConfig};
 use crate::note::{self, Note};
 use crate::renew::{self, Places};
 use crate::rustc::Config;
 use crate::seed;
-use crate::setup::{Lean, Setup, not_cargo, slot_dir};
+use crate::setup::{self, Lean, Setup, slot_dir};
 
 /// Each workspace builds into its own `target`; that of a new slot begins with what a *base* has, which the
 /// pool built from a clean commit ([`prepare`](CacheStrategy::prepare)).
@@ -89,6 +90,7 @@ impl Seeded {
         &self,
         site: &CacheSite,
         base: Option<&(Base, Manifest)>,
+        confinement: &Confinement,
     ) -> Result<Option<PathBuf>> {
         let setup = &self.setup;
         let target = base.map_or_else(|| "target".into(), |(_, manifest)| manifest.target.clone());
@@ -107,15 +109,16 @@ impl Seeded {
             build: Build { jobs: setup.jobs, ..Build::default() },
             ..CargoConfig::default()
         };
+        let cargo = confinement.within(cargo);
         install::put(slot_dir(&site.path), setup.program()?.as_deref(), &rustc, &cargo)
     }
 
     /// Gives a slot what it may have, and takes from it what it must not have.
-    async fn begin(&self, site: &CacheSite) -> Result<Attachment> {
+    async fn begin(&self, site: &CacheSite, confinement: Confinement) -> Result<Attachment> {
         let (cache, commit) = (self.setup.cache(), site.base.clone());
         let base = blocking(move || Ok(base::choose(&cache, &commit))).await?;
         self.set_pressure(site.in_use, base.as_ref().map(|(_, manifest)| manifest));
-        self.install(site, base.as_ref())?;
+        self.install(site, base.as_ref(), &confinement)?;
         let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
         let dir = slot_dir(&site.path).to_owned();
         {
@@ -316,10 +319,13 @@ impl CacheStrategy for Seeded {
     }
 
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
-        if let Some(none) = not_cargo(site) {
-            return Ok(none);
+        let (beginning, setup) = (site.clone(), self.setup.clone());
+        let (confinement, instead) =
+            blocking(move || setup::begin(&beginning, &setup.surroundings)).await?;
+        if let Some(instead) = instead {
+            return Ok(instead);
         }
-        let attachment = self.begin(site).await?;
+        let attachment = self.begin(site, confinement).await?;
         let dir = slot_dir(&site.path).to_owned();
         blocking(move || note::in_step(&dir)).await?;
         Ok(attachment)
@@ -341,6 +347,7 @@ impl CacheStrategy for Seeded {
             command: self.setup.warm_command.clone(),
             spare: self.setup.lean != Lean::Never,
             jobs: self.setup.jobs,
+            surroundings: self.setup.surroundings.clone(),
             used: {
                 let this = self.clone();
                 Box::new(move || this.used())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pool_core::{Attachment, CacheSite, Result, Sources};
 use serde::{Deserialize, Serialize};
 
+use crate::confine::{self, Confinement, Surroundings};
 use crate::files;
 use crate::install;
 
@@ -25,6 +26,8 @@ pub struct Setup {
     pub chain: Option<PathBuf>,
     /// Where the pool's claims are: no server that a build starts may inherit one.
     pub claims: Option<PathBuf>,
+    /// What outside of the repository says where cargo builds; it does not hold in slots.
+    pub surroundings: Surroundings,
     /// When to spare the disk.
     pub lean: Lean,
     /// What builds a base; by default, `cargo build` and `cargo test --no-run` of the workspace.
@@ -42,6 +45,7 @@ impl Setup {
             wrapper: None,
             chain: None,
             claims: None,
+            surroundings: Surroundings::default(),
             lean: Lean::default(),
             warm_command: None,
             jobs: None,
@@ -97,11 +101,30 @@ pub(crate) fn slot_dir(worktree: &Path) -> &Path {
     worktree.parent().unwrap_or(worktree)
 }
 
-/// What a workspace gets that builds nothing that cargo knows.
-pub(crate) fn not_cargo(site: &CacheSite) -> Option<Attachment> {
-    (!site.path.join("Cargo.toml").is_file()).then(|| Attachment {
+/// What an attachment begins with: what cargo builds in the slot is kept apart from what others build, whatever becomes of
+/// the rest. Returns how; and what the lease gets instead of a strategy's own, where that can share nothing.
+///
+/// # Errors
+///
+/// When that can't be written.
+pub(crate) fn begin(
+    site: &CacheSite,
+    around: &Surroundings,
+) -> Result<(Confinement, Option<Attachment>)> {
+    let dir = slot_dir(&site.path);
+    let confinement = Confinement::of(&site.path, dir, around);
+    install::put_only(dir, &confinement)?;
+    if let Some(aside) = confinement.aside() {
+        confine::empty(aside, &site.path)?;
+    }
+    let none = "there is no Cargo.toml at its root".to_owned();
+    let is_cargo = site.path.join("Cargo.toml").is_file();
+    let reason = confinement.trouble.clone().or((!is_cargo).then_some(none));
+    let instead = reason.map(|reason| Attachment {
         strategy: crate::Private::NAME.to_owned(),
-        reason: Some("there is no Cargo.toml at its root".to_owned()),
+        reason: Some(reason),
+        env: confinement.variables(),
         ..Attachment::default()
-    })
+    });
+    Ok((confinement, instead))
 }

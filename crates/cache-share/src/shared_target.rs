@@ -9,13 +9,14 @@ use async_trait::async_trait;
 use pool_core::{Attachment, CacheFinding, CacheSite, CacheStrategy, Error, Result};
 
 use crate::cargo;
+use crate::confine;
 use crate::files;
 use crate::identity::Identity;
 use crate::install::{self, Build, CargoConfig};
 use crate::note;
 use crate::rustc::Config;
 use crate::seeded::blocking;
-use crate::setup::{Lean, Setup, not_cargo, slot_dir};
+use crate::setup::{self, Lean, Setup, slot_dir};
 
 /// All worktrees build into one `build.build-dir`, so that each dependency is compiled once; what is of
 /// the worktree's own code has an identity of the slot's, and what cargo makes of it in the end (programs,
@@ -51,9 +52,11 @@ impl SharedTarget {
     }
 
     fn install(&self, site: &CacheSite) -> Result<Attachment> {
+        let (confinement, instead) = setup::begin(site, &self.setup.surroundings)?;
+        if let Some(instead) = instead {
+            return Ok(instead);
+        }
         let private = |reason: String| {
-            // What was put there for another lease must not hold for this one.
-            install::take_away(slot_dir(&site.path))?;
             Ok(Attachment {
                 strategy: crate::Private::NAME.to_owned(),
                 reason: Some(reason),
@@ -74,7 +77,7 @@ impl SharedTarget {
         note::begin(of_slot, &site.path, &dir, &site.base)?;
         note::in_step(of_slot)?;
         let identity = Identity::new(site.slot, packages);
-        let cargo = CargoConfig {
+        let cargo = confinement.within(CargoConfig {
             profile: identity.profiles_at(&site.path),
             build: Build {
                 build_dir: Some(dir.clone()),
@@ -82,7 +85,8 @@ impl SharedTarget {
                 jobs: self.setup.jobs,
                 ..Build::default()
             },
-        };
+            ..CargoConfig::default()
+        });
         let rustc = Config {
             root: site.path.clone(),
             target: site.path.join("target"),
@@ -158,23 +162,24 @@ impl CacheStrategy for SharedTarget {
     }
 
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
-        if let Some(none) = not_cargo(site) {
-            return Ok(none);
-        }
         let (this, site) = (self.clone(), site.clone());
         blocking(move || this.install(&site)).await
     }
 
     async fn examine(&self, workspace: &Path) -> Vec<CacheFinding> {
         let (dir, workspace) = (self.dir(), workspace.to_owned());
-        let examined = blocking(move || Ok(survey(&workspace).err())).await;
-        vec![match examined.ok().flatten() {
+        let around = self.setup.surroundings.clone();
+        let examined =
+            blocking(move || Ok((survey(&workspace).err(), confine::examine(&around, &workspace))));
+        let (survey, mut found) = examined.await.unwrap_or_default();
+        found.push(match survey {
             Some(why) => CacheFinding::trouble(
                 format!("worktrees have targets of their own, and share nothing: {why}"),
                 "set another `cache.strategy`, such as seeded",
             ),
             None => CacheFinding::fine(format!("worktrees build into {}", dir.display())),
-        }]
+        });
+        found
     }
 
     async fn tidy(&self) -> Result<()> {

@@ -2,10 +2,49 @@
 
 use std::path::{Path, PathBuf};
 
+use cache_share::{DIRECTORY_VARIABLES, Surroundings, directories_of, leads_out};
+
+/// Cargo's home directory.
+fn home() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    home.or_else(|| etcetera::home_dir().ok().map(|home| home.join(".cargo")))
+}
+
+/// What outside of the repository says where cargo builds.
+pub(crate) fn surroundings() -> Surroundings {
+    let set = |name: &str| {
+        let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+        Some((name.to_owned(), value.to_string_lossy().into_owned()))
+    };
+    Surroundings {
+        cargo_home: home(),
+        variables: DIRECTORY_VARIABLES.iter().filter_map(|name| set(name)).collect(),
+    }
+}
+
+/// The variables of this process that lead the cargos in a worktree elsewhere, and the values with which they would not.
+pub(crate) fn misleading(worktree: &Path) -> Vec<(String, String)> {
+    let mut own = directories_of(worktree);
+    let variables = surroundings().variables.into_iter();
+    let misleading = variables.filter(|(_, value)| leads_out(worktree, value));
+    misleading.filter_map(|(name, _)| own.remove_entry(&name)).collect()
+}
+
+/// What to say of them, if there are any.
+pub(crate) fn warning(worktree: &Path) -> Option<String> {
+    let names: Vec<String> = misleading(worktree).into_iter().map(|(name, _)| name).collect();
+    let (first, set) = (names.first()?, surroundings().variables);
+    let value = set.get(first).map_or("", String::as_str);
+    Some(format!(
+        "{first}={value} leads cargo out of the worktree, where builds of several worktrees replace each other; \
+         run: unset {}",
+        names.join(" ")
+    ))
+}
+
 /// The wrapper of rustc that the user's configuration of cargo names (`build.rustc-wrapper`).
 pub(crate) fn rustc_wrapper() -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-    let home = home.or_else(|| etcetera::home_dir().ok().map(|home| home.join(".cargo")))?;
+    let home = home()?;
     let text = ["config.toml", "config"].iter().find_map(|name| {
         // Without one, there is nothing to displace.
         std::fs::read_to_string(home.join(name)).ok()

@@ -127,6 +127,7 @@ impl Place {
             wrapper: std::env::current_exe().ok(),
             chain: crate::cargo_home::rustc_wrapper(),
             claims: Some(FileLiveness::of_pool(&pool_dir).dir().to_owned()),
+            surroundings: crate::cargo_home::surroundings(),
             lean: settings.cache.lean,
             warm_command: settings.cache.warm_command.clone(),
             jobs: settings.build_jobs.map(NonZeroU32::get),
@@ -291,7 +292,7 @@ fn cache(
 /// The cache strategy that is set.
 fn strategy(cache: &CacheSettings, setup: Setup) -> Result<Arc<dyn CacheStrategy>> {
     match cache.strategy.as_str() {
-        Private::NAME => Ok(Arc::new(Private::new())),
+        Private::NAME => Ok(Arc::new(Private::within(setup.surroundings))),
         Sccache::NAME => {
             let program = program(&cache.wrapper)?;
             let env = std::env::vars().filter(|(name, _)| name.starts_with("SCCACHE_"));

@@ -166,6 +166,18 @@ impl LeaseDocument {
             },
         }
     }
+
+    /// The same, for whatever may hand this process's environment down to the lease: where that leads cargo elsewhere, the
+    /// document says so, and has the values that do not.
+    pub(crate) fn with_inherited(mut self) -> Self {
+        for (name, value) in crate::cargo_home::misleading(&self.path) {
+            self.env.entry(name).or_insert(value);
+        }
+        let warning = crate::cargo_home::warning(&self.path);
+        let reasons: Vec<String> = warning.into_iter().chain(self.cache.reason.take()).collect();
+        self.cache.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        self
+    }
 }
 
 /// What tells everything inside a lease which lease it is.

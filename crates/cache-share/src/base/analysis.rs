@@ -12,6 +12,7 @@ use pool_core::{Error, ErrorKind, Result};
 
 use super::{Base, Local, Unit, elf, inode};
 use crate::cargo::Workspace;
+use crate::confine;
 use crate::depinfo;
 use crate::files::{self, Recorded};
 use crate::rustc::Call;
@@ -23,6 +24,9 @@ use crate::rustc::Call;
 /// [`ErrorKind::Unsupported`] when it is not in the tree, or when intermediate files go elsewhere.
 pub(super) fn target_of(workspace: &Workspace, tree: &Path) -> Result<PathBuf> {
     let unsupported = |what: &str| Err(Error::new(ErrorKind::Unsupported, what.to_owned()));
+    if let Some(why) = confine::why_apart(tree) {
+        return unsupported(&why);
+    }
     if workspace.build != workspace.target {
         return unsupported("the repository's settings name a `build-dir` of its own");
     }

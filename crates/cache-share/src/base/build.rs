@@ -12,6 +12,7 @@ use pool_core::{CommitId, ContentId, Error, Prepared, Result, Sources, open_plai
 
 use super::{Base, FORMAT, Manifest, all, analysis, choose, tidy, times};
 use crate::cargo::{self, Toolchain, Workspace};
+use crate::confine::{Confinement, Surroundings};
 use crate::files;
 use crate::install::{self, CargoConfig};
 use crate::rustc::{Config, may_unshare};
@@ -29,6 +30,8 @@ pub(crate) struct Recipe {
     pub(crate) spare: bool,
     /// How many jobs cargo may run at once.
     pub(crate) jobs: Option<u32>,
+    /// What outside of the repository says where cargo builds.
+    pub(crate) surroundings: Surroundings,
     /// Tells which bases slots refer to at that moment.
     pub(crate) used: Box<dyn Fn() -> Vec<u64> + Send + Sync>,
 }
@@ -127,6 +130,8 @@ fn make(
     files: BTreeMap<PathBuf, ContentId>,
 ) -> Result<Manifest> {
     let tree = base.tree();
+    let confinement = Confinement::of(&tree, &base.dir, &recipe.surroundings);
+    install::put_only(&base.dir, &confinement)?;
     let workspace = Workspace::read(&tree)?;
     let target = analysis::target_of(&workspace, &tree)?;
     let toolchain = Toolchain::find(&tree)?;
@@ -139,7 +144,8 @@ fn make(
         ..Config::default()
     };
     let wrapper = recipe.wrapper.as_deref();
-    let put = |rustc: &Config| install::put(&base.dir, wrapper, rustc, &CargoConfig::default());
+    let cargo = confinement.within(CargoConfig::default());
+    let put = |rustc: &Config| install::put(&base.dir, wrapper, rustc, &cargo);
     let installed = put(&rustc)?;
     if let Some(program) = &installed
         && may_unshare(program, &tree, &canonical)

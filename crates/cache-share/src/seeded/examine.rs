@@ -5,6 +5,7 @@ use std::path::Path;
 use pool_core::CacheFinding;
 
 use crate::base::{self, Base, Manifest};
+use crate::confine;
 use crate::rustc::may_unshare;
 use crate::setup::{Lean, Setup};
 
@@ -12,7 +13,7 @@ use crate::setup::{Lean, Setup};
 pub(super) fn examine(setup: &Setup, workspace: &Path, lean: &Path) -> Vec<CacheFinding> {
     let cache = setup.cache();
     let bases = base::all(&cache);
-    let mut found = Vec::new();
+    let mut found = confine::examine(&setup.surroundings, workspace);
     let complete: Vec<(Base, Manifest)> =
         bases.iter().filter_map(|base| Some((base.clone(), base.load()?))).collect();
     for (base, manifest) in &complete {

@@ -7,10 +7,11 @@ use pool_core::{Error, ErrorKind, LeaseGuard, Outcome, Release};
 use rustix::fs::{OFlags, fcntl_getfl, fstat};
 
 use crate::acquire::{Keeper, lease, request, tell_left_out};
+use crate::cargo_home;
 use crate::cli::{Global, LeaseOptions};
 use crate::context::{Access, Context};
 use crate::error::{Failure, Result, invalid};
-use crate::output::{LeaseDocument, branch, short};
+use crate::output::{self, LeaseDocument, branch, short};
 use crate::signals::Signals;
 
 pub(crate) async fn perform(global: &Global, options: &LeaseOptions) -> Result<u8> {
@@ -38,6 +39,10 @@ pub(crate) async fn hand_over(context: &Context, guard: LeaseGuard) -> Result<()
     }
     pool_core::fail_point!("pool-cli::acquire::printed");
     tell_left_out(context, &guard);
+    // Whether or not the caller wants remarks: what it builds may be another's.
+    if let Some(warning) = cargo_home::warning(&guard.path()).filter(|_| !context.out.json) {
+        output::say(&format!("wtpool: {warning}"));
+    }
     let lease = guard.keep();
     super::cache::start_if_missing(context, &lease);
     context.out.remark(format!(
@@ -74,6 +79,7 @@ fn print(context: &Context, guard: &LeaseGuard) -> Result<()> {
     let path = guard.path();
     if context.out.json {
         let document = LeaseDocument::new(context, guard.slot(), guard.lease(), "leased");
+        let document = document.with_inherited();
         return context.out.document(&document);
     }
     let printed = path.to_str().filter(|path| !path.contains('\n'));

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use pool_core::{Condition, Owner, PoolState, SlotState, Vital};
+use pool_core::{Condition, Owner, PoolState, SlotId, SlotState, Vital};
 use serde::Serialize;
 
 use super::list::kept_because;
@@ -284,6 +284,9 @@ fn watched(context: &Context, state: &PoolState, found: &mut Findings) {
 
 /// A cache is never wrong: at worst builds are slow.
 async fn cache(context: &Context, found: &mut Findings) {
+    if let Some(warning) = crate::cargo_home::warning(&context.pool.place(SlotId(1))) {
+        found.note("cache", warning, "`wtpool run` does that by itself");
+    }
     let Some(cache) = context.pool.cache() else { return };
     found.ok("cache", format!("the strategy is {}", cache.name()));
     for one in cache.examine(context.repository_path()).await {

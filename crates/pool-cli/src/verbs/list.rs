@@ -37,7 +37,10 @@ impl SlotDocument {
             slot: slot.id,
             path: context.pool.place(slot.id),
             state,
-            lease: slot.state.lease().map(|l| LeaseDocument::new(context, slot.id, l, state)),
+            lease: slot
+                .state
+                .lease()
+                .map(|l| LeaseDocument::new(context, slot.id, l, state).with_inherited()),
             // Of a slot that is just being made or removed nobody knows.
             bytes: context.pool.isolator().usage(slot.id).await.ok(),
             kept_because: kept_because(slot),
