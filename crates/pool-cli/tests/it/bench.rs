@@ -15,6 +15,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// The program itself.
 pub(crate) const WTPOOL: &str = env!("CARGO_BIN_EXE_wtpool");
 
+/// The program in a line of a shell's, wherever the checkout lies.
+pub(crate) fn quoted() -> String {
+    format!("'{}'", WTPOOL.replace('\'', r"'\''"))
+}
+
+/// The variable that names a copy of the program, for a user who can't reach the program itself.
+pub(crate) const PROGRAM_COPY: &str = "TEST_WTPOOL_COPY";
+
 /// A repository, and the program for it. When dropped, nothing of it runs any more.
 #[derive(Debug)]
 pub(crate) struct Bench {
@@ -60,7 +68,10 @@ impl Bench {
 
     /// The program with these arguments, in the repository.
     pub(crate) fn wtpool(&self, args: &[&str]) -> Command {
-        self.command(WTPOOL, args)
+        match std::env::var(PROGRAM_COPY) {
+            Ok(copy) => self.command(&copy, args),
+            Err(_) => self.command(WTPOOL, args),
+        }
     }
 
     /// Another program, in the same surroundings.

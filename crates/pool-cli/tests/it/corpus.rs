@@ -17,7 +17,7 @@ use testkit::fixture::dirty::{Cell, Fate, Need, Shape, assert_in_step};
 use testkit::fixture::{Snapshot, State, snapshot, state};
 use testkit::git;
 
-use crate::bench::{Bench, PATIENCE, WTPOOL, eventually_within, skip};
+use crate::bench::{Bench, PATIENCE, PROGRAM_COPY, WTPOOL, eventually_within, skip};
 
 /// The table that users read.
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/CORPUS.md");
@@ -406,9 +406,16 @@ fn nothing_is_lost_that_may_not_be_read() {
         play_all(&plays);
         return assert_in_table(&plays);
     }
-    let home = tempfile::tempdir().expect("a directory");
+    let home = reachable_dir();
+    // The checkout, and so what was built there, may lie where only root may go, as may `TMPDIR`.
+    let [wtpool, this] =
+        [Path::new(WTPOOL), &std::env::current_exe().expect("this program")].map(|program| {
+            let copy = home.path().join(program.file_name().expect("a program's name"));
+            std::fs::copy(program, &copy).expect("copied");
+            copy
+        });
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    let program = Command::new("setpriv").args(nobody).args([WTPOOL, "--version"]).output();
+    let program = Command::new("setpriv").args(nobody).arg(&wtpool).arg("--version").output();
     let owned = Command::new("chown").arg("65534:65534").arg(home.path()).status();
     if !program.is_ok_and(|o| o.status.success()) || !owned.is_ok_and(|status| status.success()) {
         skip("this runs as root, and can't become another user who may run the program");
@@ -416,9 +423,10 @@ fn nothing_is_lost_that_may_not_be_read() {
     }
     let output = Command::new("setpriv")
         .args(nobody)
-        .arg(std::env::current_exe().expect("this program"))
+        .arg(&this)
         .args(["corpus::not_as_root", "--exact", "--ignored", "--nocapture"])
         .env("TMPDIR", home.path())
+        .env(PROGRAM_COPY, &wtpool)
         .env("HOME", home.path())
         .current_dir(home.path())
         .output()
@@ -427,6 +435,25 @@ fn nothing_is_lost_that_may_not_be_read() {
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("1 passed"), "{said}");
     assert_in_table(&plays);
+}
+
+/// A temporary directory that other users may enter.
+fn reachable_dir() -> tempfile::TempDir {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    let may_enter = |dir: &Path| {
+        let real = dir.canonicalize();
+        real.is_ok_and(|real| {
+            real.ancestors()
+                .all(|dir| dir.metadata().is_ok_and(|meta| meta.mode() & 0o005 == 0o005))
+        })
+    };
+    let places = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into(), "/dev/shm".into()];
+    let place = places.into_iter().find(|dir| may_enter(dir)).unwrap_or_else(std::env::temp_dir);
+    let dir = tempfile::tempdir_in(place).expect("a directory");
+    // What is copied into it is made by root, under whatever mask of modes.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("its own");
+    dir
 }
 
 #[test]

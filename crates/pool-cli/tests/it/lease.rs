@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::bench::{Bench, Sleeper, WTPOOL, finish, write};
+use crate::bench::{Bench, Sleeper, WTPOOL, finish, quoted, write};
 
 #[test]
 fn a_lease_as_a_document() {
@@ -53,8 +53,9 @@ fn a_lease_as_a_document() {
 #[test]
 fn nobody_is_leased_what_nobody_is_told_of() {
     let bench = Bench::new();
-    let sh =
-        |script: &str| finish(&mut bench.command("sh", &["-c", &script.replace("wtpool", WTPOOL)]));
+    let sh = |script: &str| {
+        finish(&mut bench.command("sh", &["-c", &script.replace("wtpool", &quoted())]))
+    };
     let linger = "--linger 1h";
     for script in [
         "wtpool acquire >&-",

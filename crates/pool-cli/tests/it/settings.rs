@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::bench::{Bench, WTPOOL, write};
+use crate::bench::{Bench, quoted, write};
 
 fn user_file(bench: &Bench, text: &str) -> std::path::PathBuf {
     let dir = bench.home.path().join("config/wtpool");
@@ -66,7 +66,7 @@ fn a_misspelt_variable_is_told_of() {
         let mut command = bench.wtpool(args);
         crate::bench::finish(command.env("WTPOOL_MAX_LEASE", "5").env("WTPOOL_MY_OWN_THING", "x"))
     };
-    let ran = run(&["run", "--", "sh", "-c", "wtpool list".replace("wtpool", WTPOOL).as_str()]);
+    let ran = run(&["run", "--", "sh", "-c", format!("{} list", quoted()).as_str()]);
     let told: Vec<&str> = ran.err.lines().filter(|line| line.starts_with("warning: ")).collect();
     let [slip, other, ..] = told[..] else { panic!("{ran:?}") };
     assert!(slip.contains("WTPOOL_MAX_LEASE ") && slip.contains("WTPOOL_MAX_LEASES"), "{ran:?}");
@@ -109,7 +109,8 @@ fn a_variable_that_is_not_utf_8_is_not_passed_over() {
     assert!(!bench.pool().exists(), "nothing was made");
 
     // A directory may be called anything. What runs in the lease speaks of the same one.
-    let inner = format!("{WTPOOL} list --json >/dev/null; {WTPOOL} run --name inner -- pwd");
+    let exe = quoted();
+    let inner = format!("{exe} list --json >/dev/null; {exe} run --name inner -- pwd");
     let mut command = bench.wtpool(&["run", "--", "sh", "-c", &inner]);
     let output = command.env("WTPOOL_POOL_DIR", &odd).output().expect("start wtpool");
     assert!(output.status.success(), "{output:?}");

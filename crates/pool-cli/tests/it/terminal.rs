@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::bench::{Bench, WTPOOL, finish, skip};
+use crate::bench::{Bench, finish, quoted, skip};
 
 /// What a command line prints on a terminal of its own, lent by `script` of util-linux.
 fn on_a_terminal(bench: &Bench, line: &str) -> Option<String> {
@@ -22,7 +22,7 @@ fn on_a_terminal(bench: &Bench, line: &str) -> Option<String> {
 #[test]
 fn verbs_work_on_a_terminal() {
     let bench = Bench::new();
-    let exe = WTPOOL;
+    let exe = quoted();
     let line = format!(
         "{exe} warm 1 && {exe} run -- test -t 0 && {exe} acquire --name amber && {exe} list && \
          {exe} doctor && {exe} release amber && {exe} prune --all && {exe} -vv list"
@@ -34,7 +34,7 @@ fn verbs_work_on_a_terminal() {
 #[test]
 fn a_shell_inside_a_lease_has_the_terminal() {
     let bench = Bench::new();
-    let exe = WTPOOL;
+    let exe = quoted();
     // An interactive shell has job control only where it may take the terminal's foreground.
     let line =
         format!("{exe} run -- bash --norc --noprofile -ic 'set -o | grep monitor; echo inside'");
