@@ -43,6 +43,8 @@ enum Step {
     Fmt,
     /// Lints of all targets with all features; a warning is an error.
     Clippy,
+    /// The first command of the README.
+    Readme,
     /// All tests. Fails when none was executed.
     Test,
     /// The documentation; a warning is an error.
@@ -93,6 +95,7 @@ fn run(step: Step) -> Result {
     match step {
         Step::Fmt => steps::fmt(),
         Step::Clippy => steps::clippy(),
+        Step::Readme => steps::readme(),
         Step::Test => steps::test(),
         Step::Doc => steps::doc(),
         Step::Deny => steps::deny(),
@@ -114,6 +117,7 @@ fn run(step: Step) -> Result {
         Step::Ci => {
             steps::fmt()?;
             steps::clippy()?;
+            steps::readme()?;
             steps::test()?;
             steps::doc()?;
             steps::deny()?;

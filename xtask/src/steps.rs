@@ -28,6 +28,20 @@ pub(crate) fn deny() -> Result {
     cargo(&["deny", "--all-features", "check", "bans", "licenses", "sources"])
 }
 
+/// Runs the first command of the README, as it stands there, in this checkout. The second one is
+/// what [`test`] runs.
+pub(crate) fn readme() -> Result {
+    let readme = std::fs::read_to_string(workspace().join("README.md"))?;
+    let block = readme.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
+    let commands: Vec<&str> = block.unwrap_or_default().lines().collect();
+    let [first, "cargo test --workspace"] = commands[..] else {
+        return Err(format!("the README begins with other commands: {commands:?}").into());
+    };
+    eprintln!("\n== {first}");
+    let status = Command::new("sh").args(["-c", first]).current_dir(workspace()).status()?;
+    if status.success() { Ok(()) } else { Err(format!("failed: {first}").into()) }
+}
+
 /// Runs all tests, and counts them: a run that executes none proves nothing.
 pub(crate) fn test() -> Result {
     let mut command = command(&["test", "--workspace"]);
