@@ -53,6 +53,7 @@ pub(crate) const REMEMBERED: usize = 200;
 
 /// One slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Slot {
     /// Its number.
     pub id: SlotId,
@@ -100,7 +101,7 @@ pub enum PathUse {
 
 /// What a slot is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "is")]
+#[serde(rename_all = "kebab-case", tag = "is", deny_unknown_fields)]
 pub enum SlotState {
     /// A clean workspace, to be had.
     Free,
@@ -216,6 +217,7 @@ impl SlotState {
 
 /// A lease, live or over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lease {
     /// Its id.
     pub id: LeaseId,
@@ -254,6 +256,7 @@ impl Lease {
 
 /// The command that a lease was taken for is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CommandEnd {
     /// How it went.
     pub outcome: Outcome,
@@ -263,6 +266,7 @@ pub struct CommandEnd {
 
 /// Proves that its bearer holds a lease. A stale one is always refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Token {
     /// Which lease.
     pub lease: LeaseId,
@@ -284,6 +288,7 @@ pub enum Owner {
 
 /// How long a slot is kept for inspection after its lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Linger {
     /// After success.
     pub success: Duration,
@@ -319,6 +324,7 @@ pub enum Outcome {
 
 /// How a lease ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct End {
     /// How the work went.
     pub outcome: Outcome,
@@ -357,6 +363,7 @@ pub enum EndReason {
 
 /// Somebody in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Waiter {
     /// What will be granted. The generation is set when it is.
     pub lease: Lease,
@@ -372,6 +379,7 @@ pub struct Waiter {
 
 /// A session: a host's run, to which leases belong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Session {
     /// The process whose end is the session's end.
     pub process: Option<ProcessIdentity>,
@@ -383,6 +391,7 @@ pub struct Session {
 
 /// What is remembered of a lease that is over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EndedLease {
     /// The lease.
     pub token: Token,

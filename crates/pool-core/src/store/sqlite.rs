@@ -151,6 +151,12 @@ impl SqliteStore {
         Ok(Self(Arc::new(inner)))
     }
 
+    /// Returns whether an error means that a newer version wrote the records. Nothing was changed,
+    /// and this program cannot use the pool any more.
+    pub fn is_newer(error: &Error) -> bool {
+        std::error::Error::source(error).is_some_and(|source| source.is::<records::Newer>())
+    }
+
     /// Gives up the megabyte that is set aside in `pool_dir` for when the disk is full, and says
     /// whether there was one. For those who are about to free more than that and have met
     /// [`ErrorKind::NoSpace`]: to record what is removed takes room as well. It is set aside again by
@@ -207,6 +213,7 @@ impl Inner {
         };
         self.with(&mut handle, |connection, _| {
             let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+            schema::known_version(&tx)?;
             work(&tx)
         })
     }
@@ -223,6 +230,7 @@ impl Inner {
                 return Err(Trouble::Replaced);
             }
             let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            schema::known_version(&tx)?;
             let before = self.snapshot(&tx)?;
             records::check_log(&tx, &before)?;
             let Some(change) = change.take() else {

@@ -214,9 +214,29 @@ fn each<K: rusqlite::types::FromSql>(
 }
 
 fn parse<T: DeserializeOwned>(what: &str, record: &str) -> Result<T, Trouble> {
-    serde_json::from_str(record)
-        .map_err(|e| Trouble::Damaged(format!("the record of a {what} makes no sense: {e}")))
+    serde_json::from_str(record).map_err(|e| match is_newer(&e) {
+        true => newer(&format!("the record of a {what}"), &e.to_string()).into(),
+        false => Trouble::Damaged(format!("the record of a {what} makes no sense: {e}")),
+    })
 }
+
+/// Whether a record is well-formed and has a state or a field that this program does not know:
+/// a newer version wrote it. It is not damaged.
+pub(super) fn is_newer(error: &serde_json::Error) -> bool {
+    let why = error.to_string();
+    error.is_data() && (why.starts_with("unknown variant") || why.starts_with("unknown field"))
+}
+
+/// The error for what a newer version wrote.
+pub(super) fn newer(what: &str, why: &str) -> Error {
+    let message = format!("{what} was written by a newer version ({why})");
+    Error::new(ErrorKind::Store, message).with_hint("upgrade this program").with_source(Newer)
+}
+
+/// Marks the errors that only a newer program can avoid.
+#[derive(Debug, thiserror::Error)]
+#[error("the records are newer than this program")]
+pub(super) struct Newer;
 
 /// Looks where the next event will be written: damage met there later, when the change was already
 /// computed, would fail the change.

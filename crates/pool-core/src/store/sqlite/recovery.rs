@@ -56,6 +56,7 @@ fn try_open(layout: &Layout, patience: Duration) -> Result<(Connection, Identity
 /// that the database does not know of.
 fn mend(layout: &Layout, connection: &mut Connection) -> Result<bool, Trouble> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+    schema::known_version(&tx)?;
     // The database first: what is committed later is then no contradiction to be missed.
     let snapshot = records::read(&tx)?;
     let found = Found::read(layout)?;
@@ -65,6 +66,7 @@ fn mend(layout: &Layout, connection: &mut Connection) -> Result<bool, Trouble> {
     }
     // Perhaps somebody is just changing something; not while this transaction runs.
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    schema::known_version(&tx)?;
     let snapshot = records::read(&tx)?;
     let found = Found::read(layout)?;
     if found.revision() > snapshot.revision {
@@ -94,6 +96,7 @@ fn write_all(layout: &Layout, snapshot: &Snapshot) -> Result<()> {
 /// the power failed just before a change was committed) to what they say.
 fn catch_up(layout: &Layout, connection: &mut Connection) -> Result<(), Trouble> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    schema::known_version(&tx)?;
     let before = records::read(&tx)?;
     let found = Found::read(layout)?;
     if found.revision() <= before.revision {
@@ -127,6 +130,7 @@ pub(super) fn rebuild(
     if seen.database != now.database {
         return Ok(());
     }
+    schema::refuse_newer(&layout.database())?;
     let found = Found::read(layout)?;
     let stamp = stamp();
     let moved = move_aside(layout, &stamp)?;

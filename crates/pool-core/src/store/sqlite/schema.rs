@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::patience;
+use super::records::newer;
 use super::trouble::Trouble;
 use crate::error::{Error, ErrorKind};
 
@@ -49,16 +50,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, Trouble> {
         Err(error) => return Err(Error::io(format!("open {}", path.display()), error).into()),
     }
     let connection = connect(path, OpenFlags::empty())?;
-    let version = version(&connection)?;
-    let known = MIGRATIONS.len() as i64;
-    if version > known {
-        let message = format!(
-            "the database {} was written by a newer version (its format is {version}, this \
-             program knows {known})",
-            path.display()
-        );
-        return Err(Error::new(ErrorKind::Store, message).with_hint("upgrade this program").into());
-    }
+    let version = known_version(&connection)?;
     if version < 1 {
         return Err(Trouble::Damaged("it is not a pool's database".into()));
     }
@@ -83,6 +75,33 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Trouble> {
     )?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
+}
+
+/// Returns the database's version.
+///
+/// # Errors
+///
+/// If it is newer than this program. A newer program can upgrade the database at any time, so
+/// this is asked in each transaction.
+pub(super) fn known_version(connection: &Connection) -> Result<i64, Trouble> {
+    let (version, known) = (version(connection)?, MIGRATIONS.len() as i64);
+    match version > known {
+        true => {
+            let path = connection.path().unwrap_or_default();
+            let why = format!("its format is {version}, this program knows {known}");
+            Err(newer(&format!("the database {path}"), &why).into())
+        }
+        false => Ok(version),
+    }
+}
+
+/// Fails if the file is the database of a newer version, whatever else it may be.
+pub(super) fn refuse_newer(path: &Path) -> Result<(), Error> {
+    let known = connect(path, OpenFlags::empty()).and_then(|found| known_version(&found));
+    match known {
+        Err(Trouble::Failed(newer)) => Err(newer),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn version(connection: &Connection) -> Result<i64, Trouble> {

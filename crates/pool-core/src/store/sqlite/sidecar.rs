@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
-use super::records::{Marks, Snapshot, changed, gone, is_of, json, lasting, plausible};
+use super::records::{
+    Marks, Snapshot, changed, gone, is_newer, is_of, json, lasting, newer, plausible,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Generation, SessionId, SlotId, Ticket};
 use crate::plain::open_plain;
@@ -46,7 +48,10 @@ struct Format {
 
 /// A sidecar that was read.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SlotRead {
+    #[serde(rename = "format")]
+    _format: u32,
     revision: u64,
     #[serde(default)]
     reserved: Marks,
@@ -54,7 +59,10 @@ struct SlotRead {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct PoolRead {
+    #[serde(rename = "format")]
+    _format: u32,
     revision: u64,
     reserved: Marks,
     #[serde(default)]
@@ -261,17 +269,17 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<Result<T, String>>> {
     };
     match serde_json::from_slice::<Format>(&bytes) {
         Ok(Format { format }) if format > FORMAT => {
-            let message = format!(
-                "{} was written by a newer version (its format is {format}, this program knows {FORMAT})",
-                path.display()
-            );
-            return Err(Error::new(ErrorKind::Store, message).with_hint("upgrade this program"));
+            let why = format!("its format is {format}, this program knows {FORMAT}");
+            return Err(newer(&path.display().to_string(), &why));
         }
         Ok(_) => {}
         Err(error) => return unreadable(&error),
     }
     match serde_json::from_slice(&bytes) {
         Ok(file) => Ok(Some(Ok(file))),
+        Err(error) if is_newer(&error) => {
+            Err(newer(&path.display().to_string(), &error.to_string()))
+        }
         Err(error) => unreadable(&error),
     }
 }
@@ -343,7 +351,14 @@ impl Sidecars {
     }
 
     /// Puts them in their places.
+    ///
+    /// # Errors
+    ///
+    /// If a newer version wrote one that is there: it knows of something that this one would drop.
     pub(super) fn publish(&mut self) -> Result<()> {
+        for path in self.staged.iter().chain(&self.removed) {
+            check_not_newer(path)?;
+        }
         for path in &self.staged {
             let old = old(&self.dir, self.revision, self.undo.len());
             let kept = match fs::hard_link(path, &old) {
@@ -403,6 +418,13 @@ impl Drop for Sidecars {
             drop(fs::remove_file(staged(path)));
             remove_if_empty(path);
         }
+    }
+}
+
+fn check_not_newer(path: &Path) -> Result<()> {
+    match path.file_name().is_some_and(|name| name == "slot.json") {
+        true => read::<SlotRead>(path).map(drop),
+        false => read::<PoolRead>(path).map(drop),
     }
 }
 

@@ -78,3 +78,81 @@ fn a_directory_that_cannot_be_written_is_refused() {
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     assert!(error.hint().is_some());
 }
+
+/// What a newer program may leave under a process of this one that runs on.
+const NEWER_ROWS: [&str; 4] = [
+    "PRAGMA user_version=7",
+    "PRAGMA user_version=7; DROP TABLE waiters",
+    "UPDATE slots SET record=json_set(record, '$.state.is', 'dreaming') WHERE slot=1;
+     UPDATE meta SET value=value+1 WHERE key='revision'",
+    "UPDATE slots SET record=json_set(record, '$.dreams', 7) WHERE slot=1;
+     UPDATE meta SET value=value+1 WHERE key='revision'",
+];
+
+fn changed(state: &mut PoolState) {
+    if let Some(slot) = state.slots.get_mut(&SlotId(1)) {
+        slot.warm = !slot.warm;
+    }
+    state.sessions.clear();
+    state.outbox.push(event("changed"));
+}
+
+fn assert_is_newer<T: std::fmt::Debug>(result: pool_core::Result<T>, what: &str) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store, "{what}: {error}");
+    assert!(SqliteStore::is_newer(&error), "{what}: {error}");
+    assert_eq!(error.hint(), Some("upgrade this program"), "{what}");
+}
+
+#[test]
+fn newer_rows_under_a_running_process_stay() {
+    for sql in NEWER_ROWS {
+        let dir = Dir::new();
+        let store = dir.open();
+        run(async { fill(&store).await });
+        let raw = rusqlite::Connection::open(dir.file("pool.db")).unwrap();
+        raw.execute_batch(sql).unwrap();
+        let record = "SELECT record FROM slots WHERE slot=1";
+        let row = || raw.query_row(record, [], |row| row.get::<_, String>(0)).unwrap();
+        let before = (row(), fs::read(dir.sidecar(1)).unwrap());
+        for _ in 0..2 {
+            assert_is_newer(run(store.change(Box::new(changed))), sql);
+            assert_is_newer(run(store.load()), sql);
+            assert_is_newer(SqliteStore::open(&dir.pool()), sql);
+        }
+        assert_eq!((row(), fs::read(dir.sidecar(1)).unwrap()), before, "{sql}");
+        assert_eq!(dir.corrupt(), [""; 0], "{sql}");
+    }
+}
+
+#[test]
+fn newer_sidecars_under_a_running_process_stay() {
+    for (name, pointer, value) in [
+        ("slots/1/slot.json", "format", serde_json::json!(2)),
+        ("slots/1/slot.json", "slot.state.is", serde_json::json!("dreaming")),
+        ("slots/1/slot.json", "slot.dreams", serde_json::json!(7)),
+        ("slots/1/slot.json", "dreams", serde_json::json!(7)),
+        ("pool.json", "format", serde_json::json!(2)),
+        ("pool.json", "dreams", serde_json::json!(7)),
+    ] {
+        let dir = Dir::new();
+        let store = dir.open();
+        run(async { fill(&store).await });
+        let path = dir.file(name);
+        let text = fs::read(&path).unwrap();
+        let mut file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let (parents, last) = pointer.rsplit_once('.').unwrap_or(("", pointer));
+        let mut at = &mut file;
+        for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
+            at = &mut at[parent];
+        }
+        at[last] = value;
+        fs::write(&path, file.to_string()).unwrap();
+        let was = run(store.load()).unwrap();
+        assert_is_newer(run(store.change(Box::new(changed))), pointer);
+        assert_eq!(run(store.load()).unwrap(), was, "{name} {pointer}");
+        assert_is_newer(SqliteStore::open(&dir.pool()), pointer);
+        assert_eq!(fs::read_to_string(&path).unwrap(), file.to_string(), "{name} {pointer}");
+        assert_eq!(dir.corrupt(), [""; 0], "{name} {pointer}");
+    }
+}
