@@ -65,7 +65,7 @@ impl Output {
 
 /// One line on stderr.
 pub(crate) fn say(text: &str) {
-    // When stderr is gone, nobody wants to know.
+    // If stderr cannot be written to, there is no other place to say so.
     let _ = writeln!(std::io::stderr().lock(), "{}", harmless(text));
 }
 
@@ -95,7 +95,23 @@ pub(crate) fn escaped(json: &str) -> String {
     out
 }
 
-/// Sends what the libraries tell to stderr.
+/// Stderr, if it can be written to: no warning is worth more than the work that it interrupts.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // All or nothing counts: the rest of a line on a full disk would be tried again and again.
+        let _ = std::io::stderr().lock().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends what the libraries tell to stderr. If stderr cannot be written to, the line is lost: the
+/// logger's own error handler would panic.
 pub(crate) fn start_logging(verbose: u8) {
     let level = match verbose {
         0 => "off,wtpool=warn",
@@ -103,7 +119,8 @@ pub(crate) fn start_logging(verbose: u8) {
         _ => "info,wtpool=trace,pool_core=trace,git_backend=trace,cache_share=trace",
     };
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| Stderr)
+        .log_internal_errors(false)
         .with_env_filter(tracing_subscriber::EnvFilter::new(level))
         .with_target(false)
         .with_ansi(false)

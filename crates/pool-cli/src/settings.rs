@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use cache_share::Lean;
-use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
+use config::{Config, Environment, Map, Value};
 use etcetera::BaseStrategy;
 use git_backend::{GitEnvironment, GitSettings, SubmoduleMode};
 use pool_core::{Error, ErrorKind, Linger, Result};
 use serde::{Deserialize, Serialize};
 
+use self::layer::{Author, Layer};
 use crate::error::invalid;
 use crate::output::LEASE_VARIABLES;
+
+mod layer;
 
 /// The repository's file, at the root of its main worktree. It comes with whatever was checked out there.
 pub(crate) const REPOSITORY_FILE: &str = ".wtpool.toml";
@@ -32,9 +35,6 @@ const NOT_THE_REPOSITORYS: [(&str, &str); 3] = [
 /// What the repository's file may say only where its user's file says nothing: whether what the repository
 /// has in it is built or cloned by the pool itself, and whose configuration holds.
 const THE_USERS_FIRST: [&str; 4] = ["cache.auto", "cache.strategy", "submodules", "user_config"];
-
-/// No file of settings is longer.
-const LONGEST: u64 = 1 << 20;
 
 /// A shorter interval would keep the reaper busy with nothing but looking.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
@@ -329,31 +329,31 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
     let user = user.map(|dir| dir.join("wtpool").join("config.toml"));
     let mut users_own = Config::builder();
     for path in user.into_iter().chain(main_worktree.map(|root| root.join(REPOSITORY_FILE))) {
-        if !is_present(&path)? {
-            continue;
-        }
         let of_repository = path.ends_with(REPOSITORY_FILE);
-        let file = File::from(path.clone()).format(FileFormat::Toml);
-        let values = file.collect().map_err(|e| malformed(&e))?;
-        for key in keys("", &values) {
-            if !known.contains_key(&key) {
+        let author = if of_repository { Author::Repository } else { Author::User };
+        let Some(layer) = Layer::read(&path, author)? else { continue };
+        for key in &layer.keys {
+            if !known.contains_key(key) {
                 let message = format!("unknown key {key} in {}", path.display());
                 return Err(invalid(message).with_hint("`wtpool config` lists the keys there are"));
             }
-            let forbidden = NOT_THE_REPOSITORYS.iter().find(|(forbidden, _)| key == *forbidden);
+            let forbidden = NOT_THE_REPOSITORYS.iter().find(|(forbidden, _)| key == forbidden);
             if let Some((_, what)) = forbidden.filter(|_| of_repository) {
                 let message = format!("{} {what}", path.display());
                 let hint = format!(
                     "{key} belongs into your own configuration file, or into {}",
-                    variable(&key)
+                    variable(key)
                 );
                 return Err(invalid(message).with_hint(hint));
             }
-            if of_repository && THE_USERS_FIRST.contains(&&*key) && origins.contains_key(&key) {
+            if of_repository && THE_USERS_FIRST.contains(&key.as_str()) && origins.contains_key(key)
+            {
                 continue;
             }
-            origins.insert(key, path.display().to_string());
+            origins.insert(key.clone(), path.display().to_string());
         }
+        layer.check(&path, author)?;
+        let file = layer.source;
         if !of_repository {
             let own = Config::builder().add_source(file.clone()).build();
             let own = own.map_err(|e| malformed(&e))?;
@@ -418,21 +418,6 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
     Ok(Loaded { settings, origins })
 }
 
-/// Whether there is a file of settings. What a repository has in its place may be a link to a device, or to
-/// a pipe.
-fn is_present(path: &Path) -> Result<bool> {
-    let meta = match std::fs::metadata(path) {
-        Ok(meta) => meta,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(Error::io(format!("read {}", path.display()), e)),
-    };
-    match (meta.is_file(), meta.len()) {
-        (true, ..=LONGEST) => Ok(true),
-        (true, _) => Err(invalid(format!("{} is too long for settings", path.display()))),
-        (false, _) => Err(invalid(format!("{} is not a file", path.display()))),
-    }
-}
-
 /// A directory is relative to the file that names it, or else to the working directory.
 fn absolute(dir: &Path, origin: &str, main_worktree: Option<&Path>) -> Result<PathBuf> {
     match (Path::new(origin).parent(), main_worktree) {
@@ -441,19 +426,6 @@ fn absolute(dir: &Path, origin: &str, main_worktree: Option<&Path>) -> Result<Pa
             std::path::absolute(dir).map_err(|e| Error::io(format!("resolve {}", dir.display()), e))
         }
     }
-}
-
-fn keys(prefix: &str, values: &Map<String, Value>) -> Vec<String> {
-    let mut found = Vec::new();
-    for (name, value) in values {
-        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-        match &value.kind {
-            ValueKind::Table(table) => found.extend(keys(&key, table)),
-            _ => found.push(key),
-        }
-    }
-    found.sort();
-    found
 }
 
 fn malformed(error: &config::ConfigError) -> Error {

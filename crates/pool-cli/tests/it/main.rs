@@ -21,3 +21,4 @@ mod run;
 mod sccache;
 mod settings;
 mod terminal;
+mod unwritable;

@@ -253,9 +253,66 @@ fn settings_that_are_no_file_are_not_waited_for() {
         assert!(ran.err.contains(".wtpool.toml"), "{ran:?}");
         fs::remove_file(&file).expect("removed");
     }
-    // Where it leads nowhere, there is none.
     symlink("nowhere", &file).expect("linked");
-    bench.ok(&["list"]);
+    assert_eq!(bench.run(&["list"]).code, Some(2), "a link, wherever it leads");
+}
+
+/// A commit can have a link to a file that its author may not read, but its user may.
+#[test]
+fn settings_that_are_a_link_are_not_read() {
+    let bench = Bench::new();
+    let file = bench.repo().join(".wtpool.toml");
+    let secret = bench.home.path().join("credentials");
+    write(&secret, "token_hunter2 = hunter2\n");
+    write(bench.repo().join("inside"), "ttl = 'hunter2'\n");
+    for target in [Path::new("/proc/self/environ"), &secret, Path::new("inside")] {
+        symlink(target, &file).expect("linked");
+        for args in [&["list"][..], &["acquire"], &["config"], &["doctor"], &["list", "--json"]] {
+            let ran = finish(bench.wtpool(args).env("HUNTER", "hunter2"));
+            assert_ne!(ran.code, Some(0), "{args:?}: {ran:?}");
+            let said = format!("{}{}", ran.out, ran.err);
+            assert!(said.contains(".wtpool.toml"), "{args:?}: {ran:?}");
+            assert!(!said.contains("hunter2"), "{target:?}: {args:?}: {ran:?}");
+        }
+        fs::remove_file(&file).expect("removed");
+    }
+}
+
+#[test]
+fn errors_in_the_repositorys_settings_quote_nothing() {
+    let bench = Bench::new();
+    let file = bench.repo().join(".wtpool.toml");
+    for (text, named) in [
+        ("ttl = '1h'\npassword hunter2\n", "line 2"),
+        ("ttl = 'hunter2'\n", "ttl"),
+        ("max_leases = 'hunter2'\n", "max_leases"),
+        ("[cache]\nlean = 'hunter2'\n", "cache.lean"),
+        ("copy = ['ok', ['hunter2']]\n", "copy"),
+        ("cache = 'hunter2'\n", "cache"),
+        ("ttl = '1h'\nttl = 'hunter2'\n", "line 2"),
+    ] {
+        write(&file, text);
+        for args in [&["list"][..], &["config", "--json"]] {
+            let ran = bench.run(args);
+            assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{text}: {ran:?}");
+            assert!(ran.err.contains(named) && !ran.err.contains("hunter2"), "{text}: {ran:?}");
+        }
+    }
+    fs::write(&file, b"ttl = \"hunter2\xff\"").expect("written");
+    let ran = bench.run(&["list"]);
+    assert!(ran.code == Some(2) && !ran.err.contains("hunter2"), "{ran:?}");
+    fs::write(&file, vec![b'#'; (1 << 20) + 1]).expect("written");
+    assert_eq!(bench.run(&["list"]).code, Some(2), "too long");
+    fs::remove_file(&file).expect("removed");
+
+    // The user's own file may be a link, and is quoted.
+    let (user, own) = (bench.home.path().join("config/wtpool"), bench.home.path().join("own"));
+    fs::create_dir_all(&user).expect("made");
+    symlink(&own, user.join("config.toml")).expect("linked");
+    write(&own, "ttl = '7m'\n");
+    assert_eq!(bench.json(&["config"])["settings"]["ttl"]["value"], "7m");
+    write(&own, "ttl = 'hunter2'\n");
+    assert!(bench.run(&["list"]).err.contains("hunter2"));
 }
 
 /// A pipe in the place of a lock would be waited for without end, and whoever waits takes no signal.
