@@ -105,7 +105,7 @@ impl Repository {
         self.main_worktree.as_deref()
     }
 
-    /// Whether it has no main worktree, as `core.bare` says. If it has one, the branch of its `HEAD` is
+    /// Whether it has no main worktree, as `core.bare` says, nor an index. If it has one, the branch of its `HEAD` is
     /// checked out, even where [`main_worktree`](Self::main_worktree) does not know the path.
     pub fn is_bare(&self) -> bool {
         self.is_bare
@@ -166,7 +166,9 @@ impl Repository {
         // If the git directory was made by `git init --separate-git-dir`, or `.git` is a symlink, the
         // worktree leads to the git directory, but nothing leads back.
         let main_worktree = derived.clone().or_else(|| worktree.clone().filter(|_| !is_linked));
-        let is_bare = core_bare.unwrap_or(main_worktree.is_none());
+        // Git makes an index only for a checkout, whatever `core.bare` says.
+        let has_index = common_dir.join("index").exists();
+        let is_bare = core_bare.unwrap_or(main_worktree.is_none()) && !has_index;
         // Which pool is a repository's must not depend on where the search began.
         let home = derived.as_deref().unwrap_or(&common_dir);
         Ok(Self {

@@ -16,6 +16,7 @@ use super::manifest::PathRecord;
 use super::read::{self, Parts};
 use crate::git::Git;
 use crate::inspect::{self, admin, failed, object_id, os, staged, text};
+use crate::own_worktree;
 use crate::references::{self, settled};
 use crate::registration::{LOCK, exclusively, register_elsewhere, unregister};
 use crate::site::{Site, remove_file, resolved};
@@ -54,6 +55,7 @@ pub(super) fn into(site: &Site, id: &RescueId, into: &Path) -> Result<()> {
     let done = (|| {
         restore_state(&repo, &parts, &admin, &["HEAD", "config.worktree"])?;
         restore_sparse(site, &repo, &parts, &admin)?;
+        own_worktree::secure(site, &admin, &into)?;
         exclusively(site, &never, || set_head(site, &repo, &parts, id, &admin, &mut made))?;
         pool_core::fail_point!("git-backend::restore::head-set");
         fill(site, &site.open_admin(&admin)?, &parts, &into, None)?;
@@ -126,6 +128,7 @@ pub(super) fn onto(site: &Site, id: &RescueId, plan: &Plan) -> Result<()> {
     }
     let tree = repo.head_tree_id().map_err(|e| failed("read the tree of HEAD", e))?.detach();
     let admin = repo.git_dir().to_owned();
+    own_worktree::verify(site, &admin, &place)?;
     fill(site, &repo, &parts, &place, Some(staged::tree_index(&repo, tree)?))?;
     pool_core::fail_point!("git-backend::restore::filled-lease");
     // The lease keeps its own branch and history; an operation that works on a detached HEAD gets one.

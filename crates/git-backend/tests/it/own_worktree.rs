@@ -8,7 +8,8 @@ use git_backend::{GitIsolator, Repository};
 use pool_core::{BranchWish, ErrorKind, Isolator, SlotId, Wish};
 
 use crate::support::{
-    Fixture, commit, detached, git, git_succeeds, name, plan, proof, read, settings, status, write,
+    Fixture, archive, commit, detached, git, git_succeeds, name, plan, proof, read, settings,
+    status, write,
 };
 
 /// How a repository sends git in its linked worktrees elsewhere.
@@ -224,4 +225,42 @@ fn directory_of_a_gitfile_to_a_bare_repository_is_no_worktree() {
     fs::create_dir(&above).expect("made");
     fs::rename(&project, above.join("project")).expect("moved");
     assert!(Repository::find(&above).expect("found").is_bare());
+}
+
+#[tokio::test]
+async fn git_in_a_restored_worktree_means_that_worktree() {
+    for (what, redirect) in REDIRECTS {
+        let fixture = Fixture::new();
+        redirect(&fixture.repo);
+        let isolator = fixture.isolator();
+        let lease = plan(&isolator, 1, "lease").await;
+        isolator.provision(&lease).await.unwrap();
+        write(&isolator.place(SlotId(1)), "work", "work\n");
+        let rescue = proof(&isolator, &lease).await.rescue().expect("saved").id.clone();
+        let into = fixture.repo.with_file_name("restored");
+        archive(&isolator).restore_into(&rescue, &into).await.unwrap();
+        let top = git(&into, &["rev-parse", "--show-toplevel"]);
+        assert_eq!(Path::new(&top), into, "{what}");
+        assert_eq!(status(&into), "?? work", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn the_branch_of_a_checkout_is_refused_whatever_core_bare_says() {
+    for core_bare in [Some("true"), None] {
+        let fixture = Fixture::new();
+        let store = fixture.repo.with_file_name("store.git");
+        git(&fixture.repo, &["init", "-q", "--separate-git-dir", store.to_str().expect("UTF-8")]);
+        match core_bare {
+            Some(value) => git(&fixture.repo, &["config", "core.bare", value]),
+            None => git(&fixture.repo, &["config", "--unset", "core.bare"]),
+        };
+        for start in [&fixture.repo, &store] {
+            let found = Repository::find(start).unwrap();
+            let isolator = GitIsolator::open(&found, &fixture.pool_dir(), settings()).unwrap();
+            let wish = Wish { branch: BranchWish::Named("main".into()), ..Default::default() };
+            let refused = isolator.resolve(&wish, &name("lease")).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::NameTaken, "{core_bare:?}: {refused}");
+        }
+    }
 }
