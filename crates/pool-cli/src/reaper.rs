@@ -6,14 +6,15 @@
 //! more. In whichever order the two meet, one of them sees the other.
 
 use std::fs::File;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 // Called by their full names: since Rust 1.89 `File` has methods of the same names, which our
 // `rust-version` does not have yet.
 use fs4::{FileExt, TryLockError};
-use pool_core::{Error, Moment, Result, open_plain};
+use pool_core::{Error, Moment, Result, SqliteStore, open_plain};
 
 use crate::background;
 use crate::cli::Global;
@@ -26,20 +27,69 @@ const TICK: Duration = Duration::from_secs(1);
 /// A lock that is only looked at is free again sooner than this.
 const LOOKED_AT: Duration = Duration::from_millis(200);
 
-/// Whether a reaper watches over this pool.
+/// A reaper that has not looked for this long shows no sign of life.
+const SILENT: Duration = Duration::from_secs(60);
+/// The same for one that the system says is stopped.
+const STOPPED: Duration = Duration::from_secs(3);
+
+/// What is known of a pool's reaper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reaper {
+    /// There is none.
+    None,
+    /// It watches.
+    Watches,
+    /// It has the lock, but has not looked for longer than it ever waits or works: it may have been
+    /// stopped, or may wait for a disk.
+    Silent {
+        /// Its process id, if it wrote one.
+        pid: Option<u32>,
+        /// How long ago it last looked.
+        since: Duration,
+    },
+}
+
+/// Whether a reaper holds this pool's lock.
 pub(crate) fn is_alive(pool_dir: &Path) -> Result<bool> {
+    Ok(state(pool_dir)? != Reaper::None)
+}
+
+/// Finds out whether a reaper watches over this pool.
+pub(crate) fn state(pool_dir: &Path) -> Result<Reaper> {
     let path = pool_dir.join(LOCK);
-    let file = match open_plain(File::options().read(true), &path) {
+    let failed = |e| Error::io(format!("open {}", path.display()), e);
+    let mut file = match open_plain(File::options().read(true), &path) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(Error::io(format!("open {}", path.display()), e)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Reaper::None),
+        Err(e) => return Err(failed(e)),
     };
-    // Shared: those who look do not take each other for a reaper.
+    // Shared: two processes that look do not take each other for a reaper.
     match FileExt::try_lock_shared(&file) {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(e)) => Err(Error::io(format!("lock {}", path.display()), e)),
+        Ok(()) => return Ok(Reaper::None),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(e)) => {
+            return Err(Error::io(format!("lock {}", path.display()), e));
+        }
     }
+    let beat = file.metadata().and_then(|meta| meta.modified()).map_err(failed)?;
+    // A clock that was set back makes it look recent.
+    let since = SystemTime::now().duration_since(beat).unwrap_or_default();
+    let mut text = String::new();
+    let read = Read::take(&mut file, 16).read_to_string(&mut text);
+    let pid = read.ok().and_then(|_| text.trim().parse().ok());
+    let patience = if pid.is_some_and(is_stopped) { STOPPED } else { SILENT };
+    if since < patience {
+        return Ok(Reaper::Watches);
+    }
+    Ok(Reaper::Silent { pid, since })
+}
+
+/// Whether a signal has stopped that process. The state is the field after the name in
+/// `/proc/<pid>/stat` (proc(5)); `false` where there is no such file.
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('T' | 't'))
 }
 
 /// Sees to it that a reaper watches over this pool. To be called after what it shall watch over was
@@ -80,9 +130,13 @@ pub(crate) async fn live(global: &Global) -> Result<()> {
     loop {
         let Some(lock) = lock(&pool_dir).await? else { return Ok(()) };
         pool_core::fail_point!("pool-cli::reaper::locked");
-        watch(global, &mut context, &pool_dir, &ground).await;
+        let _ = write_pid(&lock);
+        let end = watch(global, &mut context, &pool_dir, &ground, &lock).await;
         drop(lock);
         pool_core::fail_point!("pool-cli::reaper::unlocked");
+        if end == End::Useless {
+            return Ok(());
+        }
         // Whoever came in between saw the lock, and counts on us.
         let left =
             is_at(&ground, &pool_dir) && context.pool.needs_watching().await.unwrap_or(false);
@@ -115,32 +169,77 @@ fn is_at(dir: &File, path: &Path) -> bool {
     matches!((found, own), (Ok(found), Ok(own)) if found == own)
 }
 
-/// Watches until nothing is left, or the pool's directory is gone.
-async fn watch(global: &Global, context: &mut Context, pool_dir: &Path, ground: &File) {
+/// Writes this process's id into its lock, for `doctor` to name it.
+fn write_pid(lock: &File) -> std::io::Result<()> {
+    lock.set_len(0)?;
+    (&mut &*lock).write_all(format!("{}\n", std::process::id()).as_bytes())
+}
+
+/// Why a reaper stopped watching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nothing is left, or the pool's directory is gone.
+    Done,
+    /// It can do nothing here any more: the repository is gone, or a newer version wrote the records.
+    /// The next verb in the repository starts another reaper.
+    Useless,
+}
+
+/// Warns of each trouble once, until another one comes.
+#[derive(Debug, Default)]
+struct Warned(Option<String>);
+
+impl Warned {
+    fn warn(&mut self, what: &str, error: &Error) {
+        let text = format!("{what}: {error}");
+        if self.0.as_ref() != Some(&text) {
+            tracing::warn!(target: "wtpool", "{text}");
+            self.0 = Some(text);
+        }
+    }
+}
+
+/// Watches until nothing is left to watch over, or nothing can be done.
+async fn watch(
+    global: &Global,
+    context: &mut Context,
+    pool_dir: &Path,
+    ground: &File,
+    lock: &File,
+) -> End {
     let mut looked: Option<Moment> = None;
     let mut records = identity(pool_dir);
+    let mut warned = Warned::default();
     while is_at(ground, pool_dir) {
+        if !context.repository.common_dir().exists() {
+            return End::Useless;
+        }
+        // Shows `doctor` that it is at work. Without, it is called silent, which harms nothing.
+        let _ = lock.set_modified(SystemTime::now());
         let period = context.settings.reap_interval.0;
         if due(context, looked.as_ref(), period).await {
             looked = Some(context.pool.now());
-            renew(global, context, &mut records);
+            renew(global, context, &mut records, &mut warned);
             if let Err(error) = context.pool.reconcile().await {
-                tracing::warn!(target: "wtpool", %error, "could not reconcile; trying again");
+                if SqliteStore::is_newer(&error) {
+                    return End::Useless;
+                }
+                warned.warn("cannot reconcile, trying again", &error);
             }
             pool_core::fail_point!("pool-cli::reaper::reconciled");
             if let Err(error) = context.pool.isolator().sweep(&|_| ()).await {
-                tracing::warn!(target: "wtpool", %error, "not all trash could be deleted");
+                warned.warn("cannot delete all trash", &error);
             }
         }
         match context.pool.needs_watching().await {
-            Ok(false) => return,
+            Ok(false) => return End::Done,
             Ok(true) => {}
-            Err(error) => {
-                tracing::warn!(target: "wtpool", %error, "could not read the records; trying again");
-            }
+            Err(error) if SqliteStore::is_newer(&error) => return End::Useless,
+            Err(error) => warned.warn("cannot read the records, trying again", &error),
         }
         tokio::time::sleep(period.min(TICK)).await;
     }
+    End::Done
 }
 
 /// Whether it is time to look: after each period, and when a lease or its lingering has just ended,
@@ -155,7 +254,7 @@ async fn due(context: &Context, looked: Option<&Moment>, period: Duration) -> bo
 }
 
 /// Opens the pool again when its settings, or its records, have changed under us.
-fn renew(global: &Global, context: &mut Context, records: &mut Option<u64>) {
+fn renew(global: &Global, context: &mut Context, records: &mut Option<u64>, warned: &mut Warned) {
     let now = identity(&context.pool_dir);
     match Place::find(global, None, Access::Visit) {
         Ok(place) if place.loaded.settings != context.settings || now != *records => {
@@ -164,13 +263,11 @@ fn renew(global: &Global, context: &mut Context, records: &mut Option<u64>) {
                     *context = opened;
                     *records = identity(&context.pool_dir);
                 }
-                Err(error) => {
-                    tracing::warn!(target: "wtpool", %error, "cannot use the new settings")
-                }
+                Err(error) => warned.warn("cannot use the new settings", &error),
             }
         }
         Ok(_) => {}
-        Err(error) => tracing::warn!(target: "wtpool", %error, "cannot read the settings again"),
+        Err(error) => warned.warn("cannot read the settings again", &error),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::cli::Global;
 use crate::context::{Access, Context, Place};
 use crate::error::Result;
 use crate::output::{Output, counted, size};
+use crate::reaper::Reaper;
 use crate::space::free_space;
 use crate::{reaper, settings};
 
@@ -267,17 +268,27 @@ async fn on_disk(context: &Context, found: &mut Findings) {
 }
 
 fn watched(context: &Context, state: &PoolState, found: &mut Findings) {
-    match reaper::is_alive(&context.pool_dir) {
-        Ok(true) => found.ok("reaper", "watches"),
-        Ok(false) if state.needs_watching() => found.wrong(
+    match reaper::state(&context.pool_dir) {
+        Ok(Reaper::Watches) => found.ok("reaper", "watches"),
+        Ok(Reaper::Silent { pid, since }) => {
+            let which = pid.map_or_else(|| "the reaper".to_owned(), |pid| format!("process {pid}"));
+            let hint = match pid {
+                Some(pid) => format!("if it was stopped, run: kill -CONT {pid}"),
+                None => "`wtpool prune` does its work meanwhile".to_owned(),
+            };
+            let seconds = since.as_secs();
+            let what = format!("{which} has not looked for {seconds} s: no lease ends by itself");
+            found.wrong("reaper", what, hint);
+        }
+        Ok(Reaper::None) if state.needs_watching() => found.wrong(
             "reaper",
-            "nobody watches over this pool",
+            "no reaper watches over this pool",
             format!(
                 "any `wtpool run`, `acquire` or `prune` starts one; {} says how the last one ended",
                 context.pool_dir.join("reaper.log").display()
             ),
         ),
-        Ok(false) => found.ok("reaper", "none runs, and none is needed"),
+        Ok(Reaper::None) => found.ok("reaper", "none runs, and none is needed"),
         Err(error) => found.error("reaper", &error),
     }
 }

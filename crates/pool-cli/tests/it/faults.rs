@@ -255,7 +255,7 @@ fn a_reaper_that_was_killed_is_replaced() {
     crate::bench::eventually("the reaper is dead", || crate::bench::is_free(&lock));
     let doctor = bench.run(&["doctor"]);
     assert_eq!(doctor.code, Some(1));
-    assert!(doctor.out.contains("nobody watches"), "{doctor:?}");
+    assert!(doctor.out.contains("no reaper watches"), "{doctor:?}");
     bench.acquire(&["--ttl", "1s", "--linger", "0s"]);
     crate::bench::eventually("the new one does its work", || bench.slots().len() == 1);
 }

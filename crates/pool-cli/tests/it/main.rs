@@ -15,6 +15,7 @@ mod lease;
 mod malice;
 mod others;
 mod power;
+mod reaper;
 mod repository;
 mod rescue;
 mod run;
