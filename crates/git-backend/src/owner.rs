@@ -154,6 +154,7 @@ pub(crate) fn claim(pool_dir: &Path, repository: &Repository) -> Result<()> {
         Some(owner) if owner != repository.common_dir() => Err(of_another(pool_dir, &owner)),
         owner => Ok(owner.is_some()),
     };
+    hide(pool_dir, repository);
     if is_ours()? {
         // Of somebody who was killed right here.
         let _ = fs::remove_file(unfinished);
@@ -187,6 +188,22 @@ pub(crate) fn claim(pool_dir: &Path, repository: &Repository) -> Result<()> {
         // Somebody was quicker: then it must be for the same repository.
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => is_ours().map(drop),
         other => other.map_err(failed),
+    }
+}
+
+/// Has a repository that surrounds the directory of default pools ignore it: `git status` does not
+/// show it there, and `git clean` without `-x` leaves it alone. What exists stays as it is.
+fn hide(pool_dir: &Path, repository: &Repository) {
+    let default = crate::site::resolved(&repository.default_pool_dir());
+    let Some(pools) = pool_dir.parent().filter(|pools| Some(*pools) == default.parent()) else {
+        return;
+    };
+    let file = pools.join(".gitignore");
+    let made = File::options().write(true).create_new(true).open(&file);
+    if let Ok(mut file) = made
+        && let Err(error) = file.write_all(b"*\n")
+    {
+        tracing::debug!(%error, "cannot write a .gitignore for pools");
     }
 }
 

@@ -139,7 +139,7 @@ impl RescueArchive for Archive {
                 .map(|stored| {
                     stored.summary(&repo).unwrap_or_else(|error| {
                         tracing::warn!(rescue = %stored.id, %error, "a rescue is damaged");
-                        stored.outline(&repo)
+                        stored.outline(&repo, Some(error.to_string()))
                     })
                 })
                 .collect();

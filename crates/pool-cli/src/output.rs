@@ -114,7 +114,7 @@ impl Write for Stderr {
 /// logger's own error handler would panic.
 pub(crate) fn start_logging(verbose: u8) {
     let level = match verbose {
-        0 => "off,wtpool=warn",
+        0 => "off,wtpool=warn,pool_core=warn,git_backend=warn,cache_share=warn",
         1 => "warn,wtpool=info",
         _ => "info,wtpool=trace,pool_core=trace,git_backend=trace,cache_share=trace",
     };

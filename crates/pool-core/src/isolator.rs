@@ -182,6 +182,10 @@ pub struct Rescue {
     pub files: u64,
     /// How many commits it keeps that nothing else reaches.
     pub commits: u64,
+    /// Why it can't be read, if it is damaged: then only its id and reference are known, and
+    /// perhaps when it was saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
 }
 
 /// The proof that a slot may be reset or removed.

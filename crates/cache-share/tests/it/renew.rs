@@ -27,8 +27,8 @@ fn workshop() -> Workshop {
         ),
         ("part/Cargo.toml", &package("part", "")),
         ("part/src/lib.rs", &says("base")),
-        ("other/Cargo.toml", &package("other", "[dev-dependencies]\nryu = \"1\"\n")),
-        ("other/src/lib.rs", "#[test]\nfn other() {\n    ryu::Buffer::new().format(1.5);\n}\n"),
+        ("other/Cargo.toml", &package("other", "[dev-dependencies]\nitoa = \"1\"\n")),
+        ("other/src/lib.rs", "#[test]\nfn other() {\n    itoa::Buffer::new().format(15);\n}\n"),
         // No member, and nothing that the base has: only tests need it.
         ("helper/Cargo.toml", &package("helper", "[workspace]\n")),
         ("helper/src/lib.rs", &says("helper")),

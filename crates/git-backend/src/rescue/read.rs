@@ -176,13 +176,13 @@ impl Stored {
             commits: manifest.commits,
             lease: manifest.lease,
             name: manifest.name,
-            ..self.outline(repo)
+            ..self.outline(repo, None)
         };
         Ok(rescue)
     }
 
-    /// What is known of it even if it is damaged.
-    pub(super) fn outline(&self, repo: &gix::Repository) -> Rescue {
+    /// Returns what is known of it without its manifest, which may be damaged.
+    pub(super) fn outline(&self, repo: &gix::Repository, damage: Option<String>) -> Rescue {
         let seconds =
             repo.find_commit(self.commit).ok().and_then(|c| c.time().ok()).map_or(0, |t| t.seconds);
         Rescue {
@@ -193,6 +193,7 @@ impl Stored {
             created_at: jiff::Timestamp::from_second(seconds).unwrap_or_default(),
             files: 0,
             commits: 0,
+            damage,
         }
     }
 }

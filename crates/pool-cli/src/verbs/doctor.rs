@@ -1,7 +1,7 @@
 //! `wtpool doctor`.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pool_core::{Condition, Owner, PoolState, SlotId, SlotState, Vital};
@@ -181,6 +181,17 @@ fn directory(pool_dir: &Path, found: &mut Findings) {
     }
 }
 
+/// The databases that were moved aside since they were damaged.
+fn set_aside(pool_dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(pool_dir).into_iter().flatten().flatten();
+    let is_damaged = |entry: &std::fs::DirEntry| {
+        entry.file_name().to_string_lossy().starts_with("pool.db.corrupt-")
+    };
+    let mut found: Vec<PathBuf> = entries.filter(is_damaged).map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
 async fn pool(context: &Context, found: &mut Findings) {
     if !context.exists {
         return found.ok("records", "there is no pool yet: the first lease makes it");
@@ -189,6 +200,13 @@ async fn pool(context: &Context, found: &mut Findings) {
         Ok(state) => state,
         Err(error) => return found.error("records", &error),
     };
+    for damaged in set_aside(&context.pool_dir) {
+        found.note(
+            "records",
+            format!("{} is a damaged database that was replaced", damaged.display()),
+            format!("to remove it, run: rm {}", damaged.display()),
+        );
+    }
     let (slots, waiters) = (state.slots.len() as u64, state.waiters.len() as u64);
     found.ok("records", format!("{}, {}", counted(slots, "slot"), counted(waiters, "waiter")));
     kept(context, &state, found);
@@ -324,11 +342,22 @@ async fn rescues(context: &Context, found: &mut Findings) {
     let Some(archive) = context.pool.isolator().rescues() else { return };
     match archive.list().await {
         Ok(rescues) if rescues.is_empty() => found.ok("rescues", "none"),
-        Ok(rescues) => found.note(
-            "rescues",
-            format!("{}, to be looked at by somebody", counted(rescues.len() as u64, "rescue")),
-            "`wtpool rescue list`; then `rescue restore ID`, or `rescue drop ID`",
-        ),
+        Ok(rescues) => {
+            for rescue in &rescues {
+                let Some(damage) = &rescue.damage else { continue };
+                let reference = &rescue.reference;
+                found.wrong(
+                    "rescues",
+                    format!("the rescue {} is damaged: {damage}", rescue.id),
+                    format!("see what is left: git show --stat {reference}; then `wtpool rescue drop {}`", rescue.id),
+                );
+            }
+            found.note(
+                "rescues",
+                format!("{}, to be looked at", counted(rescues.len() as u64, "rescue")),
+                "`wtpool rescue list`; then `rescue restore ID`, or `rescue drop ID`",
+            );
+        }
         Err(error) => found.error("rescues", &error),
     }
 }

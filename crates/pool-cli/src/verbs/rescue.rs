@@ -85,12 +85,13 @@ async fn list(context: &Context) -> Result<u8> {
         return Ok(0);
     }
     let rows = rescues.iter().map(|r| {
+        let known = |text: String| if r.damage.is_none() { text } else { "damaged".to_owned() };
         [
             r.id.to_string(),
             r.name.as_ref().map_or("-".to_owned(), ToString::to_string),
-            r.created_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
-            r.files.to_string(),
-            r.commits.to_string(),
+            known(r.created_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()),
+            known(r.files.to_string()),
+            known(r.commits.to_string()),
             r.reference.clone(),
         ]
     });

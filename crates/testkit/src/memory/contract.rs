@@ -183,6 +183,7 @@ impl World {
             created_at: now,
             files: losses.files(),
             commits: losses.commits,
+            damage: None,
         };
         let (tenancy, version) = state;
         self.rescues.push(Saved {
