@@ -112,6 +112,7 @@ pub(crate) fn begin(
     around: &Surroundings,
 ) -> Result<(Confinement, Option<Attachment>)> {
     let dir = slot_dir(&site.path);
+    confine::unlink_leftover(&site.path)?;
     let confinement = Confinement::of(&site.path, dir, around);
     install::put_only(dir, &confinement)?;
     if let Some(aside) = confinement.aside() {
