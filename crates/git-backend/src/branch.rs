@@ -360,6 +360,12 @@ fn blocked(name: &str, other: &str) -> Error {
         .with_hint(format!("choose another name, or run `git branch -m {other} NEW-NAME`"))
 }
 
+/// Where a branch is checked out now, if it is; `None` if there is no such branch.
+pub(crate) fn now(site: &Site, name: &str) -> Result<Option<Option<PathBuf>>> {
+    let full = full_name(name)?;
+    if exists(&site.repo(), &full)? { occupant(site, &full, None).map(Some) } else { Ok(None) }
+}
+
 /// The worktree in which a branch is checked out, or being rebased or bisected; `except` is not
 /// looked at. Reads the files as they are: a registration that is broken or only half there must
 /// not stop every other one.

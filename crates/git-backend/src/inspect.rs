@@ -12,6 +12,7 @@ pub(crate) mod os;
 pub(crate) mod staged;
 mod submodule;
 pub(crate) mod walk;
+mod whereabouts;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;
@@ -287,6 +288,7 @@ fn look_at(
             Ok(())
         })?;
     }
+    let branch = whereabouts::complete(site, &survey, plan, branch)?;
     let fingerprint = tally.hasher.finish();
     let attributes_changed = tally.attributes_changed;
     let inspection = Inspection {
@@ -431,7 +433,8 @@ fn report(repo: &gix::Repository, plan: &Plan) -> Result<Option<BranchReport>> {
     let tip = branch_tip(repo, &branch.name)?;
     let commits = tip.map_or(0, |tip| commits::ahead(repo, tip, base));
     let kept = tip.is_some_and(|tip| commits > 0 || !branch.created || tip != base);
-    Ok(Some(BranchReport { name: branch.name.clone(), kept, commits }))
+    let name = branch.name.clone();
+    Ok(Some(BranchReport { name, kept, commits, renamed_to: None, elsewhere: Vec::new() }))
 }
 
 /// Where a local branch stands, if it exists.

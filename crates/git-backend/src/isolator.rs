@@ -65,6 +65,15 @@ impl GitIsolator {
         crate::copy::left_out(&self.site, slot)
     }
 
+    /// Returns whether a local branch exists now, and the worktree that has it checked out.
+    ///
+    /// # Errors
+    ///
+    /// If the reference or the registrations of worktrees cannot be read.
+    pub fn branch_now(&self, name: &str) -> Result<Option<Option<PathBuf>>> {
+        again_while_repacked(|| branch::now(&self.site, name))
+    }
+
     /// Runs `work` on a blocking thread, after whatever still runs for that slot.
     async fn for_slot<T: Send + 'static>(
         &self,

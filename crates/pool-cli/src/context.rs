@@ -47,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) out: Output,
     /// Whether there is a pool on disk.
     pub(crate) exists: bool,
+    /// The working directory that this process was started in, by which relative paths are resolved.
+    start_dir: PathBuf,
 }
 
 /// A lease that is to be ended or renewed.
@@ -140,8 +142,12 @@ impl Place {
             builder = builder.store(Arc::new(NoPool));
         }
         let pool = builder.open()?;
+        let start_dir = start_dir();
+        if access == Access::Visit {
+            leave(&start_dir, &pool_dir, &repository);
+        }
         let out = Output::new(global.json, global.quiet);
-        Ok(Context { pool, git: isolator, pool_dir, repository, settings, out, exists })
+        Ok(Context { pool, git: isolator, pool_dir, repository, settings, out, exists, start_dir })
     }
 }
 
@@ -156,14 +162,14 @@ impl Context {
     pub(crate) fn open_for(global: &Global, text: &str) -> Result<Self> {
         let mut global = global.clone();
         if global.pool_dir.is_none() && global.repo.is_none() {
-            global.pool_dir = path_of(text).as_deref().and_then(pool_around);
+            global.pool_dir = path_of(&start_dir(), text).as_deref().and_then(pool_around);
         }
         Self::open(&global, None, Access::Visit)
     }
 
     /// Finds a lease or slot by what a person gave: an id, the beginning of one, a name, a path.
     pub(crate) async fn find(&self, text: &str) -> Result<Lookup> {
-        match path_of(text).as_deref().and_then(Path::to_str) {
+        match path_of(&self.start_dir, text).as_deref().and_then(Path::to_str) {
             Some(path) => self.pool.find(path).await,
             None => self.pool.find(text).await,
         }
@@ -184,7 +190,7 @@ impl Context {
         };
         let inside = std::env::var(LEASE_VARIABLES[0]).ok().and_then(|id| LeaseId::new(id).ok());
         let known = given.as_ref().or(inside.as_ref());
-        let found = match path_of(text) {
+        let found = match path_of(&self.start_dir, text) {
             Some(path) => match self.pool.lease_at(&path, known).await? {
                 LeaseAt::Only(found) => found,
                 LeaseAt::Several(slot) => return Err(several(verb, &path, &slot)),
@@ -202,6 +208,11 @@ impl Context {
         }
     }
 
+    /// Leaves the slot that this process was started in, for a verb that gives out slots: see [`leave`].
+    pub(crate) fn leave_slot(&self) {
+        leave(&self.start_dir, &self.pool_dir, &self.repository);
+    }
+
     /// What the repository is called in documents: its main worktree, or itself if it is bare.
     pub(crate) fn repository_path(&self) -> &Path {
         self.repository.main_worktree().unwrap_or(self.repository.common_dir())
@@ -217,17 +228,35 @@ fn pool_around(path: &Path) -> Option<PathBuf> {
 
 /// The absolute path that a person gave, with symlinks resolved as far as it exists: that of a
 /// worktree that is gone still says which lease it was. `None` if it is no path.
-fn path_of(text: &str) -> Option<PathBuf> {
+/// A relative one is resolved by `start_dir`.
+fn path_of(start_dir: &Path, text: &str) -> Option<PathBuf> {
     if !text.contains('/') && text != "." && text != ".." {
         return None;
     }
-    let path = std::path::absolute(text).ok()?;
+    let path = std::path::absolute(start_dir.join(text)).ok()?;
     let there = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));
     let Some((part, resolved)) = there else { return Some(path) };
     match path.strip_prefix(part) {
         Ok(rest) if rest.as_os_str().is_empty() => Some(resolved),
         Ok(rest) => Some(resolved.join(rest)),
         Err(_) => Some(path),
+    }
+}
+
+/// The working directory; empty if it is gone.
+fn start_dir() -> PathBuf {
+    std::env::current_dir().unwrap_or_default()
+}
+
+/// Leaves the slot that this process was started in, if any, for the repository that it belongs to:
+/// its working directory would keep the slot from being cleaned up.
+fn leave(start_dir: &Path, pool_dir: &Path, repository: &Repository) {
+    let outside = repository.main_worktree().unwrap_or(repository.common_dir());
+    if start_dir.starts_with(pool_dir)
+        && let Err(error) =
+            std::env::set_current_dir(outside).or_else(|_| std::env::set_current_dir("/"))
+    {
+        tracing::warn!(target: "wtpool", %error, "cannot leave {}", start_dir.display());
     }
 }
 

@@ -9,8 +9,8 @@ use bytesize::ByteSize;
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use pool_core::{
-    BranchReport, CommitId, Disposition, EndReason, Lease, LeaseId, LeaseName, Moment, Outcome,
-    ReleaseReport, Rescue, RescueId, SessionId, SlotId, Waiter,
+    BranchCommits, BranchReport, CommitId, Disposition, EndReason, Lease, LeaseId, LeaseName,
+    Moment, Outcome, ReleaseReport, Rescue, RescueId, SessionId, SlotId, Waiter,
 };
 use serde::Serialize;
 
@@ -269,7 +269,7 @@ pub(crate) fn ending(report: &ReleaseReport, name: &LeaseName, id: &LeaseId) -> 
         EndReason::Expired => "its time to live ran out",
         EndReason::HolderGone => "its holder was gone",
         EndReason::SessionEnded => "its session ended",
-        EndReason::WorkspaceGone => "its worktree was deleted",
+        EndReason::WorkspaceGone => "its worktree was deleted or moved away",
         EndReason::Abandoned | EndReason::Interrupted => "its worktree was never finished",
     };
     format!("{name} ({id}) was over already: {why}")
@@ -279,8 +279,11 @@ pub(crate) fn ending(report: &ReleaseReport, name: &LeaseName, id: &LeaseId) -> 
 pub(crate) fn story(report: &ReleaseReport, path: &Path, name: &str) -> Vec<String> {
     let mut lines = Vec::new();
     match &report.branch {
-        Some(BranchReport { name, kept: true, commits }) => {
+        Some(BranchReport { name, kept: true, commits, .. }) => {
             lines.push(format!("branch {name} kept, with {}", counted(*commits, "commit")));
+        }
+        Some(BranchReport { name, renamed_to: Some(now), .. }) => {
+            lines.push(format!("branch {name} was renamed to {now}, and is kept"));
         }
         Some(BranchReport { name, kept: false, .. })
             if matches!(report.disposition, Disposition::Removed | Disposition::Recycled) =>
@@ -288,6 +291,9 @@ pub(crate) fn story(report: &ReleaseReport, path: &Path, name: &str) -> Vec<Stri
             lines.push(format!("branch {name} had no commits of its own, and is gone"));
         }
         _ => {}
+    }
+    for BranchCommits { name, commits } in report.branch.iter().flat_map(|b| &b.elsewhere) {
+        lines.push(format!("{} on {name}", counted(*commits, "commit")));
     }
     if let Some(rescue) = &report.rescue {
         let Rescue { id, files, commits, .. } = rescue;

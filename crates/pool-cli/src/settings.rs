@@ -39,6 +39,9 @@ const THE_USERS_FIRST: [&str; 4] = ["cache.auto", "cache.strategy", "submodules"
 /// A shorter interval would keep the reaper busy with nothing but looking.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How long what a command leaves behind may take to end before it counts as staying on purpose.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A span of time, as people write it: `90s`, `5m`, `1h30m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -221,6 +224,7 @@ impl Settings {
             grace: self.grace.0,
             quiet: self.quiet.0,
             ttl: self.ttl.0,
+            patience: PATIENCE,
             ..pool_core::Settings::default()
         }
     }

@@ -142,6 +142,21 @@ pub struct BranchReport {
     pub kept: bool,
     /// How many commits it has that its base has not.
     pub commits: u64,
+    /// Its name now, if it was renamed (`git branch -m`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renamed_to: Option<String>,
+    /// The other branches that have commits made in the lease, and how many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<BranchCommits>,
+}
+
+/// A branch that has commits made in a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchCommits {
+    /// Its short name.
+    pub name: String,
+    /// How many of the commits it has.
+    pub commits: u64,
 }
 
 /// What a look at a slot found. Made by [`Isolator::inspect`] only, and worth nothing once somebody

@@ -33,8 +33,8 @@ pub use id::{
     ClaimKey, CommitId, Generation, LeaseId, LeaseName, RescueId, SessionId, SlotId, Ticket,
 };
 pub use isolator::{
-    Base, Branch, BranchReport, BranchWish, Condition, Discovered, Inspection, Isolator, Losses,
-    Plan, Preserved, Rescue, RescueArchive, RescuedPath, Wish,
+    Base, Branch, BranchCommits, BranchReport, BranchWish, Condition, Discovered, Inspection,
+    Isolator, Losses, Plan, Preserved, Rescue, RescueArchive, RescuedPath, Wish,
 };
 pub use liveness::{
     Claim, ClaimGuard, FileLiveness, Liveness, LocalLiveness, Occupant, ProcessIdentity, Vital,

@@ -134,6 +134,13 @@ pub trait Liveness: fmt::Debug + Send + Sync {
     ///
     /// When the processes can't be listed on this platform.
     fn occupants(&self, dirs: &[&Path]) -> Result<Vec<Vec<Occupant>>>;
+
+    /// Returns the processes that hold the claim, as far as they can be found: for a person to
+    /// recognise, and no proof that there is no other. None by default.
+    fn holders(&self, key: &ClaimKey) -> Vec<Occupant> {
+        let _ = key;
+        Vec::new()
+    }
 }
 
 /// Which process has its working directory in `dir`, if any has.
@@ -154,7 +161,9 @@ pub(crate) fn occupant(liveness: &dyn Liveness, dir: &Path) -> Result<Option<Str
 pub(crate) fn check_unoccupied(liveness: &dyn Liveness, dir: &Path) -> Result<()> {
     let why = match occupant(liveness, dir) {
         Ok(None) => return Ok(()),
-        Ok(Some(who)) => format!("{who} is still in it"),
+        Ok(Some(who)) => {
+            format!("{who} is still in it; it is cleaned up as soon as that process leaves")
+        }
         Err(error) => format!("somebody may be in it: {error}"),
     };
     Err(Error::new(ErrorKind::Busy, why))

@@ -276,6 +276,12 @@ impl Pool {
         if !found {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no session {session}")));
         }
+        let state = self.inner.store.load().await?;
+        let is_of_session = |slot: &&Slot| {
+            slot.state.begun().is_some_and(|lease| lease.session.as_ref() == Some(session))
+        };
+        let slots: Vec<SlotId> = state.slots.values().filter(is_of_session).map(|s| s.id).collect();
+        self.inner.wait_until_vacant(&slots).await;
         self.reconcile().await
     }
 
@@ -291,7 +297,8 @@ impl Pool {
 
     /// Gives a lease back: saves what would be lost, then lets the workspace linger, cleans it for
     /// the next, or removes it. Giving back twice does nothing and reports the same; save that a
-    /// workspace that lingers is from then on kept as long as `how.linger` says, if it says anything.
+    /// workspace that lingers is from then on kept as long as `how.linger` says, if it says anything,
+    /// and one that is quarantined is looked at again.
     ///
     /// If another party ended the lease before (its session ended, or its holder was taken for
     /// dead), the report says so: see [`ReleaseReport::by_another`] and

@@ -31,6 +31,9 @@ pub struct Settings {
     pub ttl: Duration,
     /// How often somebody who waits looks whether it is their turn.
     pub poll: Duration,
+    /// How long the end of a lease waits for processes that have their working directory in its
+    /// workspace, such as the maintenance that `git commit` starts. Zero: it does not wait.
+    pub patience: Duration,
 }
 
 impl Default for Settings {
@@ -43,6 +46,7 @@ impl Default for Settings {
             quiet: Duration::from_secs(60),
             ttl: Duration::from_secs(3600),
             poll: Duration::from_millis(50),
+            patience: Duration::ZERO,
         }
     }
 }

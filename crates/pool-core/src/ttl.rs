@@ -10,8 +10,14 @@ use crate::settings::Settings;
 use crate::state::{EndReason, Lease, Outcome, Owner, PoolState, Slot, SlotState, Token};
 use crate::time::{Deadline, Moment};
 
-/// Why a lease goes on whose command is over.
-pub(crate) const SURVIVED: &str = "its command is over, but something it started still runs";
+/// Says why a lease goes on whose command is over. `survivor`: the process that still runs, if it
+/// was found.
+pub(crate) fn survived(survivor: Option<&str>) -> String {
+    match survivor {
+        Some(who) => format!("its command is over, but {who}, which it started, still runs"),
+        None => "its command is over, but something it started still runs".to_owned(),
+    }
+}
 
 /// What was found out about the world for one reconciliation. Whatever is missing is unknown, and
 /// what is unknown counts as alive and busy.
@@ -31,6 +37,8 @@ pub struct Facts {
     pub missing: BTreeSet<SlotId>,
     /// Slots of leases past their TTL in which nothing was written for the quiet time.
     pub quiet: BTreeMap<SlotId, bool>,
+    /// Slots of leases whose command is over, and a process that holds the lease's claim.
+    pub survivors: BTreeMap<SlotId, String>,
 }
 
 impl Facts {
@@ -254,7 +262,7 @@ impl PoolState {
                 match occupant {
                     Some(who) => keep(format!("its command is over, but {who} is still in it")),
                     None if graced && unoccupied => end(outcome, reason),
-                    None => keep(SURVIVED.into()),
+                    None => keep(survived(facts.survivors.get(&slot).map(String::as_str))),
                 }
             }
             Vital::Unknown if session_over || past_ttl => match occupant {

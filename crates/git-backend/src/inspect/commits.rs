@@ -132,6 +132,17 @@ pub(crate) fn ahead(repo: &gix::Repository, tip: ObjectId, base: ObjectId) -> u6
     paint(repo, &[tip], &HashSet::from([base])).only.len() as u64
 }
 
+/// Sorts out of `commits` those that `tip` reaches and `base` does not.
+pub(crate) fn among(
+    repo: &gix::Repository,
+    commits: &BTreeSet<ObjectId>,
+    tip: ObjectId,
+    base: ObjectId,
+) -> BTreeSet<ObjectId> {
+    let ahead = paint(repo, &[tip], &HashSet::from([base])).only;
+    commits.iter().filter(|id| ahead.contains(*id)).copied().collect()
+}
+
 struct Painted {
     /// Reached from the tips, and not from what is kept.
     only: HashSet<ObjectId>,

@@ -79,9 +79,14 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
     }
 
     let mut changed = 0u64;
+    // What the user must look for: the first path, and whether all of them are ignored.
+    let mut first = None;
+    let mut only_ignored = true;
     let tree = repo.head_tree_id_or_empty().map_err(|e| failed(opening(), e))?.detach();
-    staged::compare(&repo, tree, &index, &mut |_| {
+    staged::compare(&repo, tree, &index, &mut |staged| {
         changed += 1;
+        only_ignored = false;
+        first.get_or_insert_with(|| format!("{} is staged", text(staged.path())));
         Ok(())
     })?;
     let nested = |path: &BStr, dir: &Path| {
@@ -105,12 +110,26 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
             Status::Unsavable(why) => {
                 unsavable.get_or_insert_with(|| format!("holds {}: {why}", text(seen.path)));
             }
-            _ => changed += 1,
+            status => {
+                changed += 1;
+                only_ignored &= matches!(status, Status::Ignored);
+                let what = match status {
+                    Status::Ignored => "is ignored",
+                    Status::Untracked => "is untracked",
+                    Status::Deleted => "is deleted",
+                    _ => "is modified",
+                };
+                first.get_or_insert_with(|| format!("{} {what}", text(seen.path)));
+            }
         }
         Ok(())
     })?;
     if changed > 0 {
-        return Ok(Err(format!("has {changed} uncommitted paths")));
+        let paths = if changed == 1 { "path" } else { "paths" };
+        let first = first.unwrap_or_default();
+        let advice =
+            if only_ignored { "; if it can be made again, add it to `regenerable`" } else { "" };
+        return Ok(Err(format!("has {changed} uncommitted {paths}: {first}{advice}")));
     }
     if let Some(why) = unsavable {
         return Ok(Err(why));
@@ -139,7 +158,8 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
     kept.extend(cloned);
     let lost = commits::unreached(&repo, &known, &kept);
     if lost.count > 0 {
-        return Ok(Err(format!("has {} commits that no remote has", lost.count)));
+        let commits = if lost.count == 1 { "commit" } else { "commits" };
+        return Ok(Err(format!("has {} {commits} that no remote has", lost.count)));
     }
     // A branch without a commit is as good as none.
     Ok(Ok(repo.head_id().ok().map(gix::Id::detach)))

@@ -248,3 +248,71 @@ async fn branch_made_meanwhile_in_the_way_is_named() {
     assert!(refused.to_string().contains("topic/child"), "{refused}");
     assert!(!isolator.place(SlotId(1)).exists());
 }
+
+/// A worktree with a branch of its own, on which an agent did this.
+async fn after(fixture: &Fixture, did: &[&[&str]]) -> Option<pool_core::BranchReport> {
+    let isolator = fixture.isolator();
+    let plan = crate::support::plan(&isolator, 1, "first").await;
+    isolator.provision(&plan).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    for args in did {
+        git(&place, args);
+    }
+    let branch = isolator.inspect(&plan).await.unwrap().branch;
+    let settled = proof(&isolator, &plan).await;
+    isolator.dispose(settled).await.unwrap();
+    branch
+}
+
+const COMMIT: &[&str] = &["commit", "-q", "--allow-empty", "-m", "work"];
+
+#[tokio::test]
+async fn commits_on_another_branch_are_reported_there() {
+    let with = |name: &str, commits| pool_core::BranchCommits { name: name.into(), commits };
+    let switch: &[&str] = &["switch", "-q", "-c", "feat/own"];
+    let again: &[&str] = &["commit", "-q", "--allow-empty", "-m", "more"];
+    for (did, elsewhere) in [
+        (vec![switch, COMMIT], vec![with("feat/own", 1)]),
+        (vec![switch, COMMIT, again], vec![with("feat/own", 2)]),
+        // One that has what another has, and one more.
+        (
+            vec![switch, COMMIT, &["switch", "-q", "-c", "other"], again],
+            vec![with("feat/own", 1), with("other", 2)],
+        ),
+        (
+            vec![switch, COMMIT, &["commit", "-q", "--amend", "--allow-empty", "-m", "better"]],
+            vec![with("feat/own", 1)],
+        ),
+        // No commit was made on it here.
+        (vec![&["switch", "-q", "theirs"]], vec![]),
+    ] {
+        let fixture = Fixture::new();
+        git(&fixture.repo, &["switch", "-q", "-c", "theirs"]);
+        write(&fixture.repo, "theirs.txt", "theirs");
+        commit(&fixture.repo, "theirs");
+        git(&fixture.repo, &["switch", "-q", "main"]);
+        let branch = after(&fixture, &did).await.unwrap();
+        assert_eq!((branch.kept, branch.commits), (false, 0), "{did:?}");
+        assert_eq!(branch.elsewhere, elsewhere, "{did:?}");
+    }
+}
+
+#[tokio::test]
+async fn renamed_branch_is_reported_under_its_new_name() {
+    let rename: &[&str] = &["branch", "-m", "feat/new"];
+    let away: &[&str] = &["switch", "-q", "--detach"];
+    let again: &[&str] = &["branch", "-m", "feat/newer"];
+    let from: &[&str] = &["branch", "-m", "wtpool/first", "feat/new"];
+    for (did, now, commits) in [
+        (vec![rename], "feat/new", None),
+        (vec![COMMIT, rename], "feat/new", Some(1)),
+        (vec![rename, again], "feat/newer", None),
+        (vec![away, from], "feat/new", None),
+    ] {
+        let fixture = Fixture::new();
+        let branch = after(&fixture, &did).await.unwrap();
+        assert_eq!(branch.renamed_to.as_deref(), Some(now), "{did:?}");
+        assert_eq!(branch.elsewhere.first().map(|with| with.commits), commits, "{did:?}");
+        assert!(git_succeeds(&fixture.repo, &["rev-parse", "--verify", "-q", now]), "{did:?}");
+    }
+}

@@ -316,7 +316,7 @@ async fn submodules_are_kept_unless_all_of_them_is_elsewhere() {
     assert_eq!(lease.losses().await.unsavable.len(), 1);
     commit(&sub, "only here");
     let losses = lease.losses().await;
-    assert_eq!(losses.unsavable, ["lib: a submodule that has 1 commits that no remote has"]);
+    assert_eq!(losses.unsavable, ["lib: a submodule that has 1 commit that no remote has"]);
 }
 
 #[tokio::test]

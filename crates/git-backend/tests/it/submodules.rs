@@ -233,15 +233,28 @@ mod at_home {
     async fn uncommitted_changes_in_one_are_kept() {
         let Some(lease) = Lease::new().await else { return };
         write(&lease.place, "vendor/library.txt", "changed\n");
-        lease.is_kept("vendor: a submodule that has 1 uncommitted paths").await;
+        lease
+            .is_kept("vendor: a submodule that has 1 uncommitted path: library.txt is modified")
+            .await;
         git(&lease.place.join("vendor"), &["checkout", "-q", "library.txt"]);
         write(&lease.place, "vendor/inner/new.txt", "new\n");
         lease
             .is_kept(
-                "vendor: a submodule that holds inner: a submodule that has 1 uncommitted paths",
+                "vendor: a submodule that holds inner: a submodule that has 1 uncommitted path: \
+                 new.txt is untracked",
             )
             .await;
         fs::remove_file(lease.place.join("vendor/inner/new.txt")).unwrap();
+        write(&lease.place, "vendor/.gitignore", "*.o\n.gitignore\n");
+        write(&lease.place, "vendor/made.o", "made\n");
+        lease
+            .is_kept(
+                "vendor: a submodule that has 2 uncommitted paths: .gitignore is ignored; \
+                 if it can be made again, add it to `regenerable`",
+            )
+            .await;
+        fs::remove_file(lease.place.join("vendor/.gitignore")).unwrap();
+        fs::remove_file(lease.place.join("vendor/made.o")).unwrap();
         lease.can_be_removed().await;
     }
 
@@ -250,10 +263,10 @@ mod at_home {
     async fn commits_in_one_are_kept_until_they_are_pushed() {
         let Some(lease) = Lease::new().await else { return };
         for (path, why) in [
-            ("vendor", "vendor: a submodule that has 1 commits that no remote has"),
+            ("vendor", "vendor: a submodule that has 1 commit that no remote has"),
             (
                 "vendor/inner",
-                "vendor: a submodule that holds inner: a submodule that has 1 commits that no remote has",
+                "vendor: a submodule that holds inner: a submodule that has 1 commit that no remote has",
             ),
         ] {
             let dir = lease.place.join(path);
@@ -346,6 +359,6 @@ mod at_home {
         write(&vendor, "mine.txt", "1\n");
         commit(&vendor, "mine");
         git(&vendor, &["tag", "mine"]);
-        lease.is_kept("vendor: a submodule that has 1 commits that no remote has").await;
+        lease.is_kept("vendor: a submodule that has 1 commit that no remote has").await;
     }
 }

@@ -22,6 +22,7 @@ pub(crate) async fn perform(global: &Global, options: &LeaseOptions) -> Result<u
     let context = Context::open(global, options.cache.as_deref(), Access::Lease)?;
     let parent = std::os::unix::process::parent_id();
     let request = request(&context, options, Keeper::Nobody, &format!("acquired by pid {parent}"))?;
+    context.leave_slot();
     let guard = lease(&context, request, &mut signals).await?;
     hand_over(&context, guard).await?;
     Ok(0)

@@ -224,6 +224,11 @@ fn kept(context: &Context, state: &PoolState, found: &mut Findings) {
         let place = place.display();
         let why = kept_because(slot).unwrap_or_default();
         match &slot.state {
+            SlotState::Quarantined { .. } if is_of_an_occupant(context, slot.id, &why) => found.note(
+                "quarantine",
+                format!("slot {} is kept: {why}", slot.id),
+                format!("leave {place}, or end that process; then wtpool cleans it up"),
+            ),
             SlotState::Quarantined { .. } => found.wrong(
                 "quarantine",
                 format!("slot {} is kept: {why}", slot.id),
@@ -252,6 +257,13 @@ fn kept(context: &Context, state: &PoolState, found: &mut Findings) {
             _ => {}
         }
     }
+}
+
+/// Whether the reason why a slot is kept is a process that still has its working directory there.
+fn is_of_an_occupant(context: &Context, slot: SlotId, why: &str) -> bool {
+    let place = context.pool.place(slot);
+    let occupants = context.pool.liveness().occupants(&[&place]).unwrap_or_default();
+    occupants.iter().flatten().any(|occupant| why.starts_with(&format!("{occupant} ")))
 }
 
 async fn on_disk(context: &Context, found: &mut Findings) {

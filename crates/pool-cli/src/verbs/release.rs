@@ -1,6 +1,8 @@
 //! `wtpool release`.
 
-use pool_core::Release;
+use std::path::PathBuf;
+
+use pool_core::{Disposition, EndReason, Release, ReleaseReport};
 
 use crate::cli::{Global, Outcome, duration};
 use crate::context::{Context, Own};
@@ -23,7 +25,8 @@ pub(crate) async fn perform(
     let progress = Progress::spinner(&context.out, "saving what would be lost");
     let report = context.pool.release(&token, how).await;
     drop(progress);
-    let report = report?;
+    let mut report = report?;
+    let moved_to = still_there(&context, &mut report);
     reaper::ensure_if_needed(&context).await;
     if context.out.json {
         context.out.document(&ReleaseDocument::new(&token.lease, &report))?;
@@ -32,5 +35,19 @@ pub(crate) async fn perform(
     for line in story(&report, &context.pool.place(report.slot), name.as_str()) {
         context.out.remark(format!("wtpool: {line}"));
     }
+    if let Some(path) = moved_to {
+        context.out.remark(format!("wtpool: it is checked out in {}", path.display()));
+    }
     Ok(0)
+}
+
+/// Corrects the report of a branch that was to go and has stayed, since another worktree has it
+/// checked out: the lease's own, if it was moved away. Returns that worktree.
+fn still_there(context: &Context, report: &mut ReleaseReport) -> Option<PathBuf> {
+    let is_over = matches!(report.disposition, Disposition::Removed | Disposition::Recycled)
+        || report.reason == EndReason::WorkspaceGone;
+    let branch = report.branch.as_mut().filter(|branch| is_over && !branch.kept)?;
+    let found = context.git.branch_now(&branch.name).ok().flatten()?;
+    branch.kept = true;
+    found
 }

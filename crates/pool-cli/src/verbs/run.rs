@@ -14,10 +14,8 @@ use crate::output::{self, LeaseDocument, ReleaseDocument, ending, short, story};
 use crate::progress::Progress;
 use crate::reaper;
 use crate::run::{Ended, inside};
+use crate::settings::PATIENCE;
 use crate::signals::Signals;
-
-/// How long what the command leaves behind may take to end before it counts as staying on purpose.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a command must have run before it is worth building for those that follow it.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -26,7 +24,7 @@ const SETTLED: Duration = Duration::from_secs(10);
 struct SurvivedDocument {
     lease: pool_core::LeaseId,
     disposition: &'static str,
-    kept_because: &'static str,
+    kept_because: String,
 }
 
 pub(crate) async fn perform(
@@ -108,12 +106,12 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
             }
         }
         Finish::Survived => {
-            let why = "something that the command started still runs";
+            let why = why_kept(context, &id).await;
             if context.out.json {
                 let document = SurvivedDocument {
                     lease: id.clone(),
                     disposition: "leased",
-                    kept_because: why,
+                    kept_because: why.clone(),
                 };
                 output::say(&output::json(&document)?);
             }
@@ -126,4 +124,16 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
         }
     }
     Ok(())
+}
+
+/// Why a lease goes on whose command is over, as the records have it.
+async fn why_kept(context: &Context, id: &pool_core::LeaseId) -> String {
+    let kept = match context.pool.list().await {
+        Ok(state) => {
+            let mut leases = state.slots.values().filter_map(|slot| slot.state.lease());
+            leases.find(|lease| lease.id == *id).and_then(|lease| lease.kept_because.clone())
+        }
+        Err(_) => None,
+    };
+    kept.unwrap_or_else(|| "its command is over, but something it started still runs".to_owned())
 }

@@ -27,6 +27,7 @@ pub(crate) async fn perform(
     let count = count.unwrap_or(context.settings.keep_warm);
     super::cache::prepare(&context, base.clone()).await?;
     let origin = context.repository.worktree().map(Path::to_owned);
+    context.leave_slot();
     let progress = Progress::steps(&context.out, u64::from(count), "warming");
     let warmed = context
         .pool

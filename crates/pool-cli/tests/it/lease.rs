@@ -309,3 +309,63 @@ fn a_working_directory_that_is_gone_is_no_obstacle_where_the_pool_is_named() {
     assert_eq!(adrift(&["release", "held", "--pool-dir", pool]).code, Some(0));
     assert!(bench.slots().is_empty());
 }
+
+#[test]
+fn wtpool_started_in_a_lease_does_not_count_as_its_occupant() {
+    let bench = Bench::new();
+    let session = ["--name", "inside", "--session", "s"];
+    for (lease, args) in [
+        (&session[..2], &["release", ".", "--json"][..]),
+        (&session[..2], &["release", "src/..", "--json"]),
+        (&session, &["end-session", "s"]),
+        (&session[..2], &["release", "inside"]),
+    ] {
+        let path = bench.acquire(lease);
+        let ran = finish(bench.command(WTPOOL, args).current_dir(&path));
+        assert_eq!(ran.code, Some(0), "{args:?} {ran:?}");
+        assert!(!ran.out.contains("quarantined"), "{args:?} {ran:?}");
+        assert!(!path.exists(), "{args:?} {ran:?}");
+        assert!(bench.slots().is_empty(), "{args:?} {ran:?}");
+    }
+}
+
+#[test]
+fn shell_in_a_lease_is_waited_for_and_doctor_is_content() {
+    let bench = Bench::new();
+    let path = bench.acquire(&["--name", "amber"]);
+    let script = "wtpool release .; wtpool doctor; wtpool --json release .; true";
+    let script = script.replace("wtpool", WTPOOL);
+    let ran = finish(bench.command("sh", &["-c", &script]).current_dir(&path));
+    assert!(ran.err.contains("it is cleaned up as soon as that process leaves"), "{ran:?}");
+    assert!(ran.out.contains("\"disposition\":\"quarantined\""), "{ran:?}");
+    let said: Vec<&str> = ran.out.lines().filter(|line| line.contains("quarantine ")).collect();
+    assert!(said.len() == 1 && said[0].starts_with("note"), "{ran:?}");
+    bench.ok(&["release", "amber"]);
+    assert!(!path.exists());
+}
+
+#[test]
+fn release_says_where_the_work_is() {
+    let bench = Bench::new();
+    let path = bench.acquire(&["--name", "own"]);
+    testkit::git(&path).args(["switch", "-q", "-c", "feat/own"]).stdout();
+    testkit::git(&path).args(["commit", "-q", "--allow-empty", "-m", "work"]).stdout();
+    let ran = bench.ok(&["release", "own"]);
+    assert!(ran.err.contains("1 commit on feat/own"), "{ran:?}");
+    let shown = bench.json(&["show", "own"]);
+    assert_eq!(shown["branch"]["elsewhere"][0]["name"], "feat/own");
+
+    let path = bench.acquire(&["--name", "renamed"]);
+    testkit::git(&path).args(["branch", "-m", "feat/renamed"]).stdout();
+    let ran = bench.ok(&["release", "renamed"]);
+    assert!(ran.err.contains("was renamed to feat/renamed"), "{ran:?}");
+    assert!(!ran.err.contains("is gone"), "{ran:?}");
+
+    let path = bench.acquire(&["--name", "moved"]);
+    let away = bench.fixture.root().join("away");
+    let (from, to) = (path.to_str().expect("UTF-8"), away.to_str().expect("UTF-8"));
+    testkit::git(bench.repo()).args(["worktree", "move", from, to]).stdout();
+    let ran = bench.ok(&["release", "moved", "--linger", "0s"]);
+    assert!(ran.err.contains(&format!("checked out in {to}")), "{ran:?}");
+    assert!(!ran.err.contains("is gone") && away.join(".git").exists(), "{ran:?}");
+}

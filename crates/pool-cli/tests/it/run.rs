@@ -139,11 +139,17 @@ fn a_surviving_grandchild_keeps_the_lease() {
     let script =
         format!("sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > {}", pid_file.display());
     let ran = bench.ok(&["run", "--name", "held", "--", "sh", "-c", &script]);
-    assert!(ran.err.contains("still runs"), "{ran:?}");
+    let survivor = fs::read_to_string(&pid_file).expect("a pid");
+    let survivor = format!("process {} (sleep)", survivor.trim());
+    assert!(ran.err.contains(&format!("{survivor}, which it started, still runs")), "{ran:?}");
+    let named = |show: &serde_json::Value| {
+        show["kept_because"].as_str().is_some_and(|why| why.contains(&survivor))
+    };
+    assert!(named(&bench.json(&["show", "held"])) && named(&bench.slots()[0]));
     bench.ok(&["prune"]);
     let show = bench.json(&["show", "held"]);
     assert_eq!(show["state"], "leased");
-    assert!(show["kept_because"].is_string(), "{show}");
+    assert!(named(&show), "{show}");
     kill(&fs::read_to_string(&pid_file).expect("a pid"), Signal::KILL);
     bench.eventually_empty();
 }
@@ -160,7 +166,9 @@ fn what_is_over_at_some_time_ends_then_however_seldom_the_reaper_looks() {
     );
     let mut command = bench.wtpool(&["run", "--name", "held", "--", "sh", "-c", &script]);
     let ran = finish(command.env("WTPOOL_GRACE", "3s"));
-    assert!(ran.err.contains("still runs"), "{ran:?}");
+    let survivor = fs::read_to_string(&pid_file).expect("a pid");
+    let named = format!("process {} (sleep), which it started, still runs", survivor.trim());
+    assert!(ran.err.contains(&named), "{ran:?}");
     eventually("the daemon's grace is over", || bench.slots().len() == 1);
     kill(&fs::read_to_string(&pid_file).expect("a pid"), Signal::KILL);
     bench.ok(&["release", "other", "--linger", "1s"]);

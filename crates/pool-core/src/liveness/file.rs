@@ -194,6 +194,10 @@ impl Liveness for FileLiveness {
     fn occupants(&self, dirs: &[&Path]) -> Result<Vec<Vec<Occupant>>> {
         process::occupants(dirs)
     }
+
+    fn holders(&self, key: &ClaimKey) -> Vec<Occupant> {
+        process::holders(&self.path(key))
+    }
 }
 
 /// Whether the claim is held; if not, the file, with a shared lock that lasts until it is dropped.

@@ -50,6 +50,11 @@ pub(super) fn occupants(dirs: &[&Path]) -> Result<Vec<Vec<Occupant>>> {
     Ok(found)
 }
 
+/// The processes, other than this one, that have that file open.
+pub(super) fn holders(file: &Path) -> Vec<Occupant> {
+    system::processes_with_open(file)
+}
+
 /// The directory as the system reports it for a process in it. One that no longer exists may still
 /// be somebody's working directory, so what exists of its ancestors is resolved then.
 fn canonical(dir: &Path) -> PathBuf {
@@ -89,7 +94,7 @@ mod system {
     use rustix::io::Errno;
 
     use super::super::mounts::{Mounts, Spot};
-    use super::{Error, ErrorKind, Result, State};
+    use super::{Error, ErrorKind, Occupant, Result, State};
     use crate::time::shift;
 
     /// Start times count from boot, so that two boots may have the same ones.
@@ -163,6 +168,28 @@ mod system {
             }
         }
         Ok(())
+    }
+
+    /// Returns the processes, other than this one, that have a descriptor of that file.
+    pub(super) fn processes_with_open(file: &Path) -> Vec<Occupant> {
+        let Ok(wanted) = fs::metadata(file) else { return Vec::new() };
+        let is_wanted = |fd: io::Result<fs::DirEntry>| {
+            // A descriptor of a FIFO or a device is not opened: `metadata` follows the link in `/proc`.
+            let found = fd.and_then(|fd| fs::metadata(fd.path()));
+            found.is_ok_and(|f| (f.dev(), f.ino()) == (wanted.dev(), wanted.ino()))
+        };
+        let own = std::process::id();
+        let mut found = Vec::new();
+        for process in procfs::process::all_processes().into_iter().flatten().flatten() {
+            let Ok(pid) = u32::try_from(process.pid) else { continue };
+            let Ok(mut fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+            if pid != own && fds.any(is_wanted) {
+                let name = process.stat().map_or_else(|_| "?".to_owned(), |stat| stat.comm);
+                found.push(Occupant { pid, name });
+            }
+        }
+        found.sort_by_key(|occupant| occupant.pid);
+        found
     }
 
     /// What is mounted where, for each process's own view of it.
@@ -267,6 +294,11 @@ mod system {
 
     pub(super) fn namespace() -> Option<u64> {
         None
+    }
+
+    /// Which process has a file open is not known here.
+    pub(super) fn processes_with_open(_file: &std::path::Path) -> Vec<super::Occupant> {
+        Vec::new()
     }
 
     pub(super) fn state(pid: u32) -> State {

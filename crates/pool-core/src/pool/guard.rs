@@ -11,7 +11,7 @@ use crate::liveness::{Claim, Vital};
 use crate::state::{CommandEnd, EndReason, Lease, Linger, Outcome, Token};
 use crate::task::join;
 use crate::time::Deadline;
-use crate::ttl::SURVIVED;
+use crate::ttl::survived;
 
 /// A leased workspace. Dropping it gives the slot back, in the background.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ pub struct LeaseGuard {
 
 /// How [`LeaseGuard::finish`] ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at the end of a lease, and it is read at once"
+)]
 pub enum Finish {
     /// The lease is over.
     Released(ReleaseReport),
@@ -131,11 +135,13 @@ impl LeaseGuard {
         }
         self.armed = false;
         let token = self.lease.token();
+        let found = inner.liveness.holders(&token.lease.claim()).first().map(ToString::to_string);
+        let survivor = found.or_else(|| inner.occupant(self.slot).ok().flatten());
         inner
             .update(move |state, _| {
                 // Gone already: then the survivor ended just now, and somebody saw to the rest.
                 if let Ok((_, lease)) = state.holder(&token) {
-                    lease.kept_because = Some(SURVIVED.to_owned());
+                    lease.kept_because = Some(survived(survivor.as_deref()));
                 }
             })
             .await?;

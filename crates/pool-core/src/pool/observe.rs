@@ -113,6 +113,15 @@ impl Inner {
             facts.processes.insert(process.clone(), self.liveness.runs(process));
         }
         self.look_for_occupants(state, &mut facts);
+        for slot in state.slots.values() {
+            let Some(lease) = slot.state.begun() else { continue };
+            if lease.owner == Owner::Holder
+                && lease.command_ended.is_some()
+                && let Some(survivor) = self.liveness.holders(&lease.id.claim()).first()
+            {
+                facts.survivors.insert(slot.id, survivor.to_string());
+            }
+        }
         facts.quiet = self.look_for_quiet(state, &facts).await;
         facts
     }

@@ -1,6 +1,8 @@
 //! From a lease that is over to a slot that is idle, gone, or kept.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Inner, Release, ReleaseReport, end};
 use crate::error::{Error, ErrorKind, Result};
@@ -98,6 +100,12 @@ impl Inner {
                 return Ok(Begun::ByAnother);
             }
             if state.ended(&wanted).is_some() {
+                if let Some(slot) = state.quarantined(&wanted) {
+                    // The reason may be gone by now.
+                    let end = end(how.outcome, by.reason(), Duration::ZERO);
+                    state.reopen(slot, &end, &worker, now)?;
+                    return Ok(Begun::Here(slot));
+                }
                 let Some(linger) = how.linger else { return Ok(Begun::Before) };
                 let yields = state.change_linger(&wanted, linger, &worker, now)?;
                 return Ok(yields.map_or(Begun::Before, Begun::Here));
@@ -200,6 +208,9 @@ impl Inner {
             tracing::warn!(target: "wtpool", %error, slot = slot.0, "nothing was harvested");
         }
         crate::fail_point!("pool-core::release::harvested");
+        if end.linger.is_zero() {
+            self.wait_until_vacant(&[slot]).await;
+        }
         let proof = self.preserved(plan, Some(lease)).await?;
         crate::fail_point!("pool-core::release::preserved");
         let ended = End {
@@ -217,6 +228,27 @@ impl Inner {
             Afterlife::Linger => Ok(()),
             Afterlife::Keep => self.clean(slot, plan, proof).await,
             Afterlife::Retire => self.dispose(slot, plan, proof).await,
+        }
+    }
+
+    /// Waits until no process has its working directory in one of these slots, for at most the
+    /// [patience](crate::Settings::patience) of the pool.
+    pub(super) async fn wait_until_vacant(&self, slots: &[SlotId]) {
+        let places: Vec<PathBuf> = slots.iter().map(|slot| self.isolator.place(*slot)).collect();
+        let places: Vec<&Path> = places.iter().map(PathBuf::as_path).collect();
+        let begun = self.clock.now();
+        let is_over = || {
+            let waited = self.clock.now().since(&begun);
+            waited.is_none_or(|waited| waited >= self.settings.patience)
+        };
+        // If the processes cannot be listed, waiting is of no use: the slot is kept then.
+        while !is_over()
+            && self
+                .liveness
+                .occupants(&places)
+                .is_ok_and(|all| all.iter().any(|in_| !in_.is_empty()))
+        {
+            self.clock.sleep(self.settings.poll).await;
         }
     }
 

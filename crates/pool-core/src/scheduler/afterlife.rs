@@ -230,6 +230,18 @@ impl PoolState {
         })
     }
 
+    /// Returns the slot that is quarantined since that lease ended.
+    pub fn quarantined(&self, token: &Token) -> Option<SlotId> {
+        self.slots.values().find_map(|slot| match &slot.state {
+            SlotState::Quarantined { lease: Some(lease), end: Some(_), .. }
+                if lease.token() == *token =>
+            {
+                Some(slot.id)
+            }
+            _ => None,
+        })
+    }
+
     /// What is remembered of a lease that is over.
     pub fn ended(&self, token: &Token) -> Option<&EndedLease> {
         self.ended.iter().rev().find(|e| e.token == *token)

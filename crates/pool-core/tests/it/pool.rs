@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pool_core::{
-    BranchWish, Clock, Disposition, EndReason, ErrorKind, EventKind, Finish, Isolator, LeaseGuard,
-    LeaseName, LeaseStore, Linger, Liveness as _, Lookup, MemoryStore, Outcome, Owner, Pool,
-    PruneOptions, PruneReport, Release, Request, Result, SessionId, Settings, Slot, SlotId,
+    BranchWish, Clock, Disposition, EndReason, ErrorKind, EventKind, Finish, Isolator, Lease,
+    LeaseGuard, LeaseName, LeaseStore, Linger, Liveness as _, Lookup, MemoryStore, Outcome, Owner,
+    Pool, PruneOptions, PruneReport, Release, Request, Result, SessionId, Settings, Slot, SlotId,
     SlotState, Wish,
 };
 use testkit::chaos::{Answer, Chaos, Method};
@@ -678,6 +678,71 @@ async fn survivors_of_a_command_hold_its_lease() {
     pool.reconcile().await.unwrap();
     assert_eq!(machine.isolator.occupied(), [], "it does not stand there, and had its grace");
     assert!(machine.liveness.pid("daemon") == Some(daemon));
+}
+
+/// A pool that waits for processes to leave, with a lease that no process holds.
+async fn patient(machine: &mut Machine) -> (Pool, Lease) {
+    machine.settings.patience = Duration::from_secs(2);
+    let pool = machine.process("host");
+    let lease = pool.acquire(detached()).await.unwrap().keep();
+    let git = machine.liveness.spawn("git");
+    machine.liveness.occupy(machine.isolator.place(SlotId(1)), git);
+    (pool, lease)
+}
+
+#[tokio::test]
+async fn release_waits_for_a_process_that_is_about_to_leave() {
+    let mut machine = Machine::new(1);
+    let (pool, lease) = patient(&mut machine).await;
+    let token = lease.token();
+    let (other, how) =
+        (pool.clone(), Release { linger: Some(Duration::ZERO), ..Release::default() });
+    let release = tokio::spawn(async move { other.release(&token, how).await });
+    quiesce().await;
+    machine.liveness.kill("git");
+    machine.clock.advance(machine.settings.poll);
+    assert_eq!(release.await.unwrap().unwrap().disposition, Disposition::Removed);
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn second_release_looks_again_at_a_quarantined_slot() {
+    let mut machine = Machine::new(1);
+    let (pool, lease) = patient(&mut machine).await;
+    let token = lease.token();
+    let how = Release { linger: Some(Duration::ZERO), ..Release::default() };
+    let (other, wanted) = (pool.clone(), token.clone());
+    let release = tokio::spawn(async move { other.release(&wanted, how).await });
+    quiesce().await;
+    machine.clock.advance(machine.settings.patience);
+    let report = release.await.unwrap().unwrap();
+    assert_eq!(report.disposition, Disposition::Quarantined);
+    let why = report.kept_because.unwrap();
+    assert!(why.contains("(git) is still in it; it is cleaned up as soon as"), "{why}");
+    machine.liveness.kill("git");
+    let report = pool.release(&token, how).await.unwrap();
+    assert_eq!((report.disposition, report.kept_because), (Disposition::Removed, None));
+    machine.settles().await;
+}
+
+#[tokio::test]
+async fn end_session_waits_for_a_process_that_is_about_to_leave() {
+    let mut machine = Machine::new(1);
+    machine.settings.patience = Duration::from_secs(2);
+    let pool = machine.process("host");
+    let session = SessionId::new("s").unwrap();
+    let wanted = Request { session: Some((session.clone(), None)), ..detached() };
+    pool.acquire(wanted).await.unwrap().keep();
+    let git = machine.liveness.spawn("git");
+    machine.liveness.occupy(machine.isolator.place(SlotId(1)), git);
+    let other = pool.clone();
+    let ending = tokio::spawn(async move { other.end_session(&session).await });
+    quiesce().await;
+    machine.liveness.kill("git");
+    machine.clock.advance(machine.settings.poll);
+    ending.await.unwrap().unwrap();
+    assert_eq!(machine.isolator.occupied(), []);
+    machine.settles().await;
 }
 
 #[tokio::test]

@@ -82,7 +82,8 @@ impl World {
         let kept = tip.is_some_and(|tip| !branch.created || *tip != plan.base.commit);
         let base = self.reach([&plan.base.commit]);
         let commits = self.reach(tip).difference(&base).count() as u64;
-        Some(BranchReport { name: branch.name.clone(), kept, commits })
+        let name = branch.name.clone();
+        Some(BranchReport { name, kept, commits, renamed_to: None, elsewhere: Vec::new() })
     }
 
     /// The commits that would be gone with the workspace.

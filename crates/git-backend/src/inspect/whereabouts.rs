@@ -1,0 +1,134 @@
+//! Where the commits of a lease are now: an agent may have made or renamed branches of its own.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use gix::ObjectId;
+use gix::bstr::ByteSlice;
+use pool_core::{BranchCommits, BranchReport, Plan, Result};
+
+use super::{Survey, branch_tip, commits, object_id};
+use crate::references;
+use crate::site::Site;
+
+/// What git writes into the log of `HEAD` when it makes a commit.
+const MAKES_COMMITS: [&[u8]; 7] =
+    [b"commit", b"cherry-pick", b"revert", b"rebase", b"merge", b"am", b"pull"];
+
+/// What such an entry has if it only moved to a commit that was there.
+const MOVES: [&[u8]; 3] = [b"(start)", b": checkout ", b": Fast-forward"];
+
+/// What the pool writes there when it hands the slot out.
+const PREPARED: &[u8] = b"wtpool: slot prepared";
+
+/// Completes the report on the lease's branch: its name now, and the other branches that have commits
+/// made in the lease. For a lease without a branch of its own, it is about the branch that has most of
+/// them.
+pub(super) fn complete(
+    site: &Site,
+    survey: &Survey,
+    plan: &Plan,
+    report: Option<BranchReport>,
+) -> Result<Option<BranchReport>> {
+    let Some(admin) = &survey.admin else { return Ok(report) };
+    let log = fs::read(admin.join("logs/HEAD")).unwrap_or_default();
+    let own = plan.base.branch.as_ref().map(|branch| branch.name.as_str());
+    let mut elsewhere = branches_with(survey, plan, &made_in(&log), own)?;
+    let Some(mut report) = report else {
+        // The most first.
+        elsewhere.sort_by_key(|branch| std::cmp::Reverse(branch.commits));
+        let mut rest = elsewhere.into_iter();
+        return Ok(rest.next().map(|BranchCommits { name, commits }| BranchReport {
+            name,
+            kept: true,
+            commits,
+            renamed_to: None,
+            elsewhere: rest.collect(),
+        }));
+    };
+    if branch_tip(&survey.repo, &report.name)?.is_none() {
+        report.renamed_to = renamed(site, survey, &log, &report.name)?;
+    }
+    report.elsewhere = elsewhere;
+    Ok(Some(report))
+}
+
+/// The commits made since the slot was handed out, as the log of its `HEAD` has them.
+fn made_in(log: &[u8]) -> BTreeSet<ObjectId> {
+    let mut made = BTreeSet::new();
+    for line in log.lines() {
+        let Some((ids, message)) = line.split_once_str("\t") else { continue };
+        if message.starts_with(PREPARED) {
+            made.clear();
+        }
+        let makes = MAKES_COMMITS.iter().any(|verb| message.starts_with(verb));
+        if makes && !MOVES.iter().any(|moves| message.contains_str(moves)) {
+            let new = ids.split(|b| *b == b' ').nth(1);
+            made.extend(new.and_then(|id| ObjectId::from_hex(id).ok()));
+        }
+    }
+    made
+}
+
+/// The local branches, other than `own`, that have some of these commits.
+fn branches_with(
+    survey: &Survey,
+    plan: &Plan,
+    made: &BTreeSet<ObjectId>,
+    own: Option<&str>,
+) -> Result<Vec<BranchCommits>> {
+    let repo = &survey.repo;
+    let base = object_id(plan.base.commit.as_str())?;
+    let time = |id: ObjectId| Some(repo.find_commit(id).ok()?.time().ok()?.seconds);
+    // A branch that has one of them is at a commit that is at least as new.
+    let Some(oldest) = made.iter().filter_map(|id| time(*id)).min() else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for reference in references::all(repo, "refs/heads/")?.into_iter().flatten() {
+        let name = reference.name().shorten().to_string();
+        let Some(tip) = reference.target().try_id().map(ToOwned::to_owned) else { continue };
+        if Some(name.as_str()) == own || tip == base || time(tip).is_none_or(|t| t < oldest) {
+            continue;
+        }
+        let commits = commits::among(repo, made, tip, base).len() as u64;
+        if commits > 0 {
+            found.push(BranchCommits { name, commits });
+        }
+    }
+    Ok(found)
+}
+
+/// The name that a branch has now, if git's logs say that it was renamed.
+fn renamed(site: &Site, survey: &Survey, log: &[u8], name: &str) -> Result<Option<String>> {
+    let mut now = name.to_owned();
+    // In the log of the `HEAD` that was on it, or in its own, which was renamed with it.
+    let logs = site.common_dir.join("logs/refs/heads");
+    for _ in 0..8 {
+        let next = match next_name(log, &now) {
+            Some(next) => Some(next),
+            None => {
+                let all = references::all(&survey.repo, "refs/heads/")?;
+                let names = all.into_iter().flatten().map(|r| r.name().shorten().to_string());
+                let mut names = names.collect::<Vec<_>>().into_iter();
+                names.find(|other| is_renamed(&logs.join(other), &now, other))
+            }
+        };
+        let Some(next) = next else { return Ok(None) };
+        now = next;
+        if branch_tip(&survey.repo, &now)?.is_some() {
+            return Ok(Some(now));
+        }
+    }
+    Ok(None)
+}
+
+fn next_name(log: &[u8], name: &str) -> Option<String> {
+    let renamed = format!("Branch: renamed refs/heads/{name} to refs/heads/");
+    let line = log.lines().rev().find(|line| line.contains_str(&renamed))?;
+    let start = line.find(&renamed)? + renamed.len();
+    Some(String::from_utf8_lossy(&line[start..]).into_owned())
+}
+
+fn is_renamed(log: &Path, from: &str, to: &str) -> bool {
+    fs::read(log).is_ok_and(|log| next_name(&log, from).as_deref() == Some(to))
+}
