@@ -122,9 +122,12 @@ mod tests {
 
     use super::*;
 
-    fn site(path: &Path) -> CacheSite {
+    /// A worktree in the directory of its slot, where the strategy keeps its records.
+    fn site(slot_dir: &Path) -> CacheSite {
         let base = CommitId::new("0123abcd").expect("a commit id");
-        CacheSite { slot: SlotId(1), path: path.to_owned(), base, in_use: 1 }
+        let path = slot_dir.join("worktree");
+        fs::create_dir_all(&path).expect("make a worktree");
+        CacheSite { slot: SlotId(1), path, base, in_use: 1 }
     }
 
     #[tokio::test]
@@ -133,9 +136,9 @@ mod tests {
         let (private, site) = (Private::new(), site(dir.path()));
         let cold = private.attach(&site).await.expect("attaching changes nothing");
         assert!(!cold.warm && cold.reason.is_some());
-        fs::create_dir(dir.path().join("target")).expect("make target");
+        fs::create_dir(site.path.join("target")).expect("make target");
         assert!(!private.announce(&site).warm, "an empty target is no start");
-        fs::write(dir.path().join("target/CACHEDIR.TAG"), "x").expect("fill target");
+        fs::write(site.path.join("target/CACHEDIR.TAG"), "x").expect("fill target");
         let warm = private.attach(&site).await.expect("attaching changes nothing");
         assert_eq!((warm.strategy.as_str(), warm.warm, warm.reason), ("private", true, None));
         assert!(warm.env.is_empty() && warm.writable_roots.is_empty());
@@ -145,24 +148,25 @@ mod tests {
     #[test]
     fn a_link_elsewhere_is_not_its_own() {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let site = site(dir.path());
         let elsewhere = dir.path().join("elsewhere");
         fs::create_dir(&elsewhere).expect("make a directory");
         fs::write(elsewhere.join("file"), "x").expect("fill it");
-        std::os::unix::fs::symlink(&elsewhere, dir.path().join("target")).expect("link");
-        assert!(!Private::new().announce(&site(dir.path())).warm);
+        std::os::unix::fs::symlink(&elsewhere, site.path.join("target")).expect("link");
+        assert!(!Private::new().announce(&site).warm);
     }
 
     #[tokio::test]
     async fn a_whole_life_touches_nothing() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        fs::create_dir(dir.path().join("target")).expect("make target");
-        fs::write(dir.path().join("target/kept"), "x").expect("fill target");
         let (private, site) = (Private::new(), site(dir.path()));
+        fs::create_dir(site.path.join("target")).expect("make target");
+        fs::write(site.path.join("target/kept"), "x").expect("fill target");
         private.attach(&site).await.expect("attach");
         private.harvest(&site).await.expect("harvest");
         assert_eq!(private.trim(0).await.expect("trim"), 0);
         assert_eq!(private.usage().await.expect("usage"), 0);
         private.detach(&site).await.expect("detach");
-        assert!(dir.path().join("target/kept").exists());
+        assert!(site.path.join("target/kept").exists());
     }
 }

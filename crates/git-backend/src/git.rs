@@ -53,6 +53,13 @@ impl Git {
         git
     }
 
+    /// Has it look for no worktree. The configuration of a submodule names one, and git stops if that
+    /// is not there, as while the tree around it is set aside.
+    pub(crate) fn without_worktree(mut self, git_dir: &Path) -> Self {
+        self.command.env("GIT_WORK_TREE", git_dir);
+        self
+    }
+
     /// Has it read and write objects there, and not in the repository.
     pub(crate) fn with_objects_in(mut self, dir: &Path) -> Self {
         self.command.env("GIT_OBJECT_DIRECTORY", dir);

@@ -30,6 +30,7 @@ pub(crate) fn correct(repo: &mut gix::Repository, settings: &GitSettings) -> Res
         return Ok(());
     }
     let said = Git::in_repository(repo.git_dir(), settings)
+        .without_worktree(repo.git_dir())
         .args(["config", "--list", "--null", "--show-scope"])
         .run()?;
     let failed = |e| gix_error("read git's configuration", gix::Error::from_error(e));
