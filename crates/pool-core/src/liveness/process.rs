@@ -50,7 +50,7 @@ pub(super) fn occupants(dirs: &[&Path]) -> Result<Vec<Vec<Occupant>>> {
     Ok(found)
 }
 
-/// The processes, other than this one, that have that file open.
+/// Returns the processes, other than this one, that have a file of that (unique) name open.
 pub(super) fn holders(file: &Path) -> Vec<Occupant> {
     system::processes_with_open(file)
 }
@@ -170,13 +170,12 @@ mod system {
         Ok(())
     }
 
-    /// Returns the processes, other than this one, that have a descriptor of that file.
+    /// Returns the processes, other than this one, that have a descriptor of a file of that name.
     pub(super) fn processes_with_open(file: &Path) -> Vec<Occupant> {
-        let Ok(wanted) = fs::metadata(file) else { return Vec::new() };
+        // By name, which is unique: a `stat` may hang on a filesystem that does not answer.
         let is_wanted = |fd: io::Result<fs::DirEntry>| {
-            // A descriptor of a FIFO or a device is not opened: `metadata` follows the link in `/proc`.
-            let found = fd.and_then(|fd| fs::metadata(fd.path()));
-            found.is_ok_and(|f| (f.dev(), f.ino()) == (wanted.dev(), wanted.ino()))
+            let found = fd.and_then(|fd| fs::read_link(fd.path()));
+            found.is_ok_and(|found| found.file_name() == file.file_name())
         };
         let own = std::process::id();
         let mut found = Vec::new();
