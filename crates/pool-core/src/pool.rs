@@ -269,6 +269,13 @@ impl Pool {
     ///
     /// [`ErrorKind::NotFound`] when there is no such session, or the store fails.
     pub async fn end_session(&self, session: &SessionId) -> Result<PruneReport> {
+        let state = self.inner.store.load().await?;
+        let is_of_session = |slot: &&Slot| {
+            slot.state.begun().is_some_and(|lease| lease.session.as_ref() == Some(session))
+        };
+        let slots: Vec<SlotId> = state.slots.values().filter(is_of_session).map(|s| s.id).collect();
+        // Before the session is over: from then on, the reaper may be at work on the same slots.
+        self.inner.wait_until_vacant(&slots).await;
         let (id, settings) = (session.clone(), self.inner.settings.clone());
         let found =
             self.inner.update(move |state, now| state.end_session(&id, &settings, now)).await?;
@@ -276,12 +283,6 @@ impl Pool {
         if !found {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no session {session}")));
         }
-        let state = self.inner.store.load().await?;
-        let is_of_session = |slot: &&Slot| {
-            slot.state.begun().is_some_and(|lease| lease.session.as_ref() == Some(session))
-        };
-        let slots: Vec<SlotId> = state.slots.values().filter(is_of_session).map(|s| s.id).collect();
-        self.inner.wait_until_vacant(&slots).await;
         self.reconcile().await
     }
 
