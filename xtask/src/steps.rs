@@ -29,7 +29,7 @@ pub(crate) fn deny() -> Result {
 }
 
 /// Runs the first command of the README, as it stands there, in this checkout. The second one is
-/// what [`test`] runs.
+/// what [`test()`] runs.
 pub(crate) fn readme() -> Result {
     let readme = std::fs::read_to_string(workspace().join("README.md"))?;
     let block = readme.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
