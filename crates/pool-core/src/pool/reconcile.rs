@@ -48,8 +48,11 @@ impl Pool {
             inner.update(|state, now| state.reanchor(now)).await?;
         }
         let mut report = PruneReport::default();
-        let survey = inner.survey().await?;
-        inner.take_in(&survey, &mut report).await?;
+        let mut survey = inner.survey().await?;
+        if inner.take_in(&survey, &mut report).await? {
+            // What was taken in is cleaned up at once: a second reconciliation finds nothing to do.
+            survey = inner.survey().await?;
+        }
         crate::fail_point!("pool-core::reconcile::discovered");
         let facts = Arc::new(inner.facts(&survey).await);
         let state = survey.records;
@@ -341,10 +344,12 @@ impl Pool {
 
 impl Inner {
     /// Takes in what stands where slots live and had no record, neither before nor after the look.
-    async fn take_in(&self, survey: &Survey, report: &mut PruneReport) -> Result<()> {
+    /// Returns whether there was anything.
+    async fn take_in(&self, survey: &Survey, report: &mut PruneReport) -> Result<bool> {
         if survey.unrecorded().next().is_none() {
-            return Ok(());
+            return Ok(false);
         }
+        let mut any = false;
         // Once more: a slot may have been made and removed during the first look.
         let again = self.survey().await?;
         for one in again.unrecorded() {
@@ -374,10 +379,11 @@ impl Inner {
                     is_new
                 })
                 .await?;
+            any |= adopted;
             report.done.extend(adopted.then_some(line));
             crate::fail_point!("pool-core::reconcile::adopted");
         }
-        Ok(())
+        Ok(any)
     }
 
     /// Where a workspace without a record stands, so that it can be looked at.
