@@ -107,6 +107,7 @@ fn wtpool(ground: &Ground, tally: &Tally, args: &[&str]) -> Result<String> {
 fn is_a_story(line: &str) -> bool {
     let is = |start: &str, middle: &str| line.starts_with(start) && line.contains(middle);
     is("wtpool: p", "; give it back with: ")
+        || is("wtpool: released p", " (")
         || is("wtpool: branch wtpool/", " kept, with ")
         || is("wtpool: branch wtpool/", " had no commits of its own, and is gone")
         || is("wtpool: saved ", " as rescue ")
