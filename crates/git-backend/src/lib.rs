@@ -29,6 +29,6 @@ mod user_config;
 
 pub use environment::GitEnvironment;
 pub use isolator::GitIsolator;
-pub use owner::pool_owner;
+pub use owner::{pool_of_another, pool_owner};
 pub use repository::Repository;
 pub use settings::{GitSettings, SubmoduleMode};

@@ -25,7 +25,7 @@ pub(crate) fn check(pool_dir: &Path, repository: &Repository) -> Result<()> {
     }
     is_pool(pool_dir)?;
     match pool_owner(pool_dir)? {
-        Some(owner) if owner != repository.common_dir() => Err(of_another(pool_dir, &owner)),
+        Some(owner) if owner != repository.common_dir() => Err(pool_of_another(pool_dir, &owner)),
         _ => Ok(()),
     }
 }
@@ -151,7 +151,7 @@ pub fn pool_owner(pool_dir: &Path) -> Result<Option<PathBuf>> {
 pub(crate) fn claim(pool_dir: &Path, repository: &Repository) -> Result<()> {
     let unfinished = pool_dir.join(format!(".{OWNER_FILE}.new"));
     let is_ours = || match pool_owner(pool_dir)? {
-        Some(owner) if owner != repository.common_dir() => Err(of_another(pool_dir, &owner)),
+        Some(owner) if owner != repository.common_dir() => Err(pool_of_another(pool_dir, &owner)),
         owner => Ok(owner.is_some()),
     };
     hide(pool_dir, repository);
@@ -220,7 +220,9 @@ fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn of_another(pool_dir: &Path, owner: &Path) -> Error {
+/// Returns the error of a pool directory that belongs to another repository than the one in hand;
+/// `owner` is that repository's common directory.
+pub fn pool_of_another(pool_dir: &Path, owner: &Path) -> Error {
     Error::new(
         ErrorKind::InvalidInput,
         format!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cache_share::{Directories, Private, Sccache, Seeded, Setup, SharedTarget};
-use git_backend::{GitIsolator, Repository, pool_owner};
+use git_backend::{GitIsolator, Repository, pool_of_another, pool_owner};
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, Isolator as _, Lease, LeaseAt, LeaseId,
     LeaseName, Lookup, Pool, Result, Slot, SlotId, Token,
@@ -82,7 +82,7 @@ impl Place {
             if let Some(owner) = pool_owner(&pool_dir)?
                 && owner != repository.common_dir()
             {
-                return Err(of_another(&pool_dir, &owner));
+                return Err(pool_of_another(&pool_dir, &owner));
             }
             return Ok(Self { repository, pool_dir, loaded });
         };
@@ -98,7 +98,7 @@ impl Place {
                 Ok(Self { repository, pool_dir, loaded })
             }
             Ok(_) if access == Access::Lease || global.repo.is_some() => {
-                Err(of_another(&dir, &owner))
+                Err(pool_of_another(&dir, &owner))
             }
             // The pool knows whose it is.
             _ => {
@@ -351,16 +351,4 @@ fn program(name: &Path) -> Result<Option<PathBuf>> {
 fn inherited(loaded: &Loaded) -> bool {
     let by_variable = loaded.origins.get("pool_dir") == Some(&settings::variable("pool_dir"));
     by_variable && std::env::var_os("WTPOOL_LEASE").is_some()
-}
-
-fn of_another(pool_dir: &Path, owner: &Path) -> Error {
-    Error::new(
-        ErrorKind::InvalidInput,
-        format!(
-            "the pool {} belongs to another repository, {}",
-            pool_dir.display(),
-            owner.display()
-        ),
-    )
-    .with_hint("start inside that repository, or name another directory with `--pool-dir`")
 }
