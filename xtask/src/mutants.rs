@@ -1,7 +1,7 @@
 //! Takes each guard away in turn, and sees whether a test notices.
 //!
 //! A guard is what stands between some accident and lost work, and it is seldom needed: tests pass without it
-//! unless one of them makes the accident happen. `guards.rs` has them as data: a file, and which piece of it is
+//! unless one of them makes the accident happen. `guards/` has them as data: a file, and which piece of it is
 //! replaced by what. All is done in a copy of the working tree.
 
 use std::collections::BTreeSet;
@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let chosen = |guard: &&Guard| {
         options.only.is_empty() || options.only.iter().any(|name| name == guard.name)
     };
-    let guards: Vec<&Guard> = guards::GUARDS.iter().filter(chosen).collect();
+    let guards: Vec<&Guard> = guards::all().filter(chosen).collect();
     if options.list {
         guards.iter().for_each(|guard| println!("{}  {}", guard.name, guard.file));
         return Ok(());
@@ -228,7 +228,7 @@ mod tests {
     fn every_guard_is_where_it_is_said_to_be() {
         let root = steps::workspace();
         let mut names = BTreeSet::new();
-        for guard in guards::GUARDS {
+        for guard in guards::all() {
             let source = fs::read_to_string(root.join(guard.file)).expect(guard.file);
             let changed = without(guard, &source).expect("each piece is there once");
             assert_ne!(changed, source, "{}", guard.name);

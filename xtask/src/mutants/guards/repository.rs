@@ -1,0 +1,114 @@
+//! What protects the repository, its branches and the user's own worktrees.
+
+use super::{CLI, GIT};
+use crate::mutants::Guard;
+use crate::named::{it, unit};
+
+pub(super) const GUARDS: &[Guard] = &[
+    Guard {
+        name: "registration-lock",
+        file: "crates/git-backend/src/registration.rs",
+        edits: &[(
+            "Err(TryLockError::WouldBlock) => {}",
+            "Err(TryLockError::WouldBlock) => return Ok(Ok(())),",
+        )],
+        tests: &[
+            it(GIT, "guards::nobody_registers_while_another_does"),
+            it(CLI, "killed::after_the_intent_and_before_the_registration"),
+        ],
+    },
+    Guard {
+        name: "lock-of-all-pools",
+        file: "crates/git-backend/src/registration.rs",
+        edits: &[(
+            "match lock(&shared, &site.common_dir, interrupt, LOCK_PATIENCE)? {",
+            "match Ok::<(), io::Error>(()) {",
+        )],
+        tests: &[it(GIT, "guards::nobody_registers_while_another_pool_does")],
+    },
+    Guard {
+        name: "own-configuration",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[("for section in own {", "for section in own.into_iter().take(0) {")],
+        tests: &[it(GIT, "malice::configuration_of_a_worktree_that_hides_changes")],
+    },
+    Guard {
+        name: "no-upstream",
+        file: "crates/git-backend/src/branch.rs",
+        edits: &[(
+            "    set_head(&slot_repo, Target::Symbolic(full))\n}",
+            "    let key = format!(\"branch.{}.remote\", branch.name);\n    \
+             let git = crate::git::Git::in_directory(admin, &site.settings);\n    \
+             git.args([\"config\", &key, \".\"]).run()?;\n    \
+             set_head(&slot_repo, Target::Symbolic(full))\n}",
+        )],
+        tests: &[it(GIT, "lifecycle::a_worktree_is_what_the_plan_says_and_stock_git_agrees")],
+    },
+    Guard {
+        name: "git-means-the-slot",
+        file: "crates/git-backend/src/own_worktree.rs",
+        edits: &[
+            ("    if redirection(site, admin, place)? == Redirection::None {", "    if true {"),
+            (
+                "    let what = match redirection(site, admin, place)? {",
+                "    let what = match Redirection::None {",
+            ),
+        ],
+        tests: &[
+            it(GIT, "own_worktree::git_in_a_slot_means_the_slot"),
+            it(GIT, "own_worktree::git_in_a_slot_of_a_submodule_means_the_slot"),
+        ],
+    },
+    Guard {
+        name: "main-worktree-of-a-separate-git-directory",
+        file: "crates/git-backend/src/repository.rs",
+        edits: &[(
+            "derived.clone().or_else(|| worktree.clone().filter(|_| !is_linked))",
+            "derived.clone()",
+        )],
+        tests: &[it(GIT, "own_worktree::branch_of_a_main_worktree_is_never_leased")],
+    },
+    Guard {
+        name: "pool-in-a-worktree",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[("match site.around()? {", "match site.around()?.filter(|_| false) {")],
+        tests: &[it(CLI, "repository::a_pool_inside_a_worktree_is_refused")],
+    },
+    Guard {
+        name: "branch-unmoved",
+        file: "crates/git-backend/src/branch.rs",
+        edits: &[
+            (
+                "found.is_some_and(|found| found.target().try_id() == Some(&*base))",
+                "found.is_some()",
+            ),
+            (
+                "references::delete(site, &full.as_bstr().to_string(), base)",
+                "references::delete(site, &full.as_bstr().to_string(), \
+                 repo.find_reference(&full).expect(\"there\").id().detach())",
+            ),
+        ],
+        tests: &[it(GIT, "guards::a_branch_that_moved_after_the_look_stays")],
+    },
+    Guard {
+        name: "packed-while-read",
+        file: "crates/git-backend/src/references.rs",
+        edits: &[("if !vanished || attempt == ATTEMPTS {", "if !vanished || attempt > 0 {")],
+        tests: &[unit(GIT, "references::tests::one_whose_file_goes_while_it_is_read_is_found")],
+    },
+    Guard {
+        name: "branch-in-use",
+        file: "crates/git-backend/src/branch.rs",
+        edits: &[(
+            "if !is_unmoved()? || occupant(site, &full, None)?.is_some() {",
+            "if !is_unmoved()? {",
+        )],
+        tests: &[it(GIT, "lifecycle::only_an_unmoved_branch_that_the_pool_made_goes_away")],
+    },
+    Guard {
+        name: "variables-of-git",
+        file: "crates/git-backend/src/git.rs",
+        edits: &[("if name.as_encoded_bytes().starts_with(b\"GIT_\") {", "if name.is_empty() {")],
+        tests: &[it(GIT, "guards::variables_of_git_do_not_reach_the_pools_own_git")],
+    },
+];

@@ -1,0 +1,75 @@
+//! What keeps work: rescues, quarantine, and commits that only a worktree reaches.
+
+use super::{CLI, CORE, GIT};
+use crate::mutants::Guard;
+use crate::named::{it, unit};
+
+pub(super) const GUARDS: &[Guard] = &[
+    Guard {
+        name: "rescue",
+        file: "crates/pool-core/src/isolator.rs",
+        edits: &[(
+            "        if inspection.losses.is_empty() {\n            Ok(Self {",
+            "        if true {\n            Ok(Self {",
+        )],
+        tests: &[
+            it(CORE, "pool::a_dead_holder_is_found_and_its_work_saved"),
+            it(CLI, "run::a_killed_holder_loses_nothing"),
+        ],
+    },
+    Guard {
+        name: "quarantine",
+        file: "crates/pool-core/src/pool/release.rs",
+        edits: &[(
+            "Err(error) => self.keep(slot, &error.to_string()).await,",
+            "Err(_) => self.gone(slot).await,",
+        )],
+        tests: &[it(CORE, "pool::what_cannot_be_saved_is_kept_until_it_can")],
+    },
+    Guard {
+        name: "look-after-saving",
+        file: "crates/git-backend/src/rescue/write.rs",
+        edits: &[(
+            "        if again.fingerprint != saved.fingerprint\n            \
+             || again.inspection.losses != saved.inspection.losses\n        {",
+            "        if false {",
+        )],
+        tests: &[it(GIT, "guards::what_is_written_while_it_is_saved_is_saved_too")],
+    },
+    Guard {
+        name: "marks-of-others",
+        file: "crates/git-backend/src/rescue/objects.rs",
+        edits: &[("read.is_ok() && begin == mark.as_bytes()", "read.is_ok()")],
+        tests: &[unit(GIT, "rescue::objects::tests::only_marks_of_a_slots_own_are_taken_back")],
+    },
+    Guard {
+        name: "conversions-byte-for-byte",
+        file: "crates/git-backend/src/rescue/write.rs",
+        edits: &[(
+            "if conversions::are_only_gits(&survey.repo, &survey.index, &site.settings)",
+            "if false",
+        )],
+        tests: &[it(GIT, "filters::encodings_are_as_git_writes_them")],
+    },
+    Guard {
+        name: "heads-of-other-pools",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[(" && !is_of_a_pool(dot_git)", "")],
+        tests: &[it(GIT, "adversary::a_commit_that_only_two_pools_have_checked_out")],
+    },
+    Guard {
+        name: "branch-last-to-reach",
+        file: "crates/git-backend/src/branch.rs",
+        edits: &[(
+            "!(keep && is_plans) && is_reached_otherwise(site, name, base)?",
+            "!(keep && is_plans)",
+        )],
+        tests: &[it(GIT, "adversary::two_branches_that_keep_one_commit_do_not_both_go")],
+    },
+    Guard {
+        name: "symbolic-references",
+        file: "crates/git-backend/src/inspect/commits.rs",
+        edits: &[("reference.target().try_id().is_none()", "false")],
+        tests: &[it(GIT, "adversary::a_symbolic_reference_keeps_no_commit")],
+    },
+];
