@@ -90,6 +90,14 @@ fn reconcile_once(ground: &Ground, expected: Expected, found: &mut Found) -> Res
         // A reaper was started for what the lock had kept from being done, and might do it beside us.
         scenario::wait_for_agents(ground)?;
     }
+    let begun = Instant::now();
+    while is_at_work(ground)? {
+        if begun.elapsed() > PATIENCE {
+            found.violation("no reconciliation cleans up a slot".to_owned());
+            break;
+        }
+        ground.json(["prune"])?;
+    }
     let before = Snapshot::take(ground)?;
     let again = ground.json(["prune"])?;
     let after = Snapshot::take(ground)?;
@@ -100,6 +108,16 @@ fn reconcile_once(ground: &Ground, expected: Expected, found: &mut Found) -> Res
         found.violation(format!("a second reconciliation changed something: {difference}"));
     }
     Ok(())
+}
+
+/// Whether a reaper cleans a slot up: a reconciliation leaves that slot to it.
+fn is_at_work(ground: &Ground) -> Result<bool> {
+    let listed = ground.json(["list"])?;
+    let resting = ["leased", "lingering", "quarantined", "free"];
+    Ok(slots(&listed)?.iter().any(|slot| {
+        let state = slot["state"].as_str().unwrap_or_default();
+        !resting.contains(&state)
+    }))
 }
 
 /// All that a pool consists of, but for what any process changes that looks at it.

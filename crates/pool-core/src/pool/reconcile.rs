@@ -77,7 +77,8 @@ impl Pool {
     }
 
     /// [Reconciles](Self::reconcile), and finishes deletions. With `all`, idle and lingering slots are
-    /// removed as well. When it returns, all that was due is done.
+    /// removed as well. When it returns, all that was due is done, but for slots that another process
+    /// cleans up at that moment.
     ///
     /// `progress` is told how many files were deleted since it was told last.
     ///
