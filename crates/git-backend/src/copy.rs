@@ -1,6 +1,7 @@
-//! Bringing along ignored set-up files, such as `.env`, from the main worktree.
+//! Bringing along ignored set-up files, such as `.env`, from the main worktree, or what is one's
+//! [`source`](crate::source).
 //!
-//! Git's verdict in the main worktree decides what is ignored there: every `.gitignore`, tracked or
+//! Git's verdict in that worktree decides what is ignored there: every `.gitignore`, tracked or
 //! not, `info/exclude`, and `core.excludesFile`. A rule in an untracked `.gitignore` comes along with
 //! what it hides, since `git add --all` in the lease would commit that otherwise.
 //!
@@ -18,6 +19,7 @@ use pool_core::{Error, Result, SlotId};
 use serde::{Deserialize, Serialize};
 
 use crate::site::{Site, gix_error, remove_file};
+use crate::source::Source;
 
 /// What was copied into a slot: path relative to the worktree, and the hash of its content as a git
 /// blob.
@@ -91,11 +93,17 @@ pub(crate) fn bring_into(
 ) -> Result<Brought> {
     let mut brought = Brought::default();
     let wanted = wanted(site)?;
-    let Some(main) = site.main_worktree.as_deref().filter(|_| !site.settings.copy.is_empty())
-    else {
+    if site.settings.copy.is_empty() {
+        return Ok(brought);
+    }
+    let Some(source) = &site.source else {
+        let common_dir = site.common_dir.display();
+        brought.left_out.push(format!(
+            "`copy` has no source: no worktree of {common_dir} is known; run wtpool in the one that has them"
+        ));
         return Ok(brought);
     };
-    let source = Rules::of(site.repo(), main)?;
+    let source = Rules::of(source.open(site)?, &source.path)?;
     let target = Rules::of(open()?, checkout)?;
     let mut excluded = source.excludes()?;
     let mut visible: Vec<String> = Vec::new();
@@ -267,7 +275,7 @@ impl Wanted {
 /// Looks for the set-up files.
 fn wanted(site: &Site) -> Result<Wanted> {
     let mut found = Wanted::default();
-    let Some(main) = &site.main_worktree else { return Ok(found) };
+    let Some(Source { path: main, .. }) = &site.source else { return Ok(found) };
     for pattern in &site.settings.copy {
         let parts: Vec<&str> =
             pattern.split('/').filter(|part| !part.is_empty() && *part != ".").collect();

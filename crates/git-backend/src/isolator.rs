@@ -59,6 +59,12 @@ impl GitIsolator {
         owner::is_pool(&self.site.pool_dir)
     }
 
+    /// Returns the worktree that set-up files come from, as
+    /// [`source_worktree`](crate::source_worktree) found it when the backend was opened.
+    pub fn source_worktree(&self) -> Option<&Path> {
+        self.site.source.as_ref().map(|source| &*source.path)
+    }
+
     /// Returns what of the set-up files that [`GitSettings::copy`] names was not copied into a slot,
     /// and why: a sentence each. It holds for the last time that the slot was made or used again.
     pub fn left_out(&self, slot: SlotId) -> Vec<String> {

@@ -65,7 +65,7 @@ pub(crate) fn is_pool(dir: &Path) -> Result<bool> {
 }
 
 /// What is there of a pool that others are just making, or that somebody deleted under a running process.
-const OWN_NAMES: [&str; 11] = [
+const OWN_NAMES: [&str; 12] = [
     ".restoring",
     "branches",
     "build-base.log",
@@ -76,9 +76,11 @@ const OWN_NAMES: [&str; 11] = [
     "registration.lock",
     OWNER_FILE,
     "slots",
+    "source-worktrees",
     "trash",
 ];
-const OWN_BEGINNINGS: [&str; 5] = ["pool.", "reserve", ".repository.", ".reserve-", ".sidecar-"];
+const OWN_BEGINNINGS: [&str; 6] =
+    ["pool.", "reserve", ".repository.", ".reserve-", ".sidecar-", ".source-worktrees."];
 
 /// Whether anybody else could put something in the place of a default pool, whose name can be foretold.
 #[cfg(unix)]

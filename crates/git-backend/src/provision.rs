@@ -16,6 +16,7 @@ use crate::own_worktree;
 use crate::registration;
 use crate::settings::SubmoduleMode;
 use crate::site::{Place, Site, foreign, gix_error, remove_file};
+use crate::source;
 
 /// See [`pool_core::Isolator::provision`].
 pub(crate) fn provision(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
@@ -92,6 +93,7 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     init_submodules(site, plan, &admin)?;
     registration::check(interrupt)?;
     pool_core::fail_point!("git-backend::provision::configured");
+    source::record(site)?;
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)?;
     own_worktree::verify(site, &admin, &place)

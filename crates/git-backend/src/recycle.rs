@@ -30,6 +30,7 @@ use crate::provision::{
 };
 use crate::registration;
 use crate::site::{Site, gix_error, remove_file};
+use crate::source;
 use crate::trash::Bin;
 use crate::tree;
 
@@ -117,6 +118,7 @@ pub(crate) fn recycle(
     })?;
     pool_core::fail_point!("git-backend::recycle::attached");
     init_submodules(site, plan, &admin)?;
+    source::record(site)?;
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)?;
     own_worktree::verify(site, &admin, &place)?;

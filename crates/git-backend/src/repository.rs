@@ -14,6 +14,10 @@ pub struct Repository {
     common_dir: PathBuf,
     worktree: Option<PathBuf>,
     main_worktree: Option<PathBuf>,
+    /// The worktree that the search started in, where `core.bare` says that it is none, yet there is an
+    /// index.
+    checkout: Option<PathBuf>,
+    leads_to_main_worktree: bool,
     is_bare: bool,
     name: String,
     beside: PathBuf,
@@ -105,6 +109,16 @@ impl Repository {
         self.main_worktree.as_deref()
     }
 
+    /// Whether git finds its main worktree from each worktree, and from the repository itself.
+    pub(crate) fn leads_to_main_worktree(&self) -> bool {
+        self.leads_to_main_worktree
+    }
+
+    /// The directory that the search started in, if it has a checkout although `core.bare` is true.
+    pub(crate) fn checkout(&self) -> Option<&Path> {
+        self.checkout.as_deref()
+    }
+
     /// Whether it has no main worktree, as `core.bare` says, nor an index. If it has one, the branch of its `HEAD` is
     /// checked out, even where [`main_worktree`](Self::main_worktree) does not know the path.
     pub fn is_bare(&self) -> bool {
@@ -162,21 +176,30 @@ impl Repository {
         // bare repository for a worktree.
         let is_worktree =
             |path: &PathBuf| is_linked || (core_bare != Some(true) && *path != common_dir);
-        let worktree = worktree.as_deref().map(canonical).transpose()?.filter(is_worktree);
+        let found = worktree.as_deref().map(canonical).transpose()?;
+        let worktree = found.clone().filter(is_worktree);
         // If the git directory was made by `git init --separate-git-dir`, or `.git` is a symlink, the
         // worktree leads to the git directory, but nothing leads back.
         let main_worktree = derived.clone().or_else(|| worktree.clone().filter(|_| !is_linked));
         // Git makes an index only for a checkout, whatever `core.bare` says.
         let has_index = common_dir.join("index").exists();
         let is_bare = core_bare.unwrap_or(main_worktree.is_none()) && !has_index;
+        // A checkout that `core.bare` denies, by mistake.
+        let is_denied = core_bare == Some(true) && has_index && !is_linked;
+        let checkout = found.filter(|path| is_denied && *path != common_dir);
+        let around = common_dir
+            .parent()
+            .filter(|_| core_bare == Some(true) && has_index && common_dir.ends_with(".git"));
         // Which pool is a repository's must not depend on where the search began.
-        let home = derived.as_deref().unwrap_or(&common_dir);
+        let home = derived.as_deref().or(around).unwrap_or(&common_dir);
         Ok(Self {
             name: name_of(home),
             beside: beside(home, &common_dir),
             common_dir,
             worktree,
             main_worktree,
+            checkout,
+            leads_to_main_worktree: derived.is_some(),
             is_bare,
         })
     }

@@ -14,6 +14,7 @@ use crate::references::settled;
 use crate::registration::REGISTRATION_LOCK;
 use crate::repository::Repository;
 use crate::settings::GitSettings;
+use crate::source::Source;
 use crate::user_config;
 
 /// One repository's pool: the repository, the directory of the slots, the settings. Shared by all
@@ -26,6 +27,8 @@ pub(crate) struct Site {
     pub(crate) common_dir: PathBuf,
     /// Its main worktree, canonical; `None` when it is bare, or when the path is not known.
     pub(crate) main_worktree: Option<PathBuf>,
+    /// The worktree that settings and set-up files come from.
+    pub(crate) source: Option<Source>,
     /// Whether it has no main worktree.
     pub(crate) is_bare: bool,
     /// Where the pool keeps everything, canonical. It need not exist yet.
@@ -58,12 +61,13 @@ impl Site {
         pool_dir: &Path,
         settings: GitSettings,
     ) -> Result<Self> {
-        check_owner(repository, &settings)?;
-        let repo = open_repository(repository.common_dir(), &settings)?;
-        check_references(&repo)?;
         let pool_dir = gix::path::realpath(pool_dir).map_err(|e| {
             gix_error(format!("resolve the pool directory {}", pool_dir.display()), e)
         })?;
+        let source = Source::find(repository, &pool_dir)?;
+        check_owner(repository, source.as_ref(), &settings)?;
+        let repo = open_repository(repository.common_dir(), &settings)?;
+        check_references(&repo)?;
         if pool_dir.starts_with(repository.common_dir()) {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
@@ -71,10 +75,12 @@ impl Site {
             )
             .with_hint("choose a directory beside the repository"));
         }
+        let main_worktree = source.as_ref().and_then(Source::main_worktree).map(Path::to_owned);
         let site = Self {
             repo: repo.into_sync(),
             common_dir: repository.common_dir().to_owned(),
-            main_worktree: repository.main_worktree().map(Path::to_owned),
+            main_worktree,
+            source,
             is_bare: repository.is_bare(),
             pool_dir,
             settings,
@@ -369,8 +375,12 @@ fn is_of_a_pool(dot_git: &Path) -> bool {
 
 /// Whether git would work in that repository. One of another user may name commands in its configuration;
 /// git refuses it, but for those that `safe.directory` lists.
-fn check_owner(repository: &Repository, settings: &GitSettings) -> Result<()> {
-    let (common, main) = (repository.common_dir(), repository.main_worktree());
+fn check_owner(
+    repository: &Repository,
+    source: Option<&Source>,
+    settings: &GitSettings,
+) -> Result<()> {
+    let (common, main) = (repository.common_dir(), source.map(|source| &*source.path));
     let is_own = |path: &Path| gix::sec::identity::is_path_owned_by_current_user(path);
     let all_own =
         [Some(common), main].into_iter().flatten().all(|path| is_own(path).unwrap_or(false));

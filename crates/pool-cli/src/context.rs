@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cache_share::{Directories, Private, Sccache, Seeded, Setup, SharedTarget};
-use git_backend::{GitIsolator, Repository, pool_of_another, pool_owner};
+use git_backend::{GitIsolator, Repository, pool_of_another, pool_owner, source_worktree};
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, Isolator as _, Lease, LeaseAt, LeaseId,
     LeaseName, Lookup, Pool, Result, Slot, SlotId, Token,
@@ -71,9 +71,13 @@ impl Place {
                 _ => Err(Error::io("find the working directory", e)),
             },
         };
-        let main = here.as_ref().ok().and_then(|r| r.main_worktree());
-        let mut loaded = settings::load(main, &flags)?;
-        let given = loaded.settings.pool_dir.clone();
+        // The repository's own file never says where the pool is, and the pool has a say in which
+        // worktree that file is read from.
+        let without_repository = settings::load(None, &flags)?;
+        let load = |repository: &Repository, pool_dir: &Path| {
+            settings::load(source_worktree(repository, pool_dir)?, &flags)
+        };
+        let given = without_repository.settings.pool_dir.clone();
         let owner = given.as_deref().map(pool_owner).transpose()?.flatten();
         let (Some(dir), Some(owner)) = (given.clone(), owner) else {
             // A pool that is yet to be made, or the default one.
@@ -84,15 +88,18 @@ impl Place {
             {
                 return Err(pool_of_another(&pool_dir, &owner));
             }
+            let loaded = load(&repository, &pool_dir)?;
             return Ok(Self { repository, pool_dir, loaded });
         };
         match here {
             Ok(repository) if repository.common_dir() == owner => {
+                let loaded = load(&repository, &dir)?;
                 Ok(Self { repository, pool_dir: dir, loaded })
             }
             // Inside a lease, the variable speaks of that lease's repository.
-            Ok(repository) if inherited(&loaded) => {
+            Ok(repository) if inherited(&without_repository) => {
                 let pool_dir = repository.default_pool_dir();
+                let mut loaded = load(&repository, &pool_dir)?;
                 loaded.settings.pool_dir = None;
                 loaded.origins.remove("pool_dir");
                 Ok(Self { repository, pool_dir, loaded })
@@ -112,7 +119,7 @@ impl Place {
                     )
                     .with_hint("put the repository back, or save what is in the pool and delete it")
                 })?;
-                let loaded = settings::load(repository.main_worktree(), &flags)?;
+                let loaded = load(&repository, &dir)?;
                 Ok(Self { repository, pool_dir: dir, loaded })
             }
         }
@@ -136,7 +143,7 @@ impl Place {
             ..Setup::new(&pool_dir, isolator.clone())
         };
         let mut builder = Pool::builder(isolator.clone())
-            .cache(cache(&repository, &settings, setup)?)
+            .cache(cache(isolator.source_worktree(), &settings, setup)?)
             .settings(settings.pool());
         if !exists {
             builder = builder.store(Arc::new(NoPool));
@@ -304,16 +311,16 @@ fn stand_where_named(global: &Global) -> bool {
         && named.first().is_some_and(|dir| std::env::set_current_dir(dir).is_ok())
 }
 
-/// The strategy that the settings ask for.
+/// The strategy that the settings ask for; `source` is the worktree to copy directories from.
 fn cache(
-    repository: &Repository,
+    source: Option<&Path>,
     settings: &Settings,
     setup: Setup,
 ) -> Result<Arc<dyn CacheStrategy>> {
     let inner = strategy(&settings.cache, setup)?;
     let directories = &settings.cache.directories;
-    match repository.main_worktree().filter(|_| !directories.is_empty()) {
-        Some(main) => Ok(Arc::new(Directories::new(inner, main, directories.clone())?)),
+    match source.filter(|_| !directories.is_empty()) {
+        Some(source) => Ok(Arc::new(Directories::new(inner, source, directories.clone())?)),
         None => Ok(inner),
     }
 }

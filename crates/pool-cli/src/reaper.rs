@@ -257,7 +257,11 @@ async fn due(context: &Context, looked: Option<&Moment>, period: Duration) -> bo
 fn renew(global: &Global, context: &mut Context, records: &mut Option<u64>, warned: &mut Warned) {
     let now = identity(&context.pool_dir);
     match Place::find(global, None, Access::Visit) {
-        Ok(place) if place.loaded.settings != context.settings || now != *records => {
+        Ok(place)
+            if place.loaded.settings != context.settings
+                || place.loaded.source.as_deref() != context.git.source_worktree()
+                || now != *records =>
+        {
             match place.open(global, Access::Visit) {
                 Ok(opened) => {
                     *context = opened;

@@ -22,7 +22,8 @@ use crate::output::LEASE_VARIABLES;
 
 mod layer;
 
-/// The repository's file, at the root of its main worktree. It comes with whatever was checked out there.
+/// The repository's file, at the root of its main worktree (or, if it has none, the caller's). It comes
+/// with whatever was checked out there.
 pub(crate) const REPOSITORY_FILE: &str = ".wtpool.toml";
 
 /// What the repository's file may not say: commands to run, and where to write.
@@ -283,6 +284,13 @@ pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     /// Where each key that is not at its built-in value came from.
     pub(crate) origins: BTreeMap<String, String>,
+    /// The worktree that the repository's file was looked for in, and that set-up files come from.
+    pub(crate) source: Option<PathBuf>,
+}
+
+/// Says that no worktree is known whose settings hold.
+pub(crate) fn no_source() -> String {
+    format!("no worktree is known to read {REPOSITORY_FILE} from, nor to copy set-up files from")
 }
 
 /// Where a key came from that a flag set.
@@ -319,12 +327,12 @@ fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
     (distance(found) <= own.div_ceil(3)).then_some(found)
 }
 
-/// Reads all layers. `main_worktree` is where the repository's file is looked for.
+/// Reads all layers. `source` is the worktree in which the repository's file is looked for.
 ///
 /// # Errors
 ///
 /// `InvalidInput` for an unknown key or a malformed value; the message names the key and the file.
-pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded> {
+pub(crate) fn load(source: Option<PathBuf>, flags: &Flags) -> Result<Loaded> {
     let known = Settings::default().entries();
     let mut origins = BTreeMap::new();
     let mut builder = Config::builder();
@@ -332,7 +340,7 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
     let user = etcetera::choose_base_strategy().ok().map(|base| base.config_dir());
     let user = user.map(|dir| dir.join("wtpool").join("config.toml"));
     let mut users_own = Config::builder();
-    for path in user.into_iter().chain(main_worktree.map(|root| root.join(REPOSITORY_FILE))) {
+    for path in user.into_iter().chain(source.as_ref().map(|root| root.join(REPOSITORY_FILE))) {
         let of_repository = path.ends_with(REPOSITORY_FILE);
         let author = if of_repository { Author::Repository } else { Author::User };
         let Some(layer) = Layer::read(&path, author)? else { continue };
@@ -413,19 +421,19 @@ pub(crate) fn load(main_worktree: Option<&Path>, flags: &Flags) -> Result<Loaded
         settings.pool_dir = std::env::var_os(&variable).map(PathBuf::from);
     }
     if let (Some(dir), Some(origin)) = (&settings.pool_dir, origins.get("pool_dir")) {
-        settings.pool_dir = Some(absolute(dir, origin, main_worktree)?);
+        settings.pool_dir = Some(absolute(dir, origin)?);
     }
     settings.pool().check()?;
     if settings.reap_interval.0 < SHORTEST_INTERVAL {
         return Err(invalid("reap_interval is below 10ms: the reaper would spin"));
     }
-    Ok(Loaded { settings, origins })
+    Ok(Loaded { settings, origins, source })
 }
 
 /// A directory is relative to the file that names it, or else to the working directory.
-fn absolute(dir: &Path, origin: &str, main_worktree: Option<&Path>) -> Result<PathBuf> {
-    match (Path::new(origin).parent(), main_worktree) {
-        (Some(parent), _) if Path::new(origin).is_absolute() => Ok(parent.join(dir)),
+fn absolute(dir: &Path, origin: &str) -> Result<PathBuf> {
+    match Path::new(origin).parent() {
+        Some(parent) if Path::new(origin).is_absolute() => Ok(parent.join(dir)),
         _ => {
             std::path::absolute(dir).map_err(|e| Error::io(format!("resolve {}", dir.display()), e))
         }

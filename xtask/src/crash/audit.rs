@@ -218,6 +218,7 @@ fn places(
             "pool.turn",
             "reserve",
             "repository",
+            "source-worktrees",
             "registration.lock",
             "reaper.lock",
             "reaper.log",

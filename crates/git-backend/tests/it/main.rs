@@ -19,6 +19,7 @@ mod power;
 mod random;
 mod rescue;
 mod set_up;
+mod source;
 mod sources;
 mod strangers;
 mod submodules;

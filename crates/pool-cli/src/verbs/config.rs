@@ -10,11 +10,13 @@ use crate::cli::Global;
 use crate::context::{Access, Place};
 use crate::error::Result;
 use crate::output::{Output, table};
-use crate::settings::BUILT_IN;
+use crate::settings::{self, BUILT_IN};
 
 #[derive(Serialize)]
 struct Document {
     pool_dir: PathBuf,
+    /// The worktree that `.wtpool.toml` and set-up files come from.
+    source_worktree: Option<PathBuf>,
     settings: BTreeMap<String, Setting>,
 }
 
@@ -33,7 +35,7 @@ pub(crate) fn perform(global: &Global) -> Result<u8> {
         .collect();
     let out = Output::new(global.json, global.quiet);
     if out.json {
-        out.document(&Document { pool_dir, settings })?;
+        out.document(&Document { pool_dir, source_worktree: loaded.source, settings })?;
         return Ok(0);
     }
     let rows = settings.into_iter().map(|(key, Setting { value, origin })| {
@@ -50,5 +52,8 @@ pub(crate) fn perform(global: &Global) -> Result<u8> {
         [key, value, origin]
     });
     out.line(table(["key", "value", "from"], rows.collect()))?;
+    if loaded.source.is_none() {
+        out.remark(format!("wtpool: {}", settings::no_source()));
+    }
     Ok(0)
 }

@@ -85,6 +85,7 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
         Ok(place) => {
             let repository = place.repository.common_dir().display();
             found.ok("repository", format!("{repository}, settings are well-formed"));
+            source(place.loaded.source.as_deref(), &mut found);
             directory(&place.pool_dir, &mut found);
             match place.open(global, Access::Visit) {
                 Err(error) => found.error("records", &error),
@@ -147,6 +148,25 @@ fn variables(found: &mut Findings) {
         };
         found.note("settings", format!("{name} is set, and there is no such setting"), advice);
     }
+}
+
+/// The worktree that the repository's settings and the set-up files come from.
+fn source(worktree: Option<&Path>, found: &mut Findings) {
+    let Some(worktree) = worktree else {
+        return found.note(
+            "settings",
+            settings::no_source(),
+            "run wtpool in the worktree that has them; its leases make the pool remember it",
+        );
+    };
+    let file = worktree.join(settings::REPOSITORY_FILE);
+    let there = if file.exists() { "has a" } else { "has no" };
+    let message = format!(
+        "{} {there} {}; set-up files come from it",
+        worktree.display(),
+        settings::REPOSITORY_FILE
+    );
+    found.ok("settings", message);
 }
 
 fn directory(pool_dir: &Path, found: &mut Findings) {
@@ -330,7 +350,8 @@ async fn cache(context: &Context, found: &mut Findings) {
     }
     let Some(cache) = context.pool.cache() else { return };
     found.ok("cache", format!("the strategy is {}", cache.name()));
-    for one in cache.examine(context.repository_path()).await {
+    let workspace = context.git.source_worktree().unwrap_or(context.repository.common_dir());
+    for one in cache.examine(workspace).await {
         match one.advice {
             None => found.ok("cache", one.message),
             Some(advice) => found.note("cache", one.message, advice),

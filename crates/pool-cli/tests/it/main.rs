@@ -21,5 +21,6 @@ mod rescue;
 mod run;
 mod sccache;
 mod settings;
+mod source;
 mod terminal;
 mod unwritable;

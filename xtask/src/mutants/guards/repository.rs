@@ -45,6 +45,15 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "lifecycle::a_worktree_is_what_the_plan_says_and_stock_git_agrees")],
     },
     Guard {
+        name: "source-is-no-slot",
+        file: "crates/git-backend/src/source.rs",
+        edits: &[(
+            "if is_in_a_pool(pool_dir, &path) {",
+            "if false && is_in_a_pool(pool_dir, &path) {",
+        )],
+        tests: &[it(GIT, "source::slot_is_never_the_source")],
+    },
+    Guard {
         name: "git-means-the-slot",
         file: "crates/git-backend/src/own_worktree.rs",
         edits: &[
