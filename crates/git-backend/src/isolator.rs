@@ -17,7 +17,9 @@ use crate::inspect::again_while_repacked;
 use crate::repository::Repository;
 use crate::settings::GitSettings;
 use crate::site::Site;
-use crate::{branch, dispose, inspect, owner, provision, recycle, rescue, sources, trash, tree};
+use crate::{
+    branch, dispose, inspect, own_worktree, owner, provision, recycle, rescue, sources, trash, tree,
+};
 
 /// Makes, resets and removes linked worktrees of one repository.
 ///
@@ -63,6 +65,16 @@ impl GitIsolator {
     /// [`source_worktree`](crate::source_worktree) found it when the backend was opened.
     pub fn source_worktree(&self) -> Option<&Path> {
         self.site.source.as_ref().map(|source| &*source.path)
+    }
+
+    /// Verifies that stock git, started in a slot, works in that slot: no configuration redirects it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](ErrorKind::Unsupported) if it would work elsewhere; the hint is what to do. If
+    /// there is no worktree of the pool's; if a configuration file can't be read.
+    pub fn verify_means_slot(&self, slot: SlotId) -> Result<()> {
+        own_worktree::verify(&self.site, &self.site.admin_dir(slot)?, &self.site.place(slot))
     }
 
     /// Returns what of the set-up files that [`GitSettings::copy`] names was not copied into a slot,

@@ -264,3 +264,72 @@ async fn the_branch_of_a_checkout_is_refused_whatever_core_bare_says() {
         }
     }
 }
+
+#[tokio::test]
+async fn hint_for_a_redirected_slot_runs_no_value() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    isolator.provision(&plan(&isolator, 1, "lease").await).await.unwrap();
+    with_worktree_config(&fixture.repo);
+    let evil = "/x'; touch pwned; $(touch pwned)";
+    git(&fixture.repo, &["config", "core.worktree", evil]);
+    let error = isolator.verify_means_slot(SlotId(1)).expect_err("redirected");
+    let hint = error.hint().and_then(|hint| hint.strip_prefix("run: ")).unwrap();
+    let mut shell = std::process::Command::new("sh");
+    let into = fixture.root.path();
+    testkit::scrub(&mut shell).args(["-c", hint]).current_dir(into).status().unwrap();
+    assert!(!into.join("pwned").exists(), "{hint}");
+    isolator.verify_means_slot(SlotId(1)).unwrap();
+}
+
+/// Configuration that came after the slot, from the user or from the agent in it.
+#[tokio::test]
+async fn hint_for_a_redirected_slot_mends_it_and_keeps_the_checkout() {
+    let by_the_agent: Redirect = |_| {};
+    for (what, redirect) in REDIRECTS.into_iter().chain([("the agent", by_the_agent)]) {
+        let fixture = Fixture::new();
+        let isolator = fixture.isolator();
+        isolator.provision(&plan(&isolator, 1, "lease").await).await.unwrap();
+        isolator.verify_means_slot(SlotId(1)).unwrap();
+        let place = isolator.place(SlotId(1));
+        redirect(&fixture.repo);
+        if what == "the agent" {
+            with_worktree_config(&fixture.repo);
+            git(&place, &["config", "--worktree", "core.worktree", fixture.repo.to_str().unwrap()]);
+        }
+        let mut count = 0;
+        while let Err(error) = isolator.verify_means_slot(SlotId(1)) {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{what}: {error}");
+            count += 1;
+            assert!(count <= 2, "{what}: the hint does not help: {error}");
+            let hint = error.hint().and_then(|hint| hint.strip_prefix("run: ")).unwrap();
+            let mut shell = std::process::Command::new("sh");
+            let ran = testkit::scrub(&mut shell).args(["-c", hint]).current_dir("/").output();
+            assert!(ran.as_ref().unwrap().status.success(), "{what}: {hint}: {ran:?}");
+        }
+        let is_harmless = matches!(what, "worktreeConfig" | "own core.worktree");
+        assert_eq!(count > 0, !is_harmless, "{what}");
+        assert_means(&place, what);
+        // The checkout is what it was: git works there if it did.
+        let kept = |key| git_succeeds(&fixture.repo, &["config", key]);
+        assert_eq!(kept("core.worktree"), what.contains("core.worktree") || what == "both");
+        assert!(kept("core.bare"), "{what}");
+        if what.contains("core.worktree") {
+            assert_means(&fixture.repo, what);
+        }
+    }
+}
+
+#[tokio::test]
+async fn worktree_that_was_moved_away_works_where_it_is() {
+    for (what, redirect) in [("core.bare", core_bare as Redirect), ("none", with_worktree_config)] {
+        let fixture = Fixture::new();
+        redirect(&fixture.repo);
+        let isolator = fixture.isolator();
+        isolator.provision(&plan(&isolator, 1, "lease").await).await.unwrap();
+        let away = fixture.repo.with_file_name("away");
+        let place = isolator.place(SlotId(1));
+        git(&place, &["worktree", "move", place.to_str().unwrap(), away.to_str().unwrap()]);
+        assert_means(&away, what);
+    }
+}

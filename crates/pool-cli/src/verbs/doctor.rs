@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pool_core::{Condition, Owner, PoolState, SlotId, SlotState, Vital};
+use pool_core::{Condition, Discovered, ErrorKind, Owner, PoolState, SlotId, SlotState, Vital};
 use serde::Serialize;
 
 use super::list::kept_because;
@@ -315,6 +315,27 @@ async fn on_disk(context: &Context, found: &mut Findings) {
         }
     }
     found.ok("worktrees", format!("{} in order", counted(sound, "worktree")));
+    redirected(context, &survey.found, found);
+}
+
+/// The worktrees in which git would work on another tree.
+fn redirected(context: &Context, worktrees: &[Discovered], found: &mut Findings) {
+    let sound = worktrees.iter().filter(|one| one.condition == Condition::Sound);
+    let mut is_ok = true;
+    for one in sound {
+        match context.git.verify_means_slot(one.slot) {
+            Ok(()) => {}
+            // It was removed, or set aside, since it was found.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                is_ok = false;
+                found.error("worktrees", &error);
+            }
+        }
+    }
+    if is_ok {
+        found.ok("worktrees", "git in each of them works in that one");
+    }
 }
 
 fn watched(context: &Context, state: &PoolState, found: &mut Findings) {

@@ -151,3 +151,18 @@ fn a_bare_repository() {
     let head = bench.fixture.head();
     assert_eq!(bench.ok(&["run", "--", "git", "rev-parse", "HEAD"]).out.trim(), head);
 }
+
+#[test]
+fn doctor_names_a_worktree_in_which_git_works_elsewhere() {
+    let bench = Bench::new();
+    let path = bench.acquire(&[]);
+    assert!(bench.ok(&["doctor"]).out.contains("git in each of them works in that one"));
+    let repo = bench.repo();
+    bench.fixture.git().args(["config", "extensions.worktreeConfig", "true"]).ok();
+    bench.fixture.git().args(["config", "core.worktree"]).arg(&repo).ok();
+    let ran = bench.run(&["doctor"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.out.contains(&format!("git would not work in {}", path.display())), "{ran:?}");
+    bench.fixture.git().args(["config", "--unset", "core.worktree"]).ok();
+    bench.ok(&["doctor"]);
+}

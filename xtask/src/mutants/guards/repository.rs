@@ -57,15 +57,20 @@ pub(super) const GUARDS: &[Guard] = &[
         name: "git-means-the-slot",
         file: "crates/git-backend/src/own_worktree.rs",
         edits: &[
-            ("    if redirection(site, admin, place)? == Redirection::None {", "    if true {"),
             (
-                "    let what = match redirection(site, admin, place)? {",
-                "    let what = match Redirection::None {",
+                "    let mut is_changed = false;",
+                "    if true {\n        \
+                 return Ok(false);\n    }\n    let mut is_changed = false;",
+            ),
+            (
+                "    let (key, value, origin) = match redirection(site, admin, place)? {",
+                "    let (key, value, origin) = match Redirection::None {",
             ),
         ],
         tests: &[
             it(GIT, "own_worktree::git_in_a_slot_means_the_slot"),
             it(GIT, "own_worktree::git_in_a_slot_of_a_submodule_means_the_slot"),
+            it(GIT, "others_layouts::whole_life_in::core_worktree_for_all"),
         ],
     },
     Guard {
