@@ -18,6 +18,7 @@ pub struct Repository {
     /// index.
     checkout: Option<PathBuf>,
     leads_to_main_worktree: bool,
+    is_called_bare: bool,
     is_bare: bool,
     name: String,
     beside: PathBuf,
@@ -114,6 +115,11 @@ impl Repository {
         self.leads_to_main_worktree
     }
 
+    /// Whether `core.bare` is true, which may be a mistake.
+    pub(crate) fn is_called_bare(&self) -> bool {
+        self.is_called_bare
+    }
+
     /// The directory that the search started in, if it has a checkout although `core.bare` is true.
     pub(crate) fn checkout(&self) -> Option<&Path> {
         self.checkout.as_deref()
@@ -200,6 +206,7 @@ impl Repository {
             main_worktree,
             checkout,
             leads_to_main_worktree: derived.is_some(),
+            is_called_bare: core_bare == Some(true),
             is_bare,
         })
     }

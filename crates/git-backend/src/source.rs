@@ -16,7 +16,8 @@ use crate::inspect::os;
 use crate::owner::pool_owner;
 use crate::registration::{self, REGISTRATION_LOCK};
 use crate::repository::Repository;
-use crate::site::{Site, gix_error, read_link_file, resolved};
+use crate::settings::GitSettings;
+use crate::site::{Site, gix_error, options, read_link_file, resolved};
 
 /// The file in the pool's directory that has the worktrees of earlier callers, the latest first. Each
 /// path ends in a NUL byte.
@@ -25,6 +26,8 @@ const RECORD: &str = "source-worktrees";
 const NEW_RECORD: &str = ".source-worktrees.new";
 /// The number of worktrees that the file has at most.
 const MOST: usize = 16;
+/// The number of files of an index that are looked for.
+const ENOUGH: usize = 1000;
 /// The number of bytes that are read of it: so many paths of the longest length there is.
 const LONGEST: u64 = 16 * 4097;
 
@@ -77,8 +80,9 @@ impl Source {
             .filter_map(|path| Self::at(repository, pool_dir, path))
             .peekable();
         let latest = recorded.peek().cloned();
-        // Git would find it, if it could.
-        if let Some(main) = recorded.find(|source| source.admin.is_none()) {
+        // Git would find it, if it could. It has no main worktree where `core.bare` is true.
+        let is_main = |source: &Self| source.admin.is_none() && !repository.is_called_bare();
+        if let Some(main) = recorded.find(is_main) {
             return Ok(Some(main));
         }
         let callers = repository.worktree().or(repository.checkout());
@@ -100,7 +104,8 @@ impl Source {
         }
         if git_dir == common_dir {
             // The directory of a `.git` file that leads to a bare repository is no worktree.
-            let is_main = !repository.is_bare();
+            let is_main = !repository.is_bare()
+                && (!repository.is_called_bare() || has_tracked_file(common_dir, &path));
             return is_main.then_some(Self { path, admin: None, is_always_found: false });
         }
         let back = read_link_file(&git_dir.join("gitdir"), b"").ok()?;
@@ -124,6 +129,16 @@ impl Source {
     pub(crate) fn main_worktree(&self) -> Option<&Path> {
         self.admin.is_none().then_some(&*self.path)
     }
+}
+
+/// Whether any of the files of the index is there. An index without them is left where a clone was made
+/// a bare repository, its worktrees below.
+fn has_tracked_file(common_dir: &Path, checkout: &Path) -> bool {
+    let options = options(&GitSettings { user_config: false, ..Default::default() });
+    let repo = gix::open_opts(common_dir, options.open_path_as_is(true));
+    let Ok(index) = repo.and_then(|repo| repo.index_or_empty()) else { return false };
+    let mut files = index.entries().iter().take(ENOUGH).map(|entry| entry.path(&index));
+    files.any(|path| fs::symlink_metadata(checkout.join(os::path(path))).is_ok())
 }
 
 /// Whether a path lies in the pool, or in a slot of any pool.

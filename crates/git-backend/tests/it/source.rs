@@ -212,6 +212,44 @@ async fn damaged_record_leads_to_no_other_directory() {
     assert_eq!(project.source(&project.dir).as_ref(), Some(&one));
 }
 
+/// People make a bare repository of a clone that way. What is left of it is no worktree.
+#[tokio::test]
+async fn clone_that_was_made_bare_is_no_source() {
+    let fixture = Fixture::new();
+    git(&fixture.repo, &["config", "core.bare", "true"]);
+    for entry in fs::read_dir(&fixture.repo).unwrap().map(|entry| entry.unwrap()) {
+        match entry.file_type().unwrap().is_dir() {
+            true if entry.file_name() == ".git" => {}
+            true => fs::remove_dir_all(entry.path()).unwrap(),
+            false => fs::remove_file(entry.path()).unwrap(),
+        }
+    }
+    let tree = fixture.repo.join("tree");
+    git(&fixture.repo, &["worktree", "add", "-q", "tree"]);
+    assert_eq!(source(&fixture.repo, &fixture.pool_dir()), None);
+    assert_eq!(source(&tree, &fixture.pool_dir()).as_ref(), Some(&tree));
+    let isolator = isolator(&tree, &fixture.pool_dir());
+    isolator.provision(&plan(&isolator, 1, "lease").await).await.unwrap();
+    assert_eq!(source(&fixture.repo, &fixture.pool_dir()).as_ref(), Some(&tree));
+}
+
+/// Git does not take the checkout for a main worktree, so it is not that of all callers.
+#[tokio::test]
+async fn checkout_that_core_bare_denies_is_the_source_of_its_own_callers_only() {
+    let fixture = Fixture::new();
+    let other = fixture.repo.with_file_name("other");
+    git(&fixture.repo, &["worktree", "add", "-q", "--detach", other.to_str().unwrap()]);
+    git(&fixture.repo, &["config", "core.bare", "true"]);
+    let isolator = isolator(&fixture.repo, &fixture.pool_dir());
+    isolator.provision(&plan(&isolator, 1, "lease").await).await.unwrap();
+    let slot = isolator.place(SlotId(1));
+    for (start, expected) in
+        [(&fixture.repo, &fixture.repo), (&other, &other), (&slot, &fixture.repo)]
+    {
+        assert_eq!(source(start, &fixture.pool_dir()).as_ref(), Some(expected));
+    }
+}
+
 /// The pool must not lie in a checkout, even where `core.bare` says that there is none.
 #[test]
 fn default_pool_lies_outside_of_a_checkout_that_core_bare_denies() {
