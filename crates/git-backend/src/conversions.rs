@@ -39,13 +39,13 @@ fn any(
     let ask = |attributes: &[u8]| attributes.fields().any(&asks);
     let tracked = index.entries().iter().filter(|entry| is_attributes(entry.path(index)));
     let in_tree = |id| repo.find_object(id).map_or(true, |object| ask(&object.data));
-    let beside = others(repo, settings).into_iter();
+    let beside = attributes_beside(repo, settings).into_iter();
     tracked.map(|entry| entry.id).any(in_tree)
         || beside.filter_map(|path| std::fs::read(path).ok()).any(|text| ask(&text))
 }
 
 /// The files of attributes that are not part of a commit.
-fn others(repo: &gix::Repository, settings: &GitSettings) -> Vec<PathBuf> {
+pub(crate) fn attributes_beside(repo: &gix::Repository, settings: &GitSettings) -> Vec<PathBuf> {
     let mut found = vec![repo.common_dir().join("info/attributes")];
     let configured = repo.config_snapshot().trusted_path("core.attributesFile");
     if let Ok(Some(path)) = configured {
@@ -53,6 +53,13 @@ fn others(repo: &gix::Repository, settings: &GitSettings) -> Vec<PathBuf> {
     } else if settings.user_config {
         let variable = &mut |name: &str| std::env::var_os(name);
         found.extend(gix::path::env::xdg_config("attributes", variable));
+    }
+    if settings.user_config && !settings.environment.without_system_attributes() {
+        let installed = gix::path::env::installation_config_prefix();
+        found.extend(installed.map(|dir| dir.join("gitattributes")));
+        let system = gix::path::env::system_prefix();
+        found.extend(system.map(|dir| dir.join("etc/gitattributes")));
+        found.push("/etc/gitattributes".into());
     }
     found
 }

@@ -18,6 +18,8 @@ use gix::glob::wildmatch;
 use pool_core::{Error, Result, SlotId};
 use serde::{Deserialize, Serialize};
 
+use crate::baseline::has_one_name;
+use crate::inspect::os;
 use crate::site::{Site, gix_error, remove_file};
 use crate::source::Source;
 
@@ -413,7 +415,15 @@ pub(crate) fn still_good(
     for (path, source) in wanted(site)?.all() {
         let same =
             copied.0.get(&path).is_some_and(|h| hash_of(repo, &source).is_ok_and(|now| now == *h));
-        if same && copied.is_unchanged(repo, root, path.as_str().into()) {
+        let is_as_copied = |copy: fs::Metadata, source: fs::Metadata| {
+            os::mode(&copy) == os::mode(&source) && has_one_name(&copy)
+        };
+        let metas = fs::symlink_metadata(root.join(&path))
+            .and_then(|copy| Ok((copy, fs::metadata(&source)?)));
+        if same
+            && metas.is_ok_and(|(copy, source)| is_as_copied(copy, source))
+            && copied.is_unchanged(repo, root, path.as_str().into())
+        {
             good.push(path.into());
         }
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use pool_core::{Condition, Discovered, Error, Plan, Preserved, Result, SlotId};
 
 use crate::aside;
+use crate::baseline;
 use crate::branch;
 use crate::copy;
 use crate::provision::{OWN_CONFIG, remembered};
@@ -92,6 +93,7 @@ pub(crate) fn take_away(
         }
     }
     let notes = OWN_CONFIG.map(|file| remembered(site, slot, file));
+    baseline::forget(site, slot)?;
     for note in notes.into_iter().chain([copy::note(site, slot), site.making_marker(slot)]) {
         remove_file(&note)?;
     }

@@ -1,5 +1,5 @@
-//! The one module that runs the git program: for what gix can't do, which is to reset an existing
-//! worktree, to read a large object without holding it in memory, or to make and delete references while
+//! The one module that runs the git program: for what gix can't do, which is to run
+//! filters as git does, to read a large object without holding it in memory, or to make and delete references while
 //! others are packed, and for anything else that has to be exactly as git does it.
 
 use std::ffi::OsStr;
@@ -183,11 +183,6 @@ impl Git {
         }
         given.map_err(cannot_run)?;
         Ok(output.stdout)
-    }
-
-    /// Runs it, and tells whether it succeeded: for commands whose status is the answer.
-    pub(crate) fn succeeds(mut self) -> Result<bool> {
-        Ok(self.once()?.status.success())
     }
 
     fn once(&mut self) -> Result<Output> {

@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod aside;
+mod baseline;
 mod branch;
+mod checkout;
 mod conversions;
 mod copy;
 mod directory;

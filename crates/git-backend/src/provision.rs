@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicBool;
 
 use pool_core::{Error, ErrorKind, Plan, Result};
 
+use crate::baseline::{self, Modes};
 use crate::branch;
+use crate::checkout;
 use crate::conversions;
 use crate::copy;
 use crate::dispose;
@@ -15,7 +17,7 @@ use crate::git::Git;
 use crate::own_worktree;
 use crate::registration;
 use crate::settings::SubmoduleMode;
-use crate::site::{Place, Site, foreign, gix_error, remove_file};
+use crate::site::{Place, Site, foreign, gix_error, open_repository, remove_file};
 use crate::source;
 
 /// See [`pool_core::Isolator::provision`].
@@ -76,16 +78,17 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     let place = site.place(plan.slot);
     let admin = registration::register(site, plan, interrupt)?;
     pool_core::fail_point!("git-backend::provision::registered");
+    let main = open_repository(&site.common_dir, &site.settings)?;
+    registration::write_own_config(&main, &admin)?;
     own_worktree::secure(site, &admin, &place)?;
     let mut repo = site.open_admin(&admin)?;
-    with_modes(&mut repo)?;
-    // gix doesn't fetch what a partial clone left out; git does.
-    let by_git = is_partial(&repo) || is_for_git(site, &repo);
+    checkout::with_modes(&mut repo)?;
+    let by_git = checkout::is_partial(&repo) || is_for_git(site, &repo);
     let complete = !by_git && check_out(&repo, &place, interrupt)?;
     registration::check(interrupt)?;
     if !complete {
         // Names that collide here, or a filter that did not deliver: git decides what that means.
-        Git::in_worktree(site, &admin, &place).args(CHECKOUT).run()?;
+        check_out_by_git(site, &admin, &place)?;
     }
     remove_file(&admin.join(registration::LOCK))?;
     pool_core::fail_point!("git-backend::provision::checked-out");
@@ -96,14 +99,31 @@ fn make(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Result<()> {
     source::record(site)?;
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)?;
-    own_worktree::verify(site, &admin, &place)
+    own_worktree::verify(site, &admin, &place)?;
+    if complete {
+        let modes = Modes::find(site, plan.slot)?;
+        let index = repo.open_index().map_err(|e| gix_error("read the new index", e))?;
+        let decides = baseline::decides(site, &repo, &index, modes)?;
+        baseline::save(site, plan.slot, &repo, &decides)?;
+    }
+    Ok(())
 }
 
-/// What `git worktree add` runs to check out what `HEAD` is at. A filter is told the same then.
-const CHECKOUT: [&str; 4] = ["reset", "--hard", "--quiet", "--no-recurse-submodules"];
+/// Has git check out what `HEAD` is at. That leaves no trace in the logs: none is there in a used slot.
+fn check_out_by_git(site: &Site, admin: &Path, place: &Path) -> Result<()> {
+    let log = admin.join("logs/HEAD");
+    let before = fs::read(&log);
+    Git::in_worktree(site, admin, place).args(checkout::RESET).run()?;
+    remove_file(&admin.join("ORIG_HEAD"))?;
+    match before {
+        Ok(before) => fs::write(&log, before),
+        Err(_) => return remove_file(&log),
+    }
+    .map_err(|e| Error::io(format!("write {}", log.display()), e))
+}
 
 /// Whether the commit at `HEAD` asks for conversions that only git does.
-pub(crate) fn is_for_git(site: &Site, repo: &gix::Repository) -> bool {
+fn is_for_git(site: &Site, repo: &gix::Repository) -> bool {
     let index = repo
         .head_tree_id()
         .and_then(|tree| repo.index_from_tree(&tree))
@@ -118,55 +138,13 @@ pub(crate) fn is_for_git(site: &Site, repo: &gix::Repository) -> bool {
     }
 }
 
-/// Has a checkout make executable what is to be, as git's own does: `core.fileMode` is about what is found. gix takes
-/// it for both.
-fn with_modes(repo: &mut gix::Repository) -> Result<()> {
-    if cfg!(unix) {
-        let mut config = repo.config_snapshot_mut();
-        config
-            .set_value(&gix::config::tree::Core::FILE_MODE, "true")
-            .and_then(|_| config.commit().map(drop))
-            .map_err(|e| gix_error("have modes set", e))?;
-    }
-    Ok(())
-}
-
 /// Checks out what HEAD is at; whether all of it is there now.
 fn check_out(repo: &gix::Repository, place: &Path, interrupt: &AtomicBool) -> Result<bool> {
     let Some(worktree) = repo.worktree() else { return Ok(false) };
-    let outcome = match worktree.checkout(gix::progress::Discard, interrupt) {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            let error = gix_error(format!("check out a worktree at {}", place.display()), error);
-            return match error.kind() {
-                // Nor could git, and it would not say so half as well.
-                ErrorKind::NoSpace | ErrorKind::PermissionDenied | ErrorKind::Cancelled => {
-                    Err(error)
-                }
-                // An object that is being packed just now, for one.
-                _ => {
-                    tracing::debug!(%error, "git is left to check out what gix could not");
-                    Ok(false)
-                }
-            };
-        }
-    };
-    Ok(outcome.collisions.is_empty()
-        && outcome.errors.is_empty()
-        && outcome.delayed_paths_unknown.is_empty()
-        && outcome.delayed_paths_unprocessed.is_empty())
-}
-
-/// Whether a remote has promised to give what is missing here.
-fn is_partial(repo: &gix::Repository) -> bool {
-    let config = repo.config_snapshot();
-    let remotes = config.plumbing().sections_by_name("remote").into_iter().flatten();
-    let promising = |name: &gix::bstr::BStr| {
-        config.boolean(&format!("remote.{name}.promisor")).unwrap_or(false)
-    };
-    // Older versions of git write the extension, newer ones mark the remote.
-    config.string("extensions.partialClone").is_some()
-        || remotes.filter_map(|remote| remote.header().subsection_name()).any(promising)
+    let written = worktree.checkout(gix::progress::Discard, interrupt);
+    checkout::is_complete(
+        written.map_err(|e| gix_error(format!("check out a worktree at {}", place.display()), e)),
+    )
 }
 
 /// The parts of a worktree's own configuration, as they were when it was made.
@@ -179,10 +157,10 @@ pub(crate) fn remember_config(site: &Site, plan: &Plan, admin: &Path) -> Result<
         let from = admin.join(file);
         let to = remembered(site, plan.slot, file);
         match fs::copy(&from, &to) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("copy {} to {}", from.display(), to.display()), e));
-            }
-            _ => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => remove_file(&to)?,
+            copied => copied.map(drop).map_err(|e| {
+                Error::io(format!("copy {} to {}", from.display(), to.display()), e)
+            })?,
         }
     }
     Ok(())

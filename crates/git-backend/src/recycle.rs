@@ -5,31 +5,25 @@
 //! anybody's work: the proof says so, and a look at it after it had been set aside. Should any step
 //! fail, the slot is disposed of.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use gix::index::Entry;
-use gix::index::entry::{Flags, Stat};
 use pool_core::{CommitId, Error, ErrorKind, Plan, Preserved, Result};
 
 use crate::aside;
+use crate::baseline::{self, Baseline, Modes};
 use crate::branch;
+use crate::checkout;
+use crate::conversions;
 use crate::copy;
-use crate::directory::Directory;
 use crate::durable;
-use crate::git::Git;
-use crate::inspect::compare::STRICTLY;
-use crate::inspect::os;
 use crate::own_worktree;
-use crate::provision::{
-    OWN_CONFIG, init_submodules, is_for_git, refuse_submodules, remember_config, remembered, unmark,
-};
+use crate::provision::{init_submodules, refuse_submodules, remember_config, unmark};
 use crate::registration;
-use crate::site::{Site, gix_error, remove_file};
+use crate::site::{Site, gix_error, open_repository, remove_file};
 use crate::source;
 use crate::trash::Bin;
 use crate::tree;
@@ -76,36 +70,50 @@ pub(crate) fn recycle(
     clear_state(&admin, &mut bin)?;
     pool_core::fail_point!("git-backend::recycle::cleared");
     restore_head(&admin, &plan.base.commit)?;
-    restore_config(site, plan, &admin)?;
-    if own_worktree::secure(site, &admin, &place)? {
-        // What the slot is made with from now on: else the next reset would undo it.
-        remember_config(site, plan, &admin)?;
-    }
-    let git = || Git::in_worktree(site, &admin, &root);
+    // What the main worktree has today, as a new slot would.
+    let main = open_repository(&site.common_dir, &site.settings)?;
+    registration::write_own_config(&main, &admin)?;
+    own_worktree::secure(site, &admin, &place)?;
+    remember_config(site, plan, &admin)?;
     branch::detach(&site.open_admin(&admin)?, &plan.base.commit)?;
     pool_core::fail_point!("git-backend::recycle::detached");
-    unhide(&site.open_admin(&admin)?, &root, &mut bin)?;
-    if is_for_git(site, &site.open_admin(&admin)?) {
-        // What a filter gives may depend on variables and configuration: without an index, git
-        // writes each file, as in a new slot. Here, where no process can write by the slot's path.
-        remove_file(&admin.join("index"))?;
-    }
-    // Files that were touched and not changed are known as such before the reset, which would
-    // write them again otherwise. It "fails" whenever some file did change.
-    git().args(["update-index", "-q", "--really-refresh"]).succeeds()?;
-    git()
-        .args(["reset", "--hard", "--quiet", "--no-recurse-submodules", plan.base.commit.as_str()])
-        .run()?;
-    registration::check(interrupt)?;
-    pool_core::fail_point!("git-backend::recycle::reset");
 
     let mut repo = site.open_admin(&admin)?;
     repo.set_workdir(root.clone()).map_err(|e| gix_error(format!("open {}", root.display()), e))?;
+    checkout::with_modes(&mut repo)?;
+    let mut files = checkout::files(site, &repo, &root)?;
+    let has_filters = conversions::need_git(&repo, &files, &site.settings);
+    let modes = Modes::find(site, plan.slot)?;
+    let decides = baseline::decides(site, &repo, &files, modes)?;
+    let baseline = Baseline::load(site, plan.slot, &repo, &decides);
+    baseline::forget(site, plan.slot)?;
     let keep = copy::still_good(site, plan.slot, &repo, &root)?;
-    tree::clean(site, &repo, &root, &keep, &mut bin)?;
+    tree::clean(site, &repo, &root, &files, modes, &keep, &mut bin)?;
+    let stays = checkout::sort_out(
+        &repo,
+        &mut files,
+        &root,
+        baseline.as_ref(),
+        modes,
+        !has_filters,
+        &mut bin,
+    )?;
+    modes
+        .give_file(&root.join(".git"))
+        .map_err(|e| Error::io(format!("change the mode of {}/.git", root.display()), e))?;
+    registration::check(interrupt)?;
     pool_core::fail_point!("git-backend::recycle::cleaned");
+    // Git fetches what a partial clone left out by the hundred here, and one by one elsewhere.
+    let in_place = has_filters && !checkout::is_partial(&repo);
+    if !in_place {
+        // Here, where no process can write by the slot's path.
+        checkout::write(site, &repo, &mut files, &stays, &root, interrupt)?;
+    }
+    registration::check(interrupt)?;
+    pool_core::fail_point!("git-backend::recycle::reset");
     // `reset` and the reflog of what was done here are not the next lease's business.
     clear_state(&admin, &mut bin)?;
+    registration::begin_log(&repo, &admin, base)?;
     aside::put_back(site, plan.slot)?;
     // The last lease's, if it had locked the worktree.
     remove_file(&admin.join(registration::LOCK))?;
@@ -117,11 +125,17 @@ pub(crate) fn recycle(
         branch::attach(site, &admin, plan)
     })?;
     pool_core::fail_point!("git-backend::recycle::attached");
+    if in_place {
+        checkout::write_filtered(site, &admin, &place, &mut files)?;
+    }
     init_submodules(site, plan, &admin)?;
     source::record(site)?;
     copy::bring_along(site, plan.slot)?;
     registration::keep(site, plan, &admin)?;
     own_worktree::verify(site, &admin, &place)?;
+    if !has_filters {
+        baseline::save(site, plan.slot, &repo, &decides)?;
+    }
     pool_core::fail_point!("git-backend::recycle::made");
     unmark(&marker)
 }
@@ -146,11 +160,10 @@ fn wait_for_locks(admin: &Path) -> Result<()> {
 
 fn clear_state(admin: &Path, bin: &mut Bin) -> Result<()> {
     let _head = registration::hold_head(admin);
-    // A split index has its larger part in a file of its own; a file that locks another is never ours; and
-    // the worktree stays locked, by whom it may be, for as long as nothing is at its place.
+    // A file that locks another is never ours; and the worktree stays locked, by whom it may be, for as long as nothing is at its place.
     clear(admin, bin, &|name| {
         let is_lock = name == registration::LOCK || name.ends_with(".lock");
-        is_lock || LASTING.contains(&name) || name.starts_with("sharedindex.")
+        is_lock || LASTING.contains(&name)
     })?;
     let info = admin.join("info");
     match fs::symlink_metadata(&info) {
@@ -200,96 +213,4 @@ fn restore_head(admin: &Path, commit: &CommitId) -> Result<()> {
             .map_err(|e| Error::io(format!("write {}", head.display()), e)),
         _ => Ok(()),
     }
-}
-
-/// Gives the worktree the configuration of its own back that it was made with.
-fn restore_config(site: &Site, plan: &Plan, admin: &Path) -> Result<()> {
-    let mut sparse_changed = false;
-    for file in OWN_CONFIG {
-        let path = admin.join(file);
-        let read = |path: &Path| match fs::read(path) {
-            Ok(content) => Ok(Some(content)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::io(format!("read {}", path.display()), e)),
-        };
-        let made_with = read(&remembered(site, plan.slot, file))?;
-        if read(&path)? == made_with {
-            continue;
-        }
-        sparse_changed = true;
-        let restored = match made_with {
-            Some(content) => fs::create_dir_all(path.parent().unwrap_or(admin))
-                .and_then(|()| fs::write(&path, content)),
-            None => fs::remove_file(&path),
-        };
-        restored.map_err(|e| Error::io(format!("restore {}", path.display()), e))?;
-    }
-    if sparse_changed {
-        // Which files are to be there has changed, and only an index that doesn't claim to know is
-        // brought in step by a reset. All files are written again: rare, and right.
-        remove_file(&admin.join("index"))?;
-    }
-    Ok(())
-}
-
-/// Takes the marks off the index that make git believe a file unchanged, or absent on purpose. In a
-/// sparse checkout the latter are wanted; but what lies there nevertheless would be taken for a wish
-/// to have it, so it is removed.
-fn unhide(repo: &gix::Repository, place: &Path, bin: &mut Bin) -> Result<()> {
-    let doing = || format!("read the index of {}", repo.git_dir().display());
-    if fs::symlink_metadata(repo.index_path()).is_err() {
-        return Ok(());
-    }
-    let is_sparse = repo.config_snapshot().boolean("core.sparseCheckout").unwrap_or(false);
-    let mut hiding = Flags::ASSUME_VALID | Flags::FSMONITOR_VALID;
-    if !is_sparse {
-        hiding |= Flags::SKIP_WORKTREE;
-    }
-    let mut index = repo.open_index().map_err(|e| gix_error(doing(), e))?;
-    if is_sparse {
-        for entry in index.entries().iter().filter(|e| e.flags.contains(Flags::SKIP_WORKTREE)) {
-            let path =
-                gix::path::from_bstr(entry.path(&index)).map_err(|e| gix_error(doing(), e))?;
-            if let Some((dir, name)) = find(place, &path) {
-                bin.put_from(&dir, name)?;
-            }
-        }
-    }
-    let mut found = false;
-    let changed: Vec<bool> = index
-        .entries()
-        .iter()
-        .map(|entry| !is_unchanged(entry, &place.join(os::path(entry.path(&index)))))
-        .collect();
-    for (entry, changed) in index.entries_mut().iter_mut().zip(changed) {
-        found |= entry.flags.intersects(hiding) || changed;
-        entry.flags.remove(hiding);
-        if changed {
-            // Git looks only at seconds: a file that was written in the one in which it was checked out,
-            // and then given its old time, is the same to it. So it is to read that.
-            entry.stat = Stat::default();
-        }
-    }
-    if found {
-        index.write(Default::default()).map_err(|e| gix_error(doing(), e))?;
-    }
-    Ok(())
-}
-
-/// Whether a file's times and size are those that the index has, to the fraction of a second. A file that is
-/// not there is seen by git as well.
-fn is_unchanged(entry: &Entry, full: &Path) -> bool {
-    let Ok(meta) = gix::index::fs::Metadata::from_path_no_follow(full) else { return true };
-    Stat::from_fs(&meta).is_ok_and(|found| entry.stat.matches(&found, STRICTLY))
-}
-
-/// The directory that holds what is at `path` below `place`, if anything is, and no link on the way to it
-/// leads elsewhere; and its name there.
-fn find<'a>(place: &Path, path: &'a Path) -> Option<(Directory, &'a OsStr)> {
-    let mut dir = Directory::open(place).ok()?;
-    for part in path.parent().into_iter().flat_map(Path::components) {
-        dir = dir.child(part.as_os_str()).ok()?;
-    }
-    let name = path.file_name()?;
-    dir.is_dir(name).is_ok().then_some((dir, name))
 }

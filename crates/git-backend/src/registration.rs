@@ -24,7 +24,7 @@ use crate::trash::Bin;
 
 mod whole;
 
-pub(crate) use whole::{clear_unfinished, staged};
+pub(crate) use whole::{begin_log, clear_unfinished, staged, write_own_config};
 
 /// What keeps a worktree registered while nothing is at its place, in its administrative directory:
 /// `git worktree lock` makes it.

@@ -6,8 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use gix::index::entry::Stat;
 use pool_core::{CommitId, ContentId, Error, Result, SlotId};
 
+use crate::baseline;
 use crate::branch;
 use crate::copy;
 use crate::git::Git;
@@ -77,23 +79,32 @@ pub(crate) fn stamp(
     let paths: Vec<PathBuf> =
         index.entries().iter().map(|entry| os::path(entry.path(&index))).collect();
     let mut changed = false;
+    let mut followed = Vec::new();
     for (entry, path) in index.entries_mut().iter_mut().zip(paths) {
         let Some(time) = times.get(&path) else { continue };
         let full = place.join(&path);
+        let stat_of = |full: &Path| {
+            gix::index::fs::Metadata::from_path_no_follow(full)
+                .and_then(|found| Stat::from_fs(&found).map_err(io::Error::other))
+        };
+        let before = stat_of(&full);
         match os::set_modified(&full, *time) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => {
                 other.map_err(|e| Error::io(format!("set the time of {}", full.display()), e))?
             }
         }
-        let found = gix::index::fs::Metadata::from_path_no_follow(&full)
-            .map_err(|e| Error::io(format!("look at {}", full.display()), e))?;
-        entry.stat = gix::index::entry::Stat::from_fs(&found)
-            .map_err(|e| Error::io(format!("look at {}", full.display()), io::Error::other(e)))?;
+        let now =
+            stat_of(&full).map_err(|e| Error::io(format!("look at {}", full.display()), e))?;
+        entry.stat = now;
+        if let Ok(before) = before {
+            followed.push((os::bytes(path.as_os_str()).into_owned(), before, now));
+        }
         changed = true;
     }
     if changed {
         index.write(Default::default()).map_err(|e| gix_error(doing(), e))?;
+        baseline::follow(site, slot, &repo, &followed)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use gix::bstr::{BStr, BString, ByteVec};
 use gix::index::entry::{Flags, Mode};
 use pool_core::{Error, Result, SlotId};
 
+use crate::baseline::Modes;
 use crate::directory::Directory;
 use crate::patterns::Patterns;
 use crate::site::{Site, gix_error};
@@ -63,24 +64,24 @@ impl Linked {
     }
 }
 
-/// Moves everything out of the worktree at `root` that is neither tracked, nor ignored and regenerable, nor in
-/// `keep`. The ignore rules are those of the index, so a rule that the last lease wrote down
-/// somewhere protects nothing.
+/// Moves everything out of the worktree at `root` that is neither at a path of `files`, nor ignored and regenerable, nor in
+/// `keep`; and gives the directories that stay the modes of new ones. The ignore rules are those of `files`, so a rule
+/// that the last lease wrote down somewhere protects nothing.
 pub(crate) fn clean(
     site: &Site,
     repo: &gix::Repository,
     root: &Path,
+    files: &gix::index::State,
+    modes: Modes,
     keep: &[BString],
     bin: &mut Bin,
 ) -> Result<()> {
-    let index = repo
-        .index_or_empty()
-        .map_err(|e| gix_error(format!("read the index of {}", root.display()), e))?;
     let excludes = repo
-        .excludes(&index, None, gix::worktree::stack::state::ignore::Source::IdMapping)
+        .excludes(files, None, gix::worktree::stack::state::ignore::Source::IdMapping)
         .map_err(|e| gix_error(format!("read the ignore rules of {}", root.display()), e))?;
     let mut cleaner = Cleaner {
-        index: &index,
+        index: files,
+        modes,
         excludes,
         regenerable: Patterns::new(&site.settings.regenerable),
         keep,
@@ -93,6 +94,7 @@ pub(crate) fn clean(
 
 struct Cleaner<'a, 'r> {
     index: &'a gix::index::State,
+    modes: Modes,
     excludes: gix::AttributeStack<'r>,
     regenerable: Patterns,
     keep: &'a [BString],
@@ -101,6 +103,7 @@ struct Cleaner<'a, 'r> {
 
 impl Cleaner<'_, '_> {
     fn directory(&mut self, dir: &Directory, relative: &BStr) -> Result<()> {
+        self.modes.give_directory(dir.path()).map_err(|e| reading(dir.path(), e))?;
         for name in dir.names().map_err(|e| reading(dir.path(), e))? {
             if relative.is_empty() && name == ".git" {
                 continue;
@@ -130,7 +133,11 @@ impl Cleaner<'_, '_> {
             Some(_) => return Ok(()),
             None => {}
         }
-        if is_dir && self.leads_to_something_kept(relative) {
+        if self.leads_to_something_kept(relative) {
+            if !is_dir {
+                // A link there would lead what is written elsewhere.
+                return self.bin.put_from(dir, name);
+            }
             let child = dir.child(name).map_err(|e| reading(&dir.path().join(name), e))?;
             return self.directory(&child, relative);
         }

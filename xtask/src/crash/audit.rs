@@ -251,6 +251,8 @@ fn places(
                 ".cargo",
                 ".config.worktree",
                 ".info-sparse-checkout",
+                ".checked-out",
+                ".checked-out.index",
             ]
             .contains(&name)
         })?;

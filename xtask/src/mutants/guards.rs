@@ -6,6 +6,7 @@
 use super::Guard;
 
 mod cache;
+mod contents;
 mod deletion;
 mod leases;
 mod liveness;
@@ -22,6 +23,7 @@ const GIT: &str = "git-backend";
 pub(super) fn all() -> impl Iterator<Item = &'static Guard> {
     [
         cache::GUARDS,
+        contents::GUARDS,
         deletion::GUARDS,
         leases::GUARDS,
         liveness::GUARDS,

@@ -149,8 +149,8 @@ impl<'a> Comparer<'a> {
         };
         // A filter that goes on running for the next file wants all of this one taken, and no read
         // after its end: `copy` does just that.
-        let mut found = SameAs { file, same: true, chunk: Vec::new() };
-        std::io::copy(&mut written, &mut found).is_ok() && found.same && found.is_at_end()
+        let mut found = SameAs::new(file);
+        std::io::copy(&mut written, &mut found).is_ok() && found.is_same()
     }
 
     fn pipeline(&self) -> Option<gix::filter::Pipeline<'a>> {
@@ -162,13 +162,22 @@ impl<'a> Comparer<'a> {
 }
 
 /// Takes whatever is written, and compares it with a file.
-struct SameAs {
+pub(crate) struct SameAs {
     file: File,
     same: bool,
     chunk: Vec<u8>,
 }
 
 impl SameAs {
+    pub(crate) fn new(file: File) -> Self {
+        Self { file, same: true, chunk: Vec::new() }
+    }
+
+    /// Whether all that was written is all that is in the file.
+    pub(crate) fn is_same(&mut self) -> bool {
+        self.same && self.is_at_end()
+    }
+
     fn is_at_end(&mut self) -> bool {
         self.file.read(&mut [0]).is_ok_and(|read| read == 0)
     }

@@ -13,7 +13,8 @@ use std::sync::atomic::AtomicBool;
 use pool_core::{Error, Result, SlotId};
 
 use crate::inspect::os::bytes;
-use crate::site::{Site, gix_error};
+use crate::provision::OWN_CONFIG;
+use crate::site::{Site, gix_error, remove_file};
 
 /// How often it is tried again when the directory of all registrations was removed, being empty.
 const ATTEMPTS: u32 = 20;
@@ -65,7 +66,6 @@ pub(super) fn register(
     if has_relative_paths(repo) {
         return Ok(None);
     }
-    let is_set = |key: &str| repo.config_snapshot().boolean(key).unwrap_or(false);
     let doing = |e| Error::io(format!("register the worktree {}", place.display()), e);
     if staged.exists() {
         fs::remove_dir_all(staged).map_err(doing)?;
@@ -80,24 +80,8 @@ pub(super) fn register(
     ] {
         fs::write(staged.join(name), content).map_err(doing)?;
     }
-    if repo.config_snapshot().boolean("core.logAllRefUpdates") != Some(false) {
-        let logs = staged.join("logs");
-        fs::create_dir(&logs)
-            .and_then(|()| fs::write(logs.join("HEAD"), first_entry(repo, base)?))
-            .map_err(doing)?;
-    }
-    if is_set("extensions.worktreeConfig") {
-        copy_config(&repo.git_dir().join("config.worktree"), &staged.join("config.worktree"))
-            .map_err(|e| gix_error("copy the configuration of the main worktree", e))?;
-    }
-    if is_set("core.sparseCheckout") {
-        let patterns = Path::new("info").join("sparse-checkout");
-        fs::create_dir_all(staged.join("info")).map_err(doing)?;
-        match fs::copy(repo.git_dir().join(&patterns), staged.join(&patterns)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(doing(e)),
-            _ => {}
-        }
-    }
+    begin_log(repo, staged, base)?;
+    write_own_config(repo, staged)?;
     let Some(admin) = publish(site, staged, place).map_err(doing)? else {
         fs::remove_dir_all(staged).map_err(doing)?;
         return Ok(None);
@@ -110,6 +94,17 @@ pub(super) fn register(
         doing(e)
     })?;
     Ok(Some(admin))
+}
+
+/// Begins the log of `HEAD` as git does, unless the configuration wants no logs.
+pub(crate) fn begin_log(repo: &gix::Repository, admin: &Path, base: gix::ObjectId) -> Result<()> {
+    if repo.config_snapshot().boolean("core.logAllRefUpdates") == Some(false) {
+        return Ok(());
+    }
+    let logs = admin.join("logs");
+    fs::create_dir_all(&logs)
+        .and_then(|()| fs::write(logs.join("HEAD"), first_entry(repo, base)?))
+        .map_err(|e| Error::io(format!("write {}", logs.join("HEAD").display()), e))
 }
 
 /// The first line of the log of `HEAD`, as git begins it.
@@ -158,11 +153,47 @@ fn rename_to_new(_: &Path, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Gives a linked worktree the configuration of its own that the main worktree has now: `config.worktree` and the
+/// patterns of a sparse checkout. `repo` is the main repository, opened just now.
+///
+/// # Errors
+///
+/// If a file of the main worktree can't be read, or one in `admin` can't be written.
+pub(crate) fn write_own_config(repo: &gix::Repository, admin: &Path) -> Result<()> {
+    let is_set = |key: &str| repo.config_snapshot().boolean(key).unwrap_or(false);
+    let mut config = None;
+    if is_set("extensions.worktreeConfig") {
+        config = config_for_linked(&repo.git_dir().join(OWN_CONFIG[0]))
+            .map_err(|e| gix_error("copy the configuration of the main worktree", e))?;
+    }
+    let mut patterns = None;
+    if is_set("core.sparseCheckout") {
+        let from = repo.git_dir().join(OWN_CONFIG[1]);
+        patterns = match fs::read(&from) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.map_err(|e| Error::io(format!("read {}", from.display()), e))?),
+        };
+    }
+    for (file, content) in OWN_CONFIG.into_iter().zip([config, patterns]) {
+        let path = admin.join(file);
+        let Some(content) = content else {
+            remove_file(&path)?;
+            // A new slot has none either; whatever else is in there keeps it.
+            let _ = path.parent().filter(|dir| *dir != admin).map(fs::remove_dir);
+            continue;
+        };
+        fs::create_dir_all(path.parent().unwrap_or(admin))
+            .and_then(|()| fs::write(&path, content))
+            .map_err(|e| Error::io(format!("write {}", path.display()), e))?;
+    }
+    Ok(())
+}
+
 /// The main worktree's own configuration, but for what says where that is.
-fn copy_config(from: &Path, to: &Path) -> Result<(), gix::Error> {
+fn config_for_linked(from: &Path) -> Result<Option<Vec<u8>>, gix::Error> {
     use gix::config::{File, Source};
     if !from.is_file() {
-        return Ok(());
+        return Ok(None);
     }
     let mut config = File::from_path_no_includes(from.to_owned(), Source::Worktree)?;
     if config.boolean("core.bare").is_ok_and(|bare| bare == Some(true))
@@ -174,5 +205,6 @@ fn copy_config(from: &Path, to: &Path) -> Result<(), gix::Error> {
         values.delete_all();
     }
     let mut text = Vec::new();
-    config.write_to(&mut text).and_then(|()| fs::write(to, text)).map_err(gix::Error::from_error)
+    config.write_to(&mut text).map_err(gix::Error::from_error)?;
+    Ok(Some(text))
 }

@@ -344,6 +344,7 @@ async fn what_is_written_during_a_reset_is_refused_or_kept() {
             told.display(),
         );
         next_reset_runs(&fixture, &lines);
+        promise_objects(&fixture);
 
         let second = plan(&isolator, slot, "second").await;
         let proof = proof(&isolator, &first).await;
@@ -365,6 +366,38 @@ async fn what_is_written_during_a_reset_is_refused_or_kept() {
             assert_eq!(fs::read_to_string(place.join("a.txt")).unwrap(), "two\n");
         }
     }
+}
+
+/// The same where git checks out at the slot's place, as for filters: no file is replaced.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_written_during_a_filtered_checkout_is_kept() {
+    let fixture = with_a_filter();
+    write(&fixture.repo, "last", "z\n");
+    commit(&fixture.repo, "last");
+    let isolator = fixture.isolator();
+    let first = plan(&isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    let place = isolator.place(first.slot);
+    // Before git gets to the one, and after it has written the other.
+    let lines = format!(
+        "cat; cd '{}' 2>/dev/null || exit 0; for file in new last README.md; do echo late >> $file; done",
+        place.display(),
+    );
+    next_reset_runs(&fixture, &lines);
+    let second = plan(&isolator, 1, "second").await;
+    let proof = proof(&isolator, &first).await;
+    isolator.recycle(&second, proof).await.unwrap();
+    for (file, content) in [("new", "late\n"), ("last", "late\n"), ("README.md", "demo\nlate\n")] {
+        assert_eq!(fs::read_to_string(place.join(file)).unwrap(), content, "{file}");
+    }
+    assert_eq!(fs::read_to_string(place.join("a.txt")).unwrap(), "two\n");
+}
+
+/// Marks the repository as a partial clone, for which git resets a tree that is set aside.
+#[cfg(unix)]
+fn promise_objects(fixture: &Fixture) {
+    git(&fixture.repo, &["config", "remote.origin.promisor", "true"]);
 }
 
 /// Somebody's `git worktree prune` in the middle of a reset, when nothing is at the worktree's place: a filter
@@ -393,6 +426,7 @@ async fn a_prune_during_a_reset_takes_nothing() {
             told = told.display(),
         );
         next_reset_runs(&fixture, &lines);
+        promise_objects(&fixture);
 
         let second = plan(&isolator, slot, "second").await;
         let proof = proof(&isolator, &first).await;

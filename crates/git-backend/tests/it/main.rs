@@ -19,6 +19,7 @@ mod partial;
 mod power;
 mod random;
 mod rescue;
+mod same_tree;
 mod set_up;
 mod source;
 mod sources;

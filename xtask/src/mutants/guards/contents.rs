@@ -1,0 +1,89 @@
+//! What keeps one lease's files, settings and commands out of the next lease.
+
+use super::GIT;
+use crate::mutants::Guard;
+use crate::named::it;
+
+pub(super) const GUARDS: &[Guard] = &[
+    Guard {
+        name: "files-written-by-the-last-holder",
+        file: "crates/git-backend/src/baseline.rs",
+        edits: &[("&& known.stat.matches(found, STRICTLY)", "&& (known.stat != *found || true)")],
+        tests: &[
+            it(GIT, "same_tree::whatever_the_last_holder_did_to_files"),
+            it(GIT, "same_tree::whatever_the_last_holder_did_to_the_index"),
+        ],
+    },
+    Guard {
+        name: "settings-that-decide-a-checkout",
+        file: "crates/git-backend/src/baseline.rs",
+        edits: &[("(noted == decides).then(", "(noted == decides || true).then(")],
+        tests: &[it(GIT, "same_tree::whatever_changed_in_the_configuration")],
+    },
+    Guard {
+        name: "content-that-a-checkout-would-write",
+        file: "crates/git-backend/src/checkout.rs",
+        edits: &[(
+            "written.is_ok_and(|mut written| io::copy(&mut written, &mut found).is_ok())\n            && found.is_same()",
+            "written.is_ok_and(|mut written| io::copy(&mut written, &mut found).is_ok())\n            && (found.is_same() || true)",
+        )],
+        tests: &[it(GIT, "same_tree::whatever_changed_in_the_configuration")],
+    },
+    Guard {
+        name: "names-and-modes-of-files",
+        file: "crates/git-backend/src/baseline.rs",
+        edits: &[(
+            "(os::mode(meta) == wanted && has_one_name(meta))",
+            "(wanted != 0 || has_one_name(meta))",
+        )],
+        tests: &[it(GIT, "same_tree::whatever_the_last_holder_did_to_files")],
+    },
+    Guard {
+        name: "modes-of-directories",
+        file: "crates/git-backend/src/baseline.rs",
+        edits: &[(
+            "        give(path, self.directory)\n",
+            "        let _ = (path, self);\n        Ok(())\n",
+        )],
+        tests: &[it(GIT, "same_tree::whatever_the_last_holder_did_to_files")],
+    },
+    Guard {
+        name: "worktree-configuration-of-today",
+        file: "crates/git-backend/src/recycle.rs",
+        edits: &[("registration::write_own_config(&main, &admin)?;", "let _ = &main;")],
+        tests: &[
+            it(GIT, "same_tree::whatever_is_left_out_of_a_sparse_checkout"),
+            it(GIT, "same_tree::whatever_changed_in_the_configuration"),
+        ],
+    },
+    Guard {
+        name: "filters-at-the-slots-place",
+        file: "crates/git-backend/src/recycle.rs",
+        edits: &[("let in_place = has_filters &&", "let in_place = false && has_filters &&")],
+        tests: &[it(GIT, "same_tree::whatever_a_filter_looks_at")],
+    },
+    Guard {
+        name: "filtered-files-every-time",
+        file: "crates/git-backend/src/recycle.rs",
+        edits: &[("        !has_filters,\n", "        true,\n")],
+        tests: &[it(GIT, "same_tree::whatever_a_filter_looks_at")],
+    },
+    Guard {
+        name: "filtered-checkout-replaces-nothing",
+        file: "crates/git-backend/src/checkout.rs",
+        edits: &[(
+            "[\"checkout-index\", \"--all\", \"--index\", \"--quiet\"]",
+            "[\"checkout-index\", \"--all\", \"--index\", \"--quiet\", \"--force\"]",
+        )],
+        tests: &[it(GIT, "adversary::what_is_written_during_a_filtered_checkout_is_kept")],
+    },
+    Guard {
+        name: "set-up-files-as-they-are",
+        file: "crates/git-backend/src/copy.rs",
+        edits: &[(
+            "os::mode(&copy) == os::mode(&source) && has_one_name(&copy)",
+            "os::mode(&copy) == os::mode(&source) || has_one_name(&copy) || true",
+        )],
+        tests: &[it(GIT, "same_tree::whatever_became_of_set_up_files")],
+    },
+];
