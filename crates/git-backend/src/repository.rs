@@ -120,8 +120,9 @@ impl Repository {
         self.is_called_bare
     }
 
-    /// The directory that the search started in, if it has a checkout although `core.bare` is true.
-    pub(crate) fn checkout(&self) -> Option<&Path> {
+    /// Returns the directory that the search started in, if it has a `.git` and the repository an index
+    /// although `core.bare` is true: most often a checkout in which git refuses to work by mistake.
+    pub fn checkout(&self) -> Option<&Path> {
         self.checkout.as_deref()
     }
 

@@ -194,6 +194,19 @@ async fn copy_without_a_source_is_said() {
     assert!(said.contains("no worktree of") && said.contains(".bare"), "{said}");
 }
 
+#[test]
+fn record_that_is_no_regular_file_is_not_waited_for() {
+    let project = Project::new();
+    let pool_dir = project.fixture.pool_dir();
+    fs::create_dir(&pool_dir).unwrap();
+    let record = pool_dir.join("source-worktrees");
+    let fifo = std::process::Command::new("mkfifo").arg(&record).status().unwrap();
+    assert!(fifo.success());
+    let repository = Repository::find(&project.dir).unwrap();
+    let error = source_worktree(&repository, &pool_dir).expect_err("refused");
+    assert!(error.to_string().contains("source-worktrees"), "{error}");
+}
+
 #[tokio::test]
 async fn damaged_record_leads_to_no_other_directory() {
     let project = Project::new();

@@ -85,6 +85,7 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
         Ok(place) => {
             let repository = place.repository.common_dir().display();
             found.ok("repository", format!("{repository}, settings are well-formed"));
+            denied_checkout(&place, &mut found);
             source(place.loaded.source.as_deref(), &mut found);
             directory(&place.pool_dir, &mut found);
             match place.open(global, Access::Visit) {
@@ -147,6 +148,20 @@ fn variables(found: &mut Findings) {
             None => "`wtpool config` lists the settings there are".to_owned(),
         };
         found.note("settings", format!("{name} is set, and there is no such setting"), advice);
+    }
+}
+
+/// A checkout in which git refuses to work, since `core.bare` is true.
+fn denied_checkout(place: &Place, found: &mut Findings) {
+    // The source has tracked files; else a clone was made bare on purpose.
+    let checkout =
+        place.repository.checkout().filter(|dir| place.loaded.source.as_deref() == Some(dir));
+    if let Some(checkout) = checkout {
+        found.note(
+            "repository",
+            format!("core.bare is true, so that git refuses to work in {}", checkout.display()),
+            format!("run: git -C {} config core.bare false", checkout.display()),
+        );
     }
 }
 

@@ -166,3 +166,14 @@ fn doctor_names_a_worktree_in_which_git_works_elsewhere() {
     bench.fixture.git().args(["config", "--unset", "core.worktree"]).ok();
     bench.ok(&["doctor"]);
 }
+
+#[test]
+fn doctor_notes_a_checkout_that_core_bare_denies() {
+    let bench = Bench::new();
+    bench.fixture.git().args(["config", "core.bare", "true"]).ok();
+    let found = bench.ok(&["doctor"]).out;
+    let hint = format!("run: git -C {} config core.bare false", bench.repo().display());
+    assert!(found.contains("core.bare is true") && found.contains(&hint), "{found}");
+    bench.fixture.git().args(["config", "core.bare", "false"]).ok();
+    assert!(!bench.ok(&["doctor"]).out.contains("core.bare"));
+}
