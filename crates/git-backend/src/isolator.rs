@@ -14,9 +14,10 @@ use pool_core::{
 };
 
 use crate::inspect::again_while_repacked;
+use crate::mirrors::{self, Exposure};
 use crate::repository::Repository;
 use crate::settings::GitSettings;
-use crate::site::Site;
+use crate::site::{Site, open_repository};
 use crate::{
     branch, dispose, inspect, own_worktree, owner, provision, recycle, rescue, sources, trash, tree,
 };
@@ -90,6 +91,27 @@ impl GitIsolator {
     /// If the reference or the registrations of worktrees cannot be read.
     pub fn branch_now(&self, name: &str) -> Result<Option<Option<PathBuf>>> {
         again_while_repacked(|| branch::now(&self.site, name))
+    }
+
+    /// Returns the remotes whose refspecs cover rescues or generated branches, as the configuration
+    /// of the repository is now: a fetch with `--prune` from them deletes those, a push publishes them.
+    ///
+    /// # Errors
+    ///
+    /// If the repository cannot be opened.
+    pub fn exposures(&self) -> Result<Vec<Exposure>> {
+        mirrors::exposures(&self.site)
+    }
+
+    /// Returns whether the repository has that commit now, whether or not a reference reaches it.
+    ///
+    /// # Errors
+    ///
+    /// If the repository cannot be opened, or `commit` is no id of a commit.
+    pub fn has_commit(&self, commit: &CommitId) -> Result<bool> {
+        let id = inspect::object_id(commit.as_str())?;
+        let repo = open_repository(&self.site.common_dir, &self.site.settings)?;
+        Ok(repo.find_commit(id).is_ok())
     }
 
     /// Runs `work` on a blocking thread, after whatever still runs for that slot.

@@ -13,6 +13,7 @@ mod environment;
 mod git;
 mod inspect;
 mod isolator;
+mod mirrors;
 mod own_worktree;
 mod owner;
 mod patterns;
@@ -32,6 +33,7 @@ mod user_config;
 
 pub use environment::GitEnvironment;
 pub use isolator::GitIsolator;
+pub use mirrors::{ExposedBy, Exposure};
 pub use owner::{pool_of_another, pool_owner};
 pub use repository::Repository;
 pub use settings::{GitSettings, SubmoduleMode};

@@ -65,7 +65,7 @@ pub(crate) fn is_pool(dir: &Path) -> Result<bool> {
 }
 
 /// What is there of a pool that others are just making, or that somebody deleted under a running process.
-const OWN_NAMES: [&str; 12] = [
+const OWN_NAMES: [&str; 13] = [
     ".restoring",
     "branches",
     "build-base.log",
@@ -77,6 +77,7 @@ const OWN_NAMES: [&str; 12] = [
     OWNER_FILE,
     "slots",
     "source-worktrees",
+    "told-remotes",
     "trash",
 ];
 const OWN_BEGINNINGS: [&str; 6] =

@@ -122,7 +122,8 @@ pub(crate) fn recycle(
     registration::exclusively(site, interrupt, || {
         branch::settle(site, previous, proof.branch().is_some_and(|branch| branch.kept))?;
         pool_core::fail_point!("git-backend::recycle::settled");
-        branch::attach(site, &admin, plan)
+        branch::attach(site, &admin, plan)?;
+        registration::begin_log(&admin)
     })?;
     pool_core::fail_point!("git-backend::recycle::attached");
     if in_place {

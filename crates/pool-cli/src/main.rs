@@ -7,6 +7,7 @@ mod cargo_home;
 mod cli;
 mod context;
 mod error;
+mod exposure;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod output;

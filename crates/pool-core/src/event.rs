@@ -53,6 +53,8 @@ pub enum EventKind {
     Quarantined,
     /// Something was saved.
     Rescued,
+    /// A user dropped a rescue.
+    RescueDropped,
     /// A session ended.
     SessionEnded,
 }
@@ -73,6 +75,7 @@ impl EventKind {
             Self::Removed => "removed",
             Self::Quarantined => "quarantined",
             Self::Rescued => "rescued",
+            Self::RescueDropped => "rescue-dropped",
             Self::SessionEnded => "session-ended",
         }
     }

@@ -187,6 +187,9 @@ pub struct Rescue {
     /// A name by which other tools find it, such as `refs/wtpool/rescue/…`.
     #[serde(rename = "ref")]
     pub reference: String,
+    /// The commit that it is, if the backend has commits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<CommitId>,
     /// The lease it was saved from.
     pub lease: Option<LeaseId>,
     /// That lease's name.
@@ -201,6 +204,16 @@ pub struct Rescue {
     /// perhaps when it was saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
+}
+
+impl Rescue {
+    /// What the log says of it: its reference, and the commit that this is.
+    pub(crate) fn note(&self) -> String {
+        match &self.commit {
+            Some(commit) => format!("{} {commit}", self.reference),
+            None => self.reference.clone(),
+        }
+    }
 }
 
 /// The proof that a slot may be reset or removed.

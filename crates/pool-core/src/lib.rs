@@ -41,8 +41,8 @@ pub use liveness::{
 };
 pub use plain::open_plain;
 pub use pool::{
-    Builder, Finish, LeaseAt, LeaseGuard, Lookup, Pool, PruneOptions, PruneReport, Release,
-    ReleaseReport, Request, Reservation, WarmReport,
+    Builder, Finish, LeaseAt, LeaseGuard, Lookup, LostRescue, Pool, PruneOptions, PruneReport,
+    Release, ReleaseReport, Request, Reservation, WarmReport,
 };
 pub use scheduler::{Afterlife, Turn};
 pub use settings::Settings;

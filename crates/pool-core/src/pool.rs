@@ -33,6 +33,7 @@ mod queue;
 mod ready;
 mod reconcile;
 mod release;
+mod rescues;
 mod warm;
 
 use release::By;
@@ -41,6 +42,7 @@ pub use acquire::{Request, Reservation};
 pub use guard::{Finish, LeaseGuard};
 pub use lookup::{LeaseAt, Lookup};
 pub use reconcile::{PruneOptions, PruneReport};
+pub use rescues::LostRescue;
 pub use warm::WarmReport;
 
 use orphans::Orphan;

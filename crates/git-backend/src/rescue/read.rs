@@ -2,7 +2,7 @@
 
 use gix::ObjectId;
 use gix::bstr::ByteSlice;
-use pool_core::{Error, ErrorKind, Rescue, RescueId, Result};
+use pool_core::{CommitId, Error, ErrorKind, Rescue, RescueId, Result};
 
 use super::manifest::{Manifest, VERSION};
 use crate::inspect::{failed, object_id};
@@ -188,6 +188,7 @@ impl Stored {
         Rescue {
             id: self.id.clone(),
             reference: super::reference(&self.id),
+            commit: CommitId::new(self.commit.to_string()).ok(),
             lease: None,
             name: None,
             created_at: jiff::Timestamp::from_second(seconds).unwrap_or_default(),

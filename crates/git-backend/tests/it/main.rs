@@ -13,6 +13,7 @@ mod inspect;
 mod layouts;
 mod lifecycle;
 mod malice;
+mod mirrors;
 mod others_layouts;
 mod own_worktree;
 mod partial;

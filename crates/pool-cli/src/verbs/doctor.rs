@@ -4,7 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pool_core::{Condition, Discovered, ErrorKind, Owner, PoolState, SlotId, SlotState, Vital};
+use git_backend::ExposedBy;
+use pool_core::{
+    Condition, Discovered, ErrorKind, LostRescue, Owner, PoolState, SlotId, SlotState, Vital,
+};
 use serde::Serialize;
 
 use super::list::kept_because;
@@ -14,7 +17,7 @@ use crate::error::Result;
 use crate::output::{Output, counted, size};
 use crate::reaper::Reaper;
 use crate::space::free_space;
-use crate::{reaper, settings};
+use crate::{exposure, reaper, settings};
 
 /// Older ones do not know `worktree add --orphan`, nor all that worktree configuration needs.
 const OLDEST_GIT: (u32, u32) = (2, 36);
@@ -250,6 +253,53 @@ async fn pool(context: &Context, found: &mut Findings) {
     trash(context, found);
     cache(context, found).await;
     rescues(context, found).await;
+    lost(context, found).await;
+    exposures(context, found);
+}
+
+/// Rescues that another program deleted.
+async fn lost(context: &Context, found: &mut Findings) {
+    let lost = match context.pool.lost_rescues().await {
+        Ok(lost) => lost,
+        Err(error) => return found.error("rescues", &error),
+    };
+    for LostRescue { id, reference, commit, saved_at, .. } in lost {
+        let saved = saved_at.strftime("%Y-%m-%d %H:%M:%SZ");
+        let what = format!("another program deleted the rescue {id}, saved {saved}");
+        let forget = format!("wtpool rescue drop {id}");
+        match commit.filter(|commit| context.git.has_commit(commit).unwrap_or(false)) {
+            Some(commit) => found.wrong(
+                "rescues",
+                format!("{what}; its commit is still there, until git collects it"),
+                format!(
+                    "to bring it back, run: git update-ref {reference} {commit}; else: {forget}"
+                ),
+            ),
+            None => found.wrong(
+                "rescues",
+                format!("{what}, and its commit is gone"),
+                format!("see whether another clone has {reference}; then run: {forget}"),
+            ),
+        }
+    }
+}
+
+/// Remotes by which git deletes or publishes rescues.
+fn exposures(context: &Context, found: &mut Findings) {
+    let exposures = match context.git.exposures() {
+        Ok(exposures) => exposures,
+        Err(error) => return found.error("remotes", &error),
+    };
+    for one in &exposures {
+        let (what, advice) = (exposure::what(one), exposure::advice(one));
+        match one.by {
+            ExposedBy::Push => found.note("remotes", what, advice),
+            _ => found.wrong("remotes", what, advice),
+        }
+    }
+    if exposures.is_empty() {
+        found.ok("remotes", "no remote's refspecs cover rescues or generated branches");
+    }
 }
 
 /// Slots that can't be had, and leases that ought to be over.

@@ -7,6 +7,7 @@ use pool_core::{Disposition, EndReason, Release, ReleaseReport};
 use crate::cli::{Global, Outcome, duration};
 use crate::context::{Context, Own};
 use crate::error::Result;
+use crate::exposure;
 use crate::output::{ReleaseDocument, ending, story};
 use crate::progress::Progress;
 use crate::reaper;
@@ -34,6 +35,9 @@ pub(crate) async fn perform(
     context.out.remark(format!("wtpool: {}", ending(&report, &name, &token.lease)));
     for line in story(&report, &context.pool.place(report.slot), name.as_str()) {
         context.out.remark(format!("wtpool: {line}"));
+    }
+    if report.rescue.is_some() {
+        exposure::tell_once(&context);
     }
     if let Some(path) = moved_to {
         context.out.remark(format!("wtpool: it is checked out in {}", path.display()));

@@ -12,6 +12,7 @@ use crate::acquire::{Keeper, lease, request};
 use crate::cli::{Global, LeaseOptions, RescueVerb};
 use crate::context::{Access, Context};
 use crate::error::Result;
+use crate::exposure;
 use crate::output::{self, counted, table};
 use crate::progress::Progress;
 use crate::signals::Signals;
@@ -55,7 +56,7 @@ pub(crate) async fn perform(global: &Global, verb: RescueVerb) -> Result<u8> {
             None => restore_in_lease(&context, &id).await,
         },
         RescueVerb::Drop { id } => {
-            archive(&context)?.drop_rescue(&id).await?;
+            context.pool.drop_rescue(&id).await?;
             if context.out.json {
                 context.out.document(&DropDocument { dropped: &id })?;
             }
@@ -76,6 +77,16 @@ fn archive(context: &Context) -> pool_core::Result<&dyn RescueArchive> {
 
 async fn list(context: &Context) -> Result<u8> {
     let rescues = archive(context)?.list().await?;
+    let lost = context.pool.lost_rescues().await.unwrap_or_default();
+    if !lost.is_empty() {
+        let lost = counted(lost.len() as u64, "rescue");
+        context
+            .out
+            .remark(format!("wtpool: {lost} deleted by another program; run: wtpool doctor"));
+    }
+    if !rescues.is_empty() {
+        exposure::tell_once(context);
+    }
     if context.out.json {
         context.out.document(&rescues)?;
         return Ok(0);

@@ -10,6 +10,7 @@ use crate::acquire::{Keeper, lease, request, tell_left_out};
 use crate::cli::{Global, LeaseOptions};
 use crate::context::{Access, Context};
 use crate::error::{self, Result};
+use crate::exposure;
 use crate::output::{self, LeaseDocument, ReleaseDocument, ending, short, story};
 use crate::progress::Progress;
 use crate::reaper;
@@ -103,6 +104,9 @@ async fn give_back(context: &Context, guard: pool_core::LeaseGuard, ended: &Ende
             }
             for line in story(&report, &path, name.as_str()) {
                 context.out.remark(format!("wtpool: {line}"));
+            }
+            if report.rescue.is_some() {
+                exposure::tell_once(context);
             }
         }
         Finish::Survived => {

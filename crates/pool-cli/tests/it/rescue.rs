@@ -78,3 +78,97 @@ fn bare_repositories_that_have_to_be_named_keep_nothing_from_being_restored() {
         assert_eq!(fs::read(restored.join("large")).expect("restored").len(), 5 << 19);
     }
 }
+
+/// A mirror of the bench's repository, with the arguments that make the verbs work there.
+fn mirror(bench: &Bench) -> std::path::PathBuf {
+    let mirror = bench.fixture.root().join("mirror.git");
+    let main = bench.repo();
+    testkit::git(bench.fixture.root())
+        .args(["clone", "-q", "--mirror"])
+        .arg(main)
+        .arg(&mirror)
+        .ok();
+    mirror
+}
+
+fn finding<'a>(
+    doctor: &'a serde_json::Value,
+    check: &str,
+    status: &str,
+) -> Vec<&'a serde_json::Value> {
+    let all = doctor["findings"].as_array().expect("an array").iter();
+    all.filter(|one| one["check"] == check && one["status"] == status).collect()
+}
+
+/// Everything said is true of a mirror, is said once, and the commands that are offered help.
+#[test]
+fn mirror_is_reported_at_the_first_rescue_and_by_doctor() {
+    let bench = Bench::new();
+    let mirror = mirror(&bench);
+    let repo = mirror.to_str().expect("UTF-8");
+    let save = ["--repo", repo, "run", "--", "sh", "-c", "echo x > x"];
+    let said = bench.ok(&save).err;
+    let command = "git config --add remote.origin.fetch '^refs/wtpool/*'";
+    assert!(said.contains("git fetch --prune origin") && said.contains(command), "{said}");
+    assert!(said.contains("receive.hideRefs refs/wtpool"), "{said}");
+    let again = bench.ok(&save).err;
+    assert!(again.contains("saved") && !again.contains("remote.origin"), "{again}");
+
+    let doctor = ["--repo", repo, "--json", "doctor"];
+    let ran = bench.run(&doctor);
+    assert_eq!(ran.code, Some(1), "{}", ran.out);
+    let found: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    let wrong = finding(&found, "remotes", "wrong");
+    let advice = wrong[0]["advice"].as_str().expect("advice");
+    assert!(advice.contains(command), "{found}");
+    let commands = advice.strip_prefix("to exclude them, run: ").expect("commands");
+    let done =
+        std::process::Command::new("sh").args(["-c", commands]).current_dir(&mirror).status();
+    assert!(done.expect("sh").success());
+    testkit::git(&mirror).args(["fetch", "-q", "--prune"]).ok();
+    let left = bench.json(&["--repo", repo, "rescue", "list"]);
+    assert_eq!(left.as_array().expect("an array").len(), 2, "{left}");
+    let found: serde_json::Value = serde_json::from_str(&bench.run(&doctor).out).expect("JSON");
+    assert!(finding(&found, "remotes", "wrong").is_empty(), "{found}");
+    assert_eq!(finding(&found, "remotes", "note").len(), 1, "a push still publishes them: {found}");
+}
+
+#[test]
+fn rescue_deleted_by_another_program_is_reported() {
+    let bench = Bench::new();
+    let save = ["run", "--", "sh", "-c", "echo x > x"];
+    for _ in 0..3 {
+        bench.ok(&save);
+    }
+    let rescues = bench.rescues();
+    let id = |at: usize| rescues[at]["id"].as_str().expect("an id");
+    bench.ok(&["rescue", "drop", id(0)]);
+    for at in [1, 2] {
+        let reference = rescues[at]["ref"].as_str().expect("a ref");
+        bench.fixture.git().args(["update-ref", "-d", reference]).ok();
+    }
+    let listed = bench.ok(&["rescue", "list"]);
+    assert!(listed.err.contains("2 rescues deleted by another program"), "{}", listed.err);
+    let doctor = || -> serde_json::Value {
+        serde_json::from_str(&bench.run(&["--json", "doctor"]).out).expect("JSON")
+    };
+    let found = doctor();
+    let wrong = finding(&found, "rescues", "wrong");
+    assert_eq!(wrong.len(), 2, "and not the one that was dropped: {found}");
+    let of = |id: &str| {
+        let is =
+            |one: &&&serde_json::Value| one["message"].as_str().is_some_and(|m| m.contains(id));
+        wrong.iter().find(is).and_then(|one| one["advice"].as_str()).expect("advice")
+    };
+    let back = of(id(1)).split(['(', ';']).next().and_then(|text| text.split("run: ").nth(1));
+    let repo = bench.repo();
+    let done = std::process::Command::new("sh")
+        .args(["-c", back.expect("a command")])
+        .current_dir(repo)
+        .status();
+    assert!(done.expect("sh").success());
+    assert_eq!(bench.rescues()[0]["id"], id(1));
+    bench.ok(&["rescue", "drop", id(2)]);
+    assert_eq!(bench.run(&["rescue", "drop", id(2)]).code, Some(6));
+    assert!(finding(&doctor(), "rescues", "wrong").is_empty());
+}

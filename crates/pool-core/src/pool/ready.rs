@@ -78,7 +78,7 @@ impl Inner {
         let proof = proof.watched_by(self.liveness.clone());
         // A slot at rest should have had nothing; whoever wrote there will look for it.
         if let (Some(rescue), None) = (proof.rescue(), lease) {
-            let (slot, note) = (plan.slot, rescue.reference.clone());
+            let (slot, note) = (plan.slot, rescue.note());
             self.update(move |state, now| {
                 state.log(now, EventKind::Rescued, Some(slot), None, Some(&note));
             })

@@ -41,7 +41,7 @@ impl PoolState {
         }
         let lease = lease.clone();
         if let Some(rescue) = &ended.rescue {
-            self.log(now, EventKind::Rescued, Some(slot), Some(&lease), Some(&rescue.reference));
+            self.log(now, EventKind::Rescued, Some(slot), Some(&lease), Some(&rescue.note()));
         }
         match wanted {
             Afterlife::Linger => {

@@ -177,6 +177,7 @@ impl World {
         let (lease, name) = ws.plan.lease.clone().unzip();
         let id = RescueId::new(format!("rescue-{:04}", self.next())).expect("it is a good id");
         let rescue = Rescue {
+            commit: None,
             reference: format!("memory/{id}"),
             id,
             lease,
