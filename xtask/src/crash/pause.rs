@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -26,6 +26,9 @@ pub(crate) struct Options {
     /// Have others do all of their work in one pause, not each in one of its own.
     #[arg(long)]
     brief: bool,
+    /// Stop at each step that changes something as well, of those that these acts get to.
+    #[arg(long)]
+    steps: bool,
     /// How many pools are tried at the same time.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     jobs: u32,
@@ -37,12 +40,15 @@ pub(crate) struct Options {
 impl Options {
     /// As much as everyday integration has time for.
     pub(crate) fn slice() -> Self {
-        Self { point: None, brief: true, jobs: 3, program: None }
+        Self { point: None, brief: true, steps: false, jobs: 3, program: None }
     }
 }
 
 /// For how long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a stopped process may keep others waiting, where it holds a lock. Then it goes on.
+const HELD_UP: Duration = Duration::from_secs(10);
 
 /// What the process does that is stopped: its arguments.
 const ACTS: [&[&str]; 6] = [
@@ -278,7 +284,11 @@ pub(crate) fn run(options: &Options) -> Result {
     eprintln!("\n== pause: in {}", dir.path().display());
     let own = dir.path().join("wtpool");
     fs::copy(wtpool, &own)?;
-    let places = points::between_looks()?;
+    let must_be_reached = points::between_looks()?;
+    let mut places = must_be_reached.clone();
+    if options.steps {
+        places.extend(points::all()?);
+    }
     let names = dir.path().join("points");
     fs::write(&names, Vec::from_iter(places.iter().map(String::as_str)).join("\n"))?;
 
@@ -302,10 +312,8 @@ pub(crate) fn run(options: &Options) -> Result {
         Ok(fs::remove_dir_all(root)?)
     });
     let reached = reached.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for place in &places {
-        if !reached.iter().any(|(_, name)| name == place)
-            && points::between_looks()?.contains(place)
-        {
+    for place in &must_be_reached {
+        if !reached.iter().any(|(_, name)| name == place) {
             lock(&tally.violations).push(format!("no act gets to {place}"));
         }
     }
@@ -340,9 +348,10 @@ pub(crate) fn run(options: &Options) -> Result {
     });
     let violations = lock(&tally.violations);
     println!(
-        "pause: {} pauses at {} places between two looks, {} violations; {} s",
+        "pause: {} pauses at {} places, {} of them between two looks, {} violations; {} s",
         tally.pauses.load(Ordering::SeqCst),
-        places.len(),
+        BTreeSet::from_iter(cases.iter().map(|(_, _, place, _)| place)).len(),
+        must_be_reached.len(),
         violations.len(),
         begun.elapsed().as_secs()
     );
@@ -371,14 +380,24 @@ fn pause(wtpool: &Path, root: &Path, act: usize, place: &str, works: &[Work]) ->
         }
         std::thread::sleep(Duration::from_millis(2));
     };
-    let mut worked: Result = Ok(());
-    for (what, work) in works.iter().filter(|_| stopped) {
-        worked = work(&mut scene).map_err(|e| format!("{what}: {e}").into());
-        if worked.is_err() {
-            break;
-        }
-    }
-    fs::write(gate.join("go-on"), "")?;
+    let go_on = || fs::write(gate.join("go-on"), "");
+    let (done, is_done) = mpsc::channel::<()>();
+    let (worked, went_on) = std::thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            let done = done;
+            works.iter().filter(|_| stopped).try_for_each(|(what, work)| {
+                work(&mut scene).map_err(|error| format!("{what}: {error}"))?;
+                done.send(()).map_err(|error| error.to_string())
+            })
+        });
+        // Until all are done, or one waits for a lock of the stopped process.
+        while is_done.recv_timeout(HELD_UP).is_ok() {}
+        let went_on = go_on();
+        // So that no work fails to say that it is done.
+        is_done.iter().for_each(drop);
+        (work.join().unwrap_or_else(|_| Err("the work panicked".to_owned())), went_on)
+    });
+    went_on?;
     let output = late.wait_with_output()?;
     worked?;
     let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
