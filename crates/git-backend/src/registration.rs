@@ -129,7 +129,7 @@ pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Resu
         };
         pool_core::fail_point!("git-backend::registration::prepared");
         branch::attach(site, &admin, plan)?;
-        begin_log(&admin)?;
+        ensure_log(&admin)?;
         pool_core::fail_point!("git-backend::registration::attached");
         Ok(admin)
     })
@@ -138,7 +138,7 @@ pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Resu
 /// Makes the log of `HEAD`, if there is none. Git appends to one that exists even if `core.logAllRefUpdates`
 /// is false. It names the commits of a branch that another process deletes during the lease, as
 /// `git fetch --prune` does in a mirror.
-pub(crate) fn begin_log(admin: &Path) -> Result<()> {
+pub(crate) fn ensure_log(admin: &Path) -> Result<()> {
     let log = admin.join("logs/HEAD");
     let open = || fs::OpenOptions::new().append(true).create(true).open(&log);
     let made = fs::create_dir_all(admin.join("logs")).and_then(|()| open());
