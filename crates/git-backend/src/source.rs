@@ -145,7 +145,7 @@ fn has_tracked_file(common_dir: &Path, checkout: &Path) -> bool {
 fn is_in_a_pool(pool_dir: &Path, path: &Path) -> bool {
     let is_pool = |dir: &Path| {
         let has_lock = fs::symlink_metadata(dir.join(REGISTRATION_LOCK)).is_ok();
-        has_lock || !matches!(pool_owner(dir), Ok(None))
+        has_lock || matches!(pool_owner(dir), Ok(Some(_)))
     };
     let mut slots = path.ancestors().filter(|dir| dir.ends_with("slots"));
     path.starts_with(pool_dir) || slots.any(|slots| slots.parent().is_some_and(is_pool))

@@ -275,3 +275,11 @@ fn default_pool_lies_outside_of_a_checkout_that_core_bare_denies() {
     }
     assert_eq!(source(&fixture.repo, &before).as_ref(), Some(&fixture.repo));
 }
+
+#[test]
+fn worktree_below_a_directory_called_slots_is_a_source() {
+    let project = Project::new();
+    fs::create_dir_all(project.dir.join("repository")).unwrap();
+    let worktree = project.worktree("slots/one");
+    assert_eq!(project.source(&worktree), Some(worktree));
+}
