@@ -194,11 +194,8 @@ impl Repository {
         // A checkout that `core.bare` denies, by mistake.
         let is_denied = core_bare == Some(true) && has_index && !is_linked;
         let checkout = found.filter(|path| is_denied && *path != common_dir);
-        let around = common_dir
-            .parent()
-            .filter(|_| core_bare == Some(true) && has_index && common_dir.ends_with(".git"));
         // Which pool is a repository's must not depend on where the search began.
-        let home = derived.as_deref().or(around).unwrap_or(&common_dir);
+        let home = derived.as_deref().unwrap_or(&common_dir);
         Ok(Self {
             name: name_of(home),
             beside: beside(home, &common_dir),
