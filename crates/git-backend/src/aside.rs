@@ -16,42 +16,79 @@ use std::path::{Path, PathBuf};
 use pool_core::{Error, ErrorKind, Preserved, Result, SlotId};
 
 use crate::inspect::{inspect, is_as_seen};
+use crate::nested::{self, At, Nested};
 use crate::registration;
 use crate::rescue;
 use crate::site::{Place, Site, remove_file};
 
 /// What tells the lock from one that somebody else has put on the worktree.
-const REASON: &str = "wtpool is clearing it\n";
+pub(crate) const REASON: &str = "wtpool is clearing it\n";
+
+/// What the names begin with under which linked worktrees beside the slot's tree are set aside.
+pub(crate) const PREFIX: &str = ".leaving-";
 
 /// Under which name a slot's tree is set aside.
 pub(crate) fn path(site: &Site, slot: SlotId) -> PathBuf {
     site.slot_dir(slot).join(".leaving")
 }
 
-/// Moves a slot's tree aside, and says where it is; `None` when there is no tree. The slot is that of the proof.
+/// What was set aside.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// Where the slot's tree is; `None` if there is none.
+    pub(crate) root: Option<PathBuf>,
+    /// The other linked worktrees in the slot's directory, all of which were looked at as well.
+    pub(crate) nested: Vec<Nested>,
+}
+
+/// Moves a slot's tree aside, and the linked worktrees beside it. The slot is that of the proof.
 ///
 /// # Errors
 ///
-/// [`Busy`](ErrorKind::Busy) when it was written to since it was looked at last, or a process has its working directory
-/// in it, and any when it can't be moved or looked at. It is at its place then.
-pub(crate) fn take(site: &Site, proof: &Preserved) -> Result<Option<PathBuf>> {
+/// [`Busy`](ErrorKind::Busy) when one was written to since it was looked at last, or a process has its working directory
+/// in it, and any when one can't be moved or looked at. All are at their places then.
+pub(crate) fn take(site: &Site, proof: &Preserved) -> Result<Taken> {
     let plan = proof.plan();
     let (place, aside) = (site.place(plan.slot), path(site, plan.slot));
-    if !is_there(&place) {
-        return Ok(None);
+    let root = is_there(&place).then(|| aside.clone());
+    let nested = nested::find(site, plan.slot, At::Home)?;
+    if root.is_none() && nested.is_empty() {
+        return Ok(Taken::default());
     }
     pool_core::pause_point!("git-backend::aside::looked-at");
-    lock(site, plan.slot)?;
-    if let Err(error) = rename(&place, &aside) {
-        unlock(site, plan.slot)?;
+    let admins = admins(site, plan.slot, &nested)?;
+    let mut moves = Vec::new();
+    moves.extend(root.is_some().then_some((place.clone(), aside)));
+    let beside = nested::movers(site, plan.slot, &nested);
+    moves.extend(beside.into_iter().map(|one| (one.root.clone(), one.aside())));
+    let taken = admins.iter().try_for_each(|admin| lock(admin)).and_then(|()| {
+        moves.iter().try_fold(0, |count, (from, to)| match rename(from, to) {
+            Ok(()) => Ok(count + 1),
+            Err(error) => {
+                for (from, to) in moves[..count].iter().rev() {
+                    rename(to, from)?;
+                }
+                Err(error)
+            }
+        })
+    });
+    if let Err(error) = taken {
+        admins.iter().try_for_each(|admin| unlock(admin))?;
         return Err(error);
     }
     pool_core::fail_point!("git-backend::aside::taken");
-    match proof.check_unoccupied(&aside).and_then(|()| is_as_seen(site, plan, &aside)) {
-        Ok(true) => Ok(Some(aside)),
+    let unoccupied = moves.iter().try_for_each(|(_, to)| proof.check_unoccupied(to));
+    let seen = unoccupied.and_then(|()| {
+        let nested = nested::find(site, plan.slot, At::Aside)?;
+        Ok(is_as_seen(site, plan)?.then_some(nested))
+    });
+    match seen {
+        Ok(Some(nested)) => Ok(Taken { root, nested }),
         seen => {
-            rename(&aside, &place)?;
-            unlock(site, plan.slot)?;
+            for (from, to) in moves.iter().rev() {
+                rename(to, from)?;
+            }
+            admins.iter().try_for_each(|admin| unlock(admin))?;
             let busy = format!("{} was written to while it was being given back", place.display());
             Err(seen.err().unwrap_or_else(|| {
                 Error::new(ErrorKind::Busy, busy)
@@ -61,6 +98,15 @@ pub(crate) fn take(site: &Site, proof: &Preserved) -> Result<Option<PathBuf>> {
     }
 }
 
+/// The administrative directories of a slot's worktree, if it is at its place, and of those nested in it.
+fn admins(site: &Site, slot: SlotId, nested: &[Nested]) -> Result<Vec<PathBuf>> {
+    let own = match site.look(slot)? {
+        Place::Ours(admin) => Some(admin),
+        _ => None,
+    };
+    Ok(own.into_iter().chain(nested.iter().map(|one| one.admin.clone())).collect())
+}
+
 /// Moves a slot's tree back to its place.
 ///
 /// # Errors
@@ -68,12 +114,14 @@ pub(crate) fn take(site: &Site, proof: &Preserved) -> Result<Option<PathBuf>> {
 /// When something was put there meanwhile; it is left alone, and the tree stays aside.
 pub(crate) fn put_back(site: &Site, slot: SlotId) -> Result<()> {
     rename(&path(site, slot), &site.place(slot))?;
-    unlock(site, slot)
+    match site.look(slot)? {
+        Place::Ours(admin) => unlock(&admin),
+        _ => Ok(()),
+    }
 }
 
-/// Keeps the slot's registration while its tree is away.
-fn lock(site: &Site, slot: SlotId) -> Result<()> {
-    let Place::Ours(admin) = site.look(slot)? else { return Ok(()) };
+/// Keeps a registration while its tree is away.
+fn lock(admin: &Path) -> Result<()> {
     let path = admin.join(registration::LOCK);
     let written = File::create_new(&path).and_then(|mut file| file.write_all(REASON.as_bytes()));
     match written {
@@ -84,8 +132,7 @@ fn lock(site: &Site, slot: SlotId) -> Result<()> {
 }
 
 /// The tree is at its place again.
-fn unlock(site: &Site, slot: SlotId) -> Result<()> {
-    let Place::Ours(admin) = site.look(slot)? else { return Ok(()) };
+fn unlock(admin: &Path) -> Result<()> {
     let path = admin.join(registration::LOCK);
     if fs::read(&path).is_ok_and(|reason| reason == REASON.as_bytes()) {
         remove_file(&path)?;
@@ -93,7 +140,7 @@ fn unlock(site: &Site, slot: SlotId) -> Result<()> {
     Ok(())
 }
 
-/// For a slot whose tree was still aside, since somebody was killed there: puts the tree back, looks at it, and
+/// For a slot of which a tree was still aside, since somebody was killed there: puts it back, looks at it, and
 /// saves what is in it. The proof that was given spoke of a place where nothing was.
 ///
 /// # Errors
@@ -101,11 +148,28 @@ fn unlock(site: &Site, slot: SlotId) -> Result<()> {
 /// When it can't be moved, looked at or saved. It is at its place, or aside as before.
 pub(crate) fn come_back(site: &Site, proof: Preserved) -> Result<Preserved> {
     let slot = proof.slot();
-    let (place, aside) = (site.place(slot), path(site, slot));
-    if site.is_half_made(slot) || !is_there(&aside) || is_there(&place) {
+    if site.is_half_made(slot) {
         return Ok(proof);
     }
-    put_back(site, slot)?;
+    let is_away = |place: &Path, aside: &Path| is_there(aside) && !is_there(place);
+    let mut came_back = false;
+    if is_away(&site.place(slot), &path(site, slot)) {
+        put_back(site, slot)?;
+        came_back = true;
+    }
+    for one in nested::find(site, slot, At::Home)? {
+        if is_away(&one.root, &one.aside()) {
+            rename(&one.aside(), &one.root)?;
+            came_back = true;
+        }
+        // Those inside another tree came back with that.
+        if is_there(&one.root) {
+            unlock(&one.admin)?;
+        }
+    }
+    if !came_back {
+        return Ok(proof);
+    }
     let found = match Preserved::nothing_to_lose(inspect(site, proof.plan())?) {
         Ok(found) => found,
         Err(inspection) => rescue::preserve(site, inspection)?,
@@ -164,7 +228,7 @@ mod tests {
 
         let proof =
             || Preserved::nothing_to_lose(inspect(&site, &plan).expect("looked")).expect("nothing");
-        take(&site, &proof()).expect("moved").expect("it was there");
+        take(&site, &proof()).expect("moved").root.expect("it was there");
         git(&repo, &["worktree", "prune"]);
         put_back(&site, plan.slot).expect("moved back");
         assert_eq!(site.admin_dir(plan.slot).expect("still registered"), admin);
@@ -175,7 +239,7 @@ mod tests {
             &repo,
             &["worktree", "lock", "--reason", "mine", site.place(plan.slot).to_str().unwrap()],
         );
-        take(&site, &proof()).expect("moved").expect("it was there");
+        take(&site, &proof()).expect("moved").root.expect("it was there");
         put_back(&site, plan.slot).expect("moved back");
         assert_eq!(fs::read_to_string(admin.join("locked")).expect("locked").trim_end(), "mine");
     }

@@ -20,6 +20,8 @@ use crate::inspect::compare::STRICTLY;
 use crate::inspect::{is_attributes, os};
 use crate::site::{Site, gix_error, remove_file};
 
+/// In a slot's directory: the name of a directory that is there for a moment.
+pub(crate) const PROBE: &str = ".umask";
 /// In a slot's directory: the index, and what decided beside the commit.
 pub(crate) const NOTES: [&str; 2] = [".checked-out.index", ".checked-out"];
 
@@ -199,7 +201,7 @@ impl Modes {
     ///
     /// If that fails.
     pub(crate) fn find(site: &Site, slot: SlotId) -> Result<Self> {
-        let probe = site.slot_dir(slot).join(".umask");
+        let probe = site.slot_dir(slot).join(PROBE);
         let doing = |e| Error::io(format!("create {}", probe.display()), e);
         match fs::remove_dir(&probe) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(doing(e)),

@@ -4,7 +4,6 @@
 //! that nothing wrote to since the pool did ([`Baseline`]), and those that have the very bytes and mode.
 //! All others are removed, and written by the code that a new slot is made with.
 
-use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::Path;
@@ -16,7 +15,7 @@ use gix::worktree::stack::state::attributes::Source;
 use pool_core::{Error, ErrorKind, Result};
 
 use crate::baseline::{Baseline, Modes};
-use crate::directory::Directory;
+use crate::directory;
 use crate::git::Git;
 use crate::inspect::compare::SameAs;
 use crate::inspect::os;
@@ -133,7 +132,7 @@ pub(crate) fn sort_out(
                     || writer.would_write(entry, path, &full, &meta));
             if stays[i] {
                 found[i] = Some(stat);
-            } else if let Some((dir, name)) = find(root, &relative) {
+            } else if let Some((dir, name)) = directory::find(root, &relative) {
                 bin.put_from(&dir, name)?;
             }
         }
@@ -299,15 +298,4 @@ impl<'a> Writer<'a> {
 
 fn is_absent(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// The directory that holds what is at `path` below `place`, if anything is, and no link on the way to it
-/// leads elsewhere; and its name there.
-fn find<'a>(place: &Path, path: &'a Path) -> Option<(Directory, &'a OsStr)> {
-    let mut dir = Directory::open(place).ok()?;
-    for part in path.parent().into_iter().flat_map(Path::components) {
-        dir = dir.child(part.as_os_str()).ok()?;
-    }
-    let name = path.file_name()?;
-    dir.is_dir(name).is_ok().then_some((dir, name))
 }

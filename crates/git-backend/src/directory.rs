@@ -126,6 +126,17 @@ impl Directory {
     }
 }
 
+/// The directory that holds what is at `path` below `place`, if anything is, and no link on the way to it
+/// leads elsewhere; and its name there.
+pub(crate) fn find<'a>(place: &Path, path: &'a Path) -> Option<(Directory, &'a OsStr)> {
+    let mut dir = Directory::open(place).ok()?;
+    for part in path.parent().into_iter().flat_map(Path::components) {
+        dir = dir.child(part.as_os_str()).ok()?;
+    }
+    let name = path.file_name()?;
+    dir.is_dir(name).is_ok().then_some((dir, name))
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use std::fs;

@@ -12,6 +12,7 @@ use crate::aside;
 use crate::baseline;
 use crate::branch;
 use crate::copy;
+use crate::nested;
 use crate::provision::{OWN_CONFIG, remembered};
 use crate::registration;
 use crate::rescue;
@@ -65,7 +66,9 @@ pub(crate) fn take_away(
             }
         } else {
             let Some(proof) = proof else { return Err(foreign(&place, "it is complete by now")) };
-            if let Some(aside) = aside::take(site, proof)? {
+            let taken = aside::take(site, proof)?;
+            nested::remove(site, slot, &taken.nested, interrupt, &mut bin)?;
+            if let Some(aside) = taken.root {
                 bin.put(&aside)?;
             }
         }
@@ -94,9 +97,10 @@ pub(crate) fn take_away(
     }
     let notes = OWN_CONFIG.map(|file| remembered(site, slot, file));
     baseline::forget(site, slot)?;
-    for note in notes.into_iter().chain([copy::note(site, slot), site.making_marker(slot)]) {
+    for note in notes.into_iter().chain([copy::note(site, slot)]) {
         remove_file(&note)?;
     }
+    site.remove_making_marker(slot)?;
     pool_core::fail_point!("git-backend::dispose::forgotten");
     // Others may keep something beside the worktree; then the directory stays.
     let _ = fs::remove_dir(site.slot_dir(slot));

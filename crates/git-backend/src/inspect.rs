@@ -25,7 +25,9 @@ use gix::ObjectId;
 use gix::bstr::{BStr, ByteSlice};
 use pool_core::{BranchReport, Error, ErrorKind, Inspection, Losses, Plan, Result};
 
+use crate::aside;
 use crate::copy::Copied;
+use crate::nested::{self, At, Nested, State};
 use crate::patterns::Patterns;
 use crate::provision::{OWN_CONFIG, remembered};
 use crate::references::settled;
@@ -47,22 +49,20 @@ const LOOKS_FOR_ABSENT: u32 = 3;
 
 /// Looks for what would be lost. Changes nothing.
 pub(crate) fn inspect(site: &Site, plan: &Plan) -> Result<Inspection> {
-    let look = again_while_repacked(|| look(site, plan, &mut |_| Ok(())))?;
+    let look = again_while_repacked(|| look(site, plan))?;
     site.seen(plan.slot, look.fingerprint);
     Ok(look.inspection)
 }
 
-/// Whether a slot's worktree, which was moved to `root` since, still is as it was when it was looked
-/// at last.
+/// Whether a slot's trees, which were [set aside](crate::aside::take) since, still are as they were when they were
+/// looked at last.
 ///
 /// # Errors
 ///
-/// When it can't be looked at.
-pub(crate) fn is_as_seen(site: &Site, plan: &Plan, root: &Path) -> Result<bool> {
+/// When one can't be looked at.
+pub(crate) fn is_as_seen(site: &Site, plan: &Plan) -> Result<bool> {
     let Some(seen) = site.last_seen(plan.slot) else { return Ok(true) };
-    again_while_repacked(|| {
-        Ok(look_at(site, plan, Some(root), &mut |_| Ok(()))?.fingerprint == seen)
-    })
+    again_while_repacked(|| Ok(look_at(site, plan, At::Aside)?.fingerprint == seen))
 }
 
 /// Runs `work`, and runs it again when an object was not found: somebody's `git gc` may be moving it
@@ -108,8 +108,20 @@ pub(crate) enum Finding<'a> {
 /// An inspection, and what a rescue needs besides.
 pub(crate) struct Look {
     pub(crate) inspection: Inspection,
-    /// Where the slot stands; `None` when there is nothing left of it.
-    pub(crate) survey: Option<Survey>,
+    /// What there is of the slot, and each linked worktree nested in it.
+    pub(crate) trees: Vec<Tree>,
+    /// Changes whenever anything that was found does.
+    pub(crate) fingerprint: u64,
+}
+
+/// What was found in the slot's own worktree, or in one that is nested in its directory.
+pub(crate) struct Tree {
+    /// The nested worktree; `None` if it is the slot's own.
+    pub(crate) nested: Option<Nested>,
+    /// Where it stands.
+    pub(crate) survey: Survey,
+    /// What would be lost with it.
+    pub(crate) losses: Losses,
     /// What no reference keeps.
     pub(crate) unreached: Unreached,
     /// Changes whenever anything that was found does.
@@ -117,6 +129,14 @@ pub(crate) struct Look {
     /// Whether attributes are among the changes: a checkout may then write what is unchanged otherwise
     /// than it is.
     pub(crate) attributes_changed: bool,
+    last_write: Option<SystemTime>,
+}
+
+impl Tree {
+    /// The administrative directory by which a nested worktree is told from others.
+    pub(crate) fn key(&self) -> Option<&Path> {
+        self.nested.as_ref().map(|nested| nested.admin.as_path())
+    }
 }
 
 /// A slot's git state, as found.
@@ -150,37 +170,14 @@ impl Survey {
             },
         };
         if let Some(admin) = admin {
-            let made_with = std::fs::read(remembered(site, plan.slot, OWN_CONFIG[0])).ok();
-            let mut repo = site.open_used(&admin, made_with.as_deref())?;
-            if let Some(root) = &root {
-                if moved.is_some() && !site.is_worktree_of(&admin, root) {
-                    let what = "it is not what was set aside";
-                    return Err(crate::site::foreign(root, what));
-                }
-                // Not what `core.worktree` says.
-                repo.set_workdir(root.clone())
-                    .map_err(|e| failed(format_args!("open {}", root.display()), e))?;
+            if let Some(root) = &root
+                && moved.is_some()
+                && !site.is_worktree_of(&admin, root)
+            {
+                let what = "it is not what was set aside";
+                return Err(crate::site::foreign(root, what));
             }
-            let reading = || format!("read HEAD of {}", admin.display());
-            let (head, id) = settled(&repo, || Ok((repo.head()?, repo.head_id())))
-                .map_err(|e: gix::Error| failed(reading(), e))?;
-            let branch = head.referent_name().map(|name| name.as_bstr().to_string());
-            let head = match id {
-                Ok(id) => Some(id.detach()),
-                Err(_) if head.is_unborn() => None,
-                Err(e) => return Err(failed(reading(), e)),
-            };
-            let tree = tree_of(&repo, head)?;
-            let index = gix::index::File::at_or_default(
-                repo.index_path(),
-                repo.object_hash(),
-                false,
-                Default::default(),
-            )
-            .map_err(|e| {
-                failed(format_args!("read the index {}", repo.index_path().display()), e)
-            })?;
-            return Ok(Some(Self { repo, admin: Some(admin), root, index, branch, head, tree }));
+            return Self::of(site, plan, admin, root).map(Some);
         }
         // After `git worktree prune` only the files are left. They are compared with the commit that
         // most likely was checked out: a wrong guess makes the rescue larger, nothing else.
@@ -202,24 +199,45 @@ impl Survey {
             gix::index::File::from_state(staged::tree_index(&repo, tree)?, repo.index_path());
         Ok(Some(Self { repo, admin: None, root, index, branch, head, tree }))
     }
+
+    /// Opens a registered worktree of the slot: its own, or one that is nested in its directory.
+    fn of(site: &Site, plan: &Plan, admin: PathBuf, root: Option<PathBuf>) -> Result<Self> {
+        // What an agent's own worktree has of it, git has copied from the slot's.
+        let made_with = std::fs::read(remembered(site, plan.slot, OWN_CONFIG[0])).ok();
+        let mut repo = site.open_used(&admin, made_with.as_deref())?;
+        if let Some(root) = &root {
+            // Not what `core.worktree` says.
+            repo.set_workdir(root.clone())
+                .map_err(|e| failed(format_args!("open {}", root.display()), e))?;
+        }
+        let reading = || format!("read HEAD of {}", admin.display());
+        let (head, id) = settled(&repo, || Ok((repo.head()?, repo.head_id())))
+            .map_err(|e: gix::Error| failed(reading(), e))?;
+        let branch = head.referent_name().map(|name| name.as_bstr().to_string());
+        let head = match id {
+            Ok(id) => Some(id.detach()),
+            Err(_) if head.is_unborn() => None,
+            Err(e) => return Err(failed(reading(), e)),
+        };
+        let tree = tree_of(&repo, head)?;
+        let index = gix::index::File::at_or_default(
+            repo.index_path(),
+            repo.object_hash(),
+            false,
+            Default::default(),
+        )
+        .map_err(|e| failed(format_args!("read the index {}", repo.index_path().display()), e))?;
+        Ok(Self { repo, admin: Some(admin), root, index, branch, head, tree })
+    }
 }
 
-/// The inspection, telling `saver` about everything as it is found.
-pub(crate) fn look(
-    site: &Site,
-    plan: &Plan,
-    saver: &mut dyn FnMut(Finding<'_>) -> Result<()>,
-) -> Result<Look> {
-    look_at(site, plan, None, saver)
+/// The inspection of the slot's own worktree and of all that are nested in its directory.
+pub(crate) fn look(site: &Site, plan: &Plan) -> Result<Look> {
+    look_at(site, plan, At::Home)
 }
 
-/// The same, of a worktree that was moved away from its place.
-fn look_at(
-    site: &Site,
-    plan: &Plan,
-    moved: Option<&Path>,
-    saver: &mut dyn FnMut(Finding<'_>) -> Result<()>,
-) -> Result<Look> {
+/// The same, of trees that may have been moved away from their places.
+fn look_at(site: &Site, plan: &Plan, at: At) -> Result<Look> {
     let nothing = |branch| Look {
         inspection: Inspection {
             plan: plan.clone(),
@@ -229,28 +247,138 @@ fn look_at(
             fingerprint: None,
             present: false,
         },
-        survey: None,
-        unreached: Unreached::default(),
+        trees: Vec::new(),
         fingerprint: 0,
-        attributes_changed: false,
     };
     if site.is_half_made(plan.slot) {
         // Its branch may be half made as well, and not readable.
         return Ok(nothing(report(&site.repo(), plan).unwrap_or(None)));
     }
     let branch = report(&site.repo(), plan)?;
-    let Some(survey) = Survey::open(site, plan, moved)? else { return Ok(nothing(branch)) };
-    saver(Finding::Begin(&survey))?;
+    let all = nested::find(site, plan.slot, at)?;
+    let own = open(site, plan, at)?;
+    let mut trees = Vec::new();
+    let mut found: Vec<(Option<&Nested>, Survey)> = Vec::new();
+    found.extend(own.map(|survey| (None, survey)));
+    for one in &all {
+        found.push((Some(one), open_nested(site, plan, one)?));
+    }
+    for (nested, survey) in found {
+        let look = look_into(site, plan, nested, survey, &all, branch.as_ref(), &mut |_| Ok(()))?;
+        trees.push(look);
+    }
+    let Some(first) = trees.first() else { return Ok(nothing(branch)) };
+    let mut fingerprint = first.fingerprint;
+    if !all.is_empty() {
+        let mut hasher = DefaultHasher::new();
+        for tree in &trees {
+            let place = tree.nested.as_ref().map(|one| (&one.admin, &one.root));
+            (place, tree.survey.root.is_some(), tree.fingerprint).hash(&mut hasher);
+        }
+        fingerprint = hasher.finish();
+    }
+    let own = trees.iter().find(|tree| tree.nested.is_none()).map(|tree| &tree.survey);
+    let admins: Vec<&Path> = trees.iter().filter_map(Tree::key).collect();
+    let branch = match own {
+        Some(own) => whereabouts::complete(site, own, &admins, plan, branch)?,
+        None => branch,
+    };
+    let last_write = trees.iter().filter_map(|tree| tree.last_write).max();
+    let inspection = Inspection {
+        plan: plan.clone(),
+        losses: total(site, &trees, plan),
+        branch,
+        last_write: last_write.and_then(|t| jiff::Timestamp::try_from(t).ok()),
+        fingerprint: Some(fingerprint),
+        present: own.is_some_and(|own| own.root.is_some()),
+    };
+    Ok(Look { inspection, trees, fingerprint })
+}
 
+/// The losses of all trees together.
+fn total(site: &Site, trees: &[Tree], plan: &Plan) -> Losses {
+    let mut total = Losses::default();
+    for tree in trees {
+        let Losses { staged, modified, untracked, ignored, commits, operation, unsavable } =
+            &tree.losses;
+        total.staged += staged;
+        total.modified += modified;
+        total.untracked += untracked;
+        total.ignored += ignored;
+        total.commits += commits;
+        total.operation = total.operation.or_else(|| operation.clone());
+        total.unsavable.extend(unsavable.iter().map(|why| match &tree.nested {
+            // Unless it is about that worktree as a whole.
+            Some(nested) if nested.obstacle(site, plan.slot).as_ref() != Some(why) => {
+                format!("in the linked worktree {}: {why}", nested.root.display())
+            }
+            _ => why.clone(),
+        }));
+    }
+    total
+}
+
+/// Opens what there is of a slot's own worktree.
+fn open(site: &Site, plan: &Plan, at: At) -> Result<Option<Survey>> {
+    let aside = aside::path(site, plan.slot);
+    let is_moved = at == At::Aside && aside::is_there(&aside);
+    Survey::open(site, plan, is_moved.then_some(&*aside))
+}
+
+fn open_nested(site: &Site, plan: &Plan, nested: &Nested) -> Result<Survey> {
+    let root = (nested.state == State::Sound).then(|| nested.now.clone());
+    Survey::of(site, plan, nested.admin.clone(), root)
+}
+
+/// Looks at one worktree of the slot once more, telling `saver` about everything as it is found. `key` says which,
+/// see [`Tree::key`]; `None` if it is gone.
+pub(crate) fn look_again(
+    site: &Site,
+    plan: &Plan,
+    key: Option<&Path>,
+    saver: &mut dyn FnMut(Finding<'_>) -> Result<()>,
+) -> Result<Option<Tree>> {
+    let all = nested::find(site, plan.slot, At::Home)?;
+    let nested = all.iter().find(|one| Some(&*one.admin) == key);
+    let survey = match (key, nested) {
+        (None, _) => open(site, plan, At::Home)?,
+        (Some(_), Some(nested)) => Some(open_nested(site, plan, nested)?),
+        (Some(_), None) => None,
+    };
+    let Some(survey) = survey else { return Ok(None) };
+    let branch = report(&site.repo(), plan)?;
+    look_into(site, plan, nested, survey, &all, branch.as_ref(), saver).map(Some)
+}
+
+/// Looks at one worktree: the slot's own, or one of `all` that are nested in its directory. `branch`: the report
+/// on the lease's.
+fn look_into(
+    site: &Site,
+    plan: &Plan,
+    nested: Option<&Nested>,
+    survey: Survey,
+    all: &[Nested],
+    branch: Option<&BranchReport>,
+    saver: &mut dyn FnMut(Finding<'_>) -> Result<()>,
+) -> Result<Tree> {
+    saver(Finding::Begin(&survey))?;
     let mut tally = Tally::default();
+    if let Some(why) = nested.and_then(|nested| nested.obstacle(site, plan.slot)) {
+        tally.unsavable(why);
+    }
     staged::compare(&survey.repo, survey.tree, &survey.index, &mut |staged| {
         tally.staged(&survey.repo, staged);
         saver(Finding::Staged(staged))
     })?;
     if let Some(root) = &survey.root {
         let regenerable = Patterns::new(&site.settings.regenerable);
-        let copies = Copied::load(site, plan.slot)?;
+        let copies = match nested {
+            Some(_) => Copied::default(),
+            None => Copied::load(site, plan.slot)?,
+        };
         let keep = |path: &BStr, dir: &Path| submodule::look_into(&survey, site, plan, path, dir);
+        let inside = all.iter().filter(|one| one.state == State::Sound);
+        let inside = inside.filter_map(|one| one.now.strip_prefix(root).ok());
         let ground = Ground {
             repo: &survey.repo,
             index: &survey.index,
@@ -258,13 +386,14 @@ fn look_at(
             regenerable: &regenerable,
             copies: &copies,
             submodule: &keep,
+            nested: inside.map(|path| os::bytes(path.as_os_str()).into_owned().into()).collect(),
         };
         walk::walk(&ground, &mut |seen| {
             tally.path(seen);
             saver(Finding::Path(seen))
         })?;
     }
-    let unreached = unreached(site, &survey, plan, branch.as_ref(), &mut tally)?;
+    let unreached = unreached(site, &survey, plan, branch, nested.is_some(), &mut tally)?;
     tally.losses.commits = unreached.count;
     if let Some(admin) = &survey.admin {
         tally.losses.operation = admin::operation(admin);
@@ -288,18 +417,15 @@ fn look_at(
             Ok(())
         })?;
     }
-    let branch = whereabouts::complete(site, &survey, plan, branch)?;
-    let fingerprint = tally.hasher.finish();
-    let attributes_changed = tally.attributes_changed;
-    let inspection = Inspection {
-        plan: plan.clone(),
+    Ok(Tree {
+        nested: nested.cloned(),
+        fingerprint: tally.hasher.finish(),
+        attributes_changed: tally.attributes_changed,
         losses: tally.losses(),
-        branch,
-        last_write: tally.last_write.and_then(|t| jiff::Timestamp::try_from(t).ok()),
-        fingerprint: Some(fingerprint),
-        present: survey.root.is_some(),
-    };
-    Ok(Look { inspection, survey: Some(survey), unreached, fingerprint, attributes_changed })
+        last_write: tally.last_write,
+        survey,
+        unreached,
+    })
 }
 
 /// Counts what is found.
@@ -382,6 +508,7 @@ fn unreached(
     survey: &Survey,
     plan: &Plan,
     branch: Option<&BranchReport>,
+    is_nested: bool,
     tally: &mut Tally,
 ) -> Result<Unreached> {
     let repo = &survey.repo;
@@ -395,7 +522,7 @@ fn unreached(
     if let Some(admin) = &survey.admin {
         candidates.extend(commits::mentioned_in(repo, admin)?);
     }
-    if let Some(own) = &own {
+    if let Some(own) = own.as_ref().filter(|_| !is_nested) {
         candidates.extend(branch_tip(repo, own.trim_start_matches("refs/heads/"))?);
         // The log of a branch goes when the branch does.
         if let Ok(log) = std::fs::read(repo.common_dir().join("logs").join(own)) {

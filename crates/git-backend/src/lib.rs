@@ -14,6 +14,7 @@ mod git;
 mod inspect;
 mod isolator;
 mod mirrors;
+mod nested;
 mod own_worktree;
 mod owner;
 mod patterns;

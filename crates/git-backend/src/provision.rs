@@ -17,7 +17,7 @@ use crate::git::Git;
 use crate::own_worktree;
 use crate::registration;
 use crate::settings::SubmoduleMode;
-use crate::site::{Place, Site, foreign, gix_error, open_repository, remove_file};
+use crate::site::{MAKING, Place, Site, foreign, gix_error, open_repository, remove_file};
 use crate::source;
 
 /// See [`pool_core::Isolator::provision`].
@@ -51,7 +51,7 @@ pub(crate) fn provision(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Res
     let marker = site.making_marker(plan.slot);
     fs::create_dir_all(site.slot_dir(plan.slot))
         .map_err(|e| Error::io(format!("write {}", marker.display()), e))?;
-    durable::write(&marker, b"by wtpool\n")?;
+    durable::write(&marker, MAKING)?;
     pool_core::fail_point!("git-backend::provision::marked");
     let made = make(site, plan, interrupt).and_then(|()| {
         pool_core::fail_point!("git-backend::provision::made");

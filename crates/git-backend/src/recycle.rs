@@ -20,10 +20,11 @@ use crate::checkout;
 use crate::conversions;
 use crate::copy;
 use crate::durable;
+use crate::nested;
 use crate::own_worktree;
 use crate::provision::{init_submodules, refuse_submodules, remember_config, unmark};
 use crate::registration;
-use crate::site::{Site, gix_error, open_repository, remove_file};
+use crate::site::{MAKING, Site, gix_error, open_repository, remove_file};
 use crate::source;
 use crate::trash::Bin;
 use crate::tree;
@@ -57,16 +58,19 @@ pub(crate) fn recycle(
     site.repo().find_commit(base).map_err(|e| gix_error(format!("find the commit {base}"), e))?;
     wait_for_locks(&admin)?;
     registration::check(interrupt)?;
-    let Some(root) = aside::take(site, &proof)? else {
+    let taken = aside::take(site, &proof)?;
+    let Some(root) = taken.root else {
         let message = format!("there is no worktree at {}", place.display());
         return Err(Error::new(ErrorKind::NotFound, message));
     };
     pool_core::fail_point!("git-backend::recycle::set-aside");
+    // Before the mark: what is half made is nobody's work, and these may not be saved again.
+    let mut bin = Bin::new(site);
+    nested::remove(site, plan.slot, &taken.nested, interrupt, &mut bin)?;
     let marker = site.making_marker(plan.slot);
-    durable::write(&marker, b"by wtpool\n")?;
+    durable::write(&marker, MAKING)?;
 
     pool_core::fail_point!("git-backend::recycle::marked");
-    let mut bin = Bin::new(site);
     clear_state(&admin, &mut bin)?;
     pool_core::fail_point!("git-backend::recycle::cleared");
     restore_head(&admin, &plan.base.commit)?;

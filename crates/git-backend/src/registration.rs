@@ -19,7 +19,7 @@ use pool_core::{Error, ErrorKind, Plan, Result, SlotId, open_plain};
 use crate::branch;
 use crate::durable;
 use crate::git::Git;
-use crate::site::{Site, gix_error};
+use crate::site::{MAKING, Site, gix_error};
 use crate::trash::Bin;
 
 mod whole;
@@ -239,8 +239,8 @@ const BEGINNING: (&str, &str) = ("registering beside", "end");
 fn note_beginning(site: &Site, slot: SlotId) -> Result<()> {
     let marker = site.making_marker(slot);
     let names = names(&site.worktrees_dir())?.join("\n");
-    fs::write(&marker, format!("by wtpool\n{}\n{names}\n{}\n", BEGINNING.0, BEGINNING.1))
-        .map_err(|e| Error::io(format!("write {}", marker.display()), e))
+    let text = format!("{}\n{names}\n{}\n", BEGINNING.0, BEGINNING.1);
+    durable::write(&marker, &[MAKING, text.as_bytes()].concat())
 }
 
 /// Removes what is left of a half-made slot's registration if its process died before that said whose it is. To

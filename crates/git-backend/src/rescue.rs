@@ -23,8 +23,11 @@
 //!
 //! # Limitations
 //!
+//! A linked worktree of the same repository in the slot's directory has a rescue of its own, whose
+//! manifest names it.
+//!
 //! Not saved: times, owners, extended attributes and hard links; empty directories are. Nested
-//! repositories, submodules with work of their own, sockets, pipes, devices, mount points,
+//! repositories that are no such worktrees, submodules with work of their own, sockets, pipes, devices, mount points,
 //! unreadable files and names that are git's own (`.GIT`) make a slot unsavable: it is kept. Of a
 //! submodule without, its commit is saved; a restore fetches it from its remote. What was staged or committed through a filter
 //! that keeps the content elsewhere, such as LFS, is saved as the pointer that git has: `git lfs

@@ -1,21 +1,28 @@
 //! Where a pool's worktrees are, and the check that a worktree is really one of them.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use gix::bstr::ByteSlice;
-use pool_core::{Error, ErrorKind, Result, SlotId};
+use pool_core::{Error, ErrorKind, Result, SlotId, open_plain};
 
 use crate::git::Git;
+use crate::provision::{OWN_CONFIG, remembered};
 use crate::references::settled;
-use crate::registration::REGISTRATION_LOCK;
+use crate::registration::{self, REGISTRATION_LOCK};
 use crate::repository::Repository;
+use crate::rescue;
 use crate::settings::GitSettings;
 use crate::source::Source;
 use crate::user_config;
+use crate::{aside, baseline, copy};
+
+/// What the mark of a slot that is half made begins with.
+pub(crate) const MAKING: &[u8; 10] = b"by wtpool\n";
 
 /// One repository's pool: the repository, the directory of the slots, the settings. Shared by all
 /// operations; cheap to share between threads.
@@ -135,7 +142,35 @@ impl Site {
     /// Whether the making (or remaking) of a slot was begun and not finished. Nobody was told of
     /// such a slot, so that nothing in it is anybody's work.
     pub(crate) fn is_half_made(&self, slot: SlotId) -> bool {
-        fs::symlink_metadata(self.making_marker(slot)).is_ok()
+        // An agent may have made something of that name beside its worktree. A loss of power leaves none
+        // without its content: that is on the disk before anything else is changed.
+        let opened = open_plain(fs::File::options().read(true), &self.making_marker(slot));
+        let mut begun = [0; MAKING.len()];
+        opened.is_ok_and(|mut file| file.read_exact(&mut begun).is_ok()) && begun == *MAKING
+    }
+
+    /// Removes the mark of a slot that is half made, if what is there is one.
+    pub(crate) fn remove_making_marker(&self, slot: SlotId) -> Result<()> {
+        let marker = self.making_marker(slot);
+        let is_empty = |meta: fs::Metadata| meta.is_file() && meta.len() == 0;
+        match self.is_half_made(slot) || fs::symlink_metadata(&marker).is_ok_and(is_empty) {
+            true => remove_file(&marker),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether an entry of a slot's directory is this backend's: the worktree, or something beside it.
+    pub(crate) fn is_own_entry(&self, slot: SlotId, name: &OsStr) -> bool {
+        let place = self.place(slot);
+        let staged = [registration::staged(self, slot), rescue::staging(self, slot)];
+        let notes = OWN_CONFIG.map(|file| remembered(self, slot, file));
+        let notes = notes.into_iter().chain([copy::note(self, slot), aside::path(self, slot)]);
+        let own: Vec<_> = notes.chain(staged).chain([place]).collect();
+        let baseline = baseline::NOTES.iter().chain(&[baseline::PROBE]);
+        own.iter().any(|path| path.file_name() == Some(name))
+            || baseline.into_iter().any(|own| name == *own)
+            || name.to_string_lossy().starts_with(aside::PREFIX)
+            || (name == "making" && self.is_half_made(slot))
     }
 
     /// Where linked worktrees are registered.
@@ -219,6 +254,11 @@ impl Site {
             .with_hint("somebody ran `git worktree prune`; save what is in it, then remove it")),
             Place::Foreign(what) => Err(foreign(&place, &what)),
         }
+    }
+
+    /// Whether the tree at `root` and that administrative directory of the repository name each other.
+    pub(crate) fn is_linked(&self, admin: &Path, root: &Path) -> bool {
+        self.is_worktree_of(admin, root) && self.is_common_dir_of(admin)
     }
 
     fn is_common_dir_of(&self, admin: &Path) -> bool {
@@ -367,10 +407,11 @@ impl Site {
 }
 
 /// Whether a worktree is some pool's, by where it is: that must not depend on whether that pool can be opened.
+/// A worktree that an agent made in its slot's directory goes with that.
 fn is_of_a_pool(dot_git: &Path) -> bool {
-    let slots = dot_git.ancestors().nth(3).filter(|slots| slots.ends_with("slots"));
-    let pool = slots.and_then(Path::parent);
-    pool.is_some_and(|pool| fs::symlink_metadata(pool.join(REGISTRATION_LOCK)).is_ok())
+    let slots = dot_git.ancestors().filter(|dir| dir.ends_with("slots"));
+    let mut pools = slots.filter_map(Path::parent);
+    pools.any(|pool| fs::symlink_metadata(pool.join(REGISTRATION_LOCK)).is_ok())
 }
 
 /// Whether git would work in that repository. One of another user may name commands in its configuration;

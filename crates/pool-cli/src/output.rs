@@ -231,6 +231,9 @@ pub(crate) struct ReleaseDocument {
     by_another: bool,
     branch: Option<BranchReport>,
     rescue: Option<RescueReference>,
+    /// What was saved of linked worktrees in the lease's directory, if that is not the above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nested_rescues: Vec<RescueReference>,
     disposition: Disposition,
     kept_because: Option<String>,
 }
@@ -240,6 +243,19 @@ struct RescueReference {
     id: RescueId,
     #[serde(rename = "ref")]
     reference: String,
+    /// The linked worktree that it is of, by its path relative to the lease's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worktree: Option<String>,
+}
+
+impl From<&Rescue> for RescueReference {
+    fn from(rescue: &Rescue) -> Self {
+        Self {
+            id: rescue.id.clone(),
+            reference: rescue.reference.clone(),
+            worktree: rescue.worktree.clone(),
+        }
+    }
 }
 
 impl ReleaseDocument {
@@ -251,8 +267,8 @@ impl ReleaseDocument {
             reason: report.reason,
             by_another: report.by_another,
             branch: report.branch.clone(),
-            rescue: rescue
-                .map(|r| RescueReference { id: r.id.clone(), reference: r.reference.clone() }),
+            rescue: rescue.map(RescueReference::from),
+            nested_rescues: rescue.iter().flat_map(|r| &r.nested).map(Into::into).collect(),
             disposition: report.disposition,
             kept_because: report.kept_because.clone(),
         }
@@ -295,14 +311,16 @@ pub(crate) fn story(report: &ReleaseReport, path: &Path, name: &str) -> Vec<Stri
     for BranchCommits { name, commits } in report.branch.iter().flat_map(|b| &b.elsewhere) {
         lines.push(format!("{} on {name}", counted(*commits, "commit")));
     }
-    if let Some(rescue) = &report.rescue {
-        let Rescue { id, files, commits, .. } = rescue;
+    for rescue in report.rescue.iter().flat_map(Rescue::all) {
+        let Rescue { id, files, commits, worktree, .. } = rescue;
         let saved = [(*files, "uncommitted file"), (*commits, "commit")];
         let saved = saved.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| counted(n, what));
         let saved = saved.collect::<Vec<_>>().join(" and ");
+        let saved = if saved.is_empty() { "its state" } else { &saved };
+        let of = worktree.as_ref().map(|path| format!(" of the worktree {}", printable(path)));
         lines.push(format!(
-            "saved {} as rescue {id}; bring it back with: wtpool rescue restore {id}",
-            if saved.is_empty() { "its state" } else { &saved },
+            "saved {saved}{} as rescue {id}; bring it back with: wtpool rescue restore {id}",
+            of.unwrap_or_default(),
         ));
     }
     match report.disposition {

@@ -200,6 +200,14 @@ pub struct Rescue {
     pub files: u64,
     /// How many commits it keeps that nothing else reaches.
     pub commits: u64,
+    /// The workspace nested in the lease's that it was saved from, by its path relative to that;
+    /// `None`: the lease's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worktree: Option<String>,
+    /// What was saved at the same time from workspaces nested in the lease's. Only of a rescue that
+    /// was just made; in an [archive](RescueArchive), each is by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nested: Vec<Rescue>,
     /// Why it can't be read, if it is damaged: then only its id and reference are known, and
     /// perhaps when it was saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,6 +221,11 @@ impl Rescue {
             Some(commit) => format!("{} {commit}", self.reference),
             None => self.reference.clone(),
         }
+    }
+
+    /// This rescue, and those that were made with it of nested workspaces.
+    pub fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.nested)
     }
 }
 

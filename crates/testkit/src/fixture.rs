@@ -3,6 +3,7 @@
 
 mod build;
 pub mod dirty;
+mod nested;
 mod snapshot;
 mod state;
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tempfile::TempDir;
 
+pub use nested::states;
 pub use snapshot::{Entry, Kind, Snapshot, snapshot, snapshot_files};
 pub use state::{State, state};
 

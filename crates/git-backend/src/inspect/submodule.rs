@@ -101,6 +101,7 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
         regenerable: &regenerable,
         copies: &copies,
         submodule: &nested,
+        nested: Default::default(),
     };
     let mut unsavable = None;
     super::walk::walk(&ground, &mut |seen| {

@@ -90,6 +90,8 @@ pub(crate) struct Ground<'a> {
     /// Judges what is in the place of a submodule: at which commit it is, if it is checked out; or the
     /// reason why it can't be let go.
     pub(crate) submodule: &'a Judge<'a>,
+    /// Linked worktrees inside this one, which are looked at by themselves.
+    pub(crate) nested: HashSet<BString>,
 }
 
 /// One directory that is being read.
@@ -172,8 +174,7 @@ pub(crate) fn walk(
         };
         if name == ".git" {
             if !regenerable {
-                let why = "a repository of its own is nested here";
-                tell(Status::Unsavable(why.into()), Some(&meta))?;
+                tell(Status::Unsavable(repository_at(&full, &meta)), Some(&meta))?;
             }
             continue;
         }
@@ -186,6 +187,15 @@ pub(crate) fn walk(
         let is_dir = meta.is_dir();
         let entries = if tracked { ground.index.entry_range(path) } else { None };
 
+        if is_dir && ground.nested.contains(path) {
+            // Added as if it were a submodule, its commit is kept by its own references, or by its rescue.
+            let gitlink = entries.and_then(|mut r| r.find(|i| is_gitlink(ground.index, *i)));
+            if let Some(i) = gitlink {
+                present[i] = true;
+                tell(Status::Submodule(Submodule::Empty), Some(&meta))?;
+            }
+            continue;
+        }
         if is_dir {
             if let Some(i) =
                 entries.clone().and_then(|r| r.into_iter().find(|i| is_gitlink(ground.index, *i)))
@@ -302,6 +312,23 @@ fn absent(
         found(&Seen { path, status: Status::Deleted, meta: None, parent_written })?;
     }
     Ok(())
+}
+
+/// What a `.git` inside the worktree says is nested there.
+fn repository_at(dot_git: &Path, meta: &Metadata) -> String {
+    let own = "a repository of its own is nested here".to_owned();
+    if !meta.is_file() {
+        return own;
+    }
+    match crate::site::read_link_file(dot_git, b"gitdir: ") {
+        Ok(git_dir) => {
+            let git_dir = text(os::bytes(git_dir.as_os_str()).as_ref().into());
+            format!(
+                "a worktree of another repository is nested here, with its git directory at {git_dir}"
+            )
+        }
+        Err(_) => own,
+    }
 }
 
 /// The reason why no tree of git's can hold something of that name.

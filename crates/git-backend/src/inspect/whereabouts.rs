@@ -24,17 +24,22 @@ const PREPARED: &[u8] = b"wtpool: slot prepared";
 
 /// Completes the report on the lease's branch: its name now, and the other branches that have commits
 /// made in the lease. For a lease without a branch of its own, it is about the branch that has most of
-/// them.
+/// them. `nested`: the administrative directories of the linked worktrees nested in the slot.
 pub(super) fn complete(
     site: &Site,
     survey: &Survey,
+    nested: &[&Path],
     plan: &Plan,
     report: Option<BranchReport>,
 ) -> Result<Option<BranchReport>> {
     let Some(admin) = &survey.admin else { return Ok(report) };
     let log = fs::read(admin.join("logs/HEAD")).unwrap_or_default();
     let own = plan.base.branch.as_ref().map(|branch| branch.name.as_str());
-    let mut elsewhere = branches_with(survey, plan, &made_in(&log), own)?;
+    let mut made = made_in(&log);
+    for admin in nested {
+        made.extend(made_in(&fs::read(admin.join("logs/HEAD")).unwrap_or_default()));
+    }
+    let mut elsewhere = branches_with(survey, plan, &made, own)?;
     let Some(mut report) = report else {
         // The most first.
         elsewhere.sort_by_key(|branch| std::cmp::Reverse(branch.commits));

@@ -24,6 +24,9 @@ pub(super) struct Manifest {
     pub(super) registered: bool,
     /// Whether the worktree itself was there.
     pub(super) present: bool,
+    /// The linked worktree that it was saved from, by its path relative to the slot's; `None`: the slot's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) worktree: Option<String>,
     pub(super) files: u64,
     pub(super) commits: u64,
     /// What the rescue holds beyond the commits.

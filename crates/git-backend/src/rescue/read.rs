@@ -176,6 +176,7 @@ impl Stored {
             commits: manifest.commits,
             lease: manifest.lease,
             name: manifest.name,
+            worktree: manifest.worktree,
             ..self.outline(repo, None)
         };
         Ok(rescue)
@@ -194,6 +195,8 @@ impl Stored {
             created_at: jiff::Timestamp::from_second(seconds).unwrap_or_default(),
             files: 0,
             commits: 0,
+            worktree: None,
+            nested: Vec::new(),
             damage,
         }
     }

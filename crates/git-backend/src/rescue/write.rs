@@ -20,8 +20,8 @@ use crate::inspect::compare::hash_file;
 use crate::inspect::staged::Staged;
 use crate::inspect::walk::{Seen, Status, Submodule};
 use crate::inspect::{
-    Finding, Look, Survey, admin, again_while_repacked, failed, is_attributes, look, object_id, os,
-    staged,
+    Finding, Look, Survey, Tree, admin, again_while_repacked, failed, is_attributes, look,
+    look_again, object_id, os, staged,
 };
 use crate::references::{self, settled};
 use crate::site::Site;
@@ -37,51 +37,53 @@ pub(crate) fn preserve(site: &Site, inspection: Inspection) -> Result<Preserved>
 
 fn preserve_now(site: &Site, plan: &Plan) -> Result<Preserved> {
     objects::take_back(site, plan.slot)?;
-    let mut seen = look(site, plan, &mut |_| Ok(()))?;
+    let mut seen = look(site, plan)?;
     let mut damaged = None;
-    for _ in 0..ATTEMPTS {
-        if seen.inspection.losses.is_empty() {
-            site.seen(plan.slot, seen.fingerprint);
-            if let Some(survey) = &seen.survey {
-                keep_commits(site, plan, survey, &seen.unreached, Vec::new())?;
-            }
-            return Preserved::nothing_to_lose(seen.inspection)
-                .map_err(|i| refusal(site, plan, &i.losses));
-        }
+    'attempts: for _ in 0..ATTEMPTS {
         if !seen.inspection.losses.unsavable.is_empty() {
             return Err(refusal(site, plan, &seen.inspection.losses));
         }
-        let exact = seen.attributes_changed || is_restored_otherwise(site, &seen, plan)?;
-        let staging = Staging::new(site, plan.slot)?;
-        let mut capture = Capture { exact, ..Capture::new(&staging) };
-        let saved = look(site, plan, &mut |finding| capture.take(finding))?;
-        let Some(saved_survey) = &saved.survey else {
-            seen = saved;
-            continue;
-        };
-        if saved.inspection.losses.is_empty() || !saved.inspection.losses.unsavable.is_empty() {
-            seen = saved;
-            continue;
+        let is_clean = |tree: &&Tree| tree.losses.is_empty();
+        for tree in seen.trees.iter().filter(is_clean) {
+            keep_commits(site, plan, &tree.survey, &tree.unreached, Vec::new())?;
         }
-        pool_core::fail_point!("git-backend::rescue::captured");
-        let commits = capture.finish(saved_survey, plan, &saved)?;
-        pool_core::fail_point!("git-backend::rescue::trees-written");
-        // Whatever was written since the saving began is not in it for certain.
-        let again = look(site, plan, &mut |_| Ok(()))?;
-        if again.fingerprint != saved.fingerprint
-            || again.inspection.losses != saved.inspection.losses
-        {
+        if seen.inspection.losses.is_empty() {
+            site.seen(plan.slot, seen.fingerprint);
+            return Preserved::nothing_to_lose(seen.inspection)
+                .map_err(|i| refusal(site, plan, &i.losses));
+        }
+        // By tree, what was saved of it, and as what. The slot's own comes first.
+        let mut saved: Vec<(Tree, Rescue)> = Vec::new();
+        let mut last = None;
+        for tree in seen.trees.iter().filter(|tree| !is_clean(tree)) {
+            match save(site, plan, tree)? {
+                Attempt::Saved { tree, rescue, again } => {
+                    saved.push((*tree, rescue));
+                    last = Some(again);
+                }
+                Attempt::Failed { again, error } => {
+                    (seen, damaged) = (again, error.or(damaged));
+                    continue 'attempts;
+                }
+            }
+        }
+        let Some(again) = last else { break };
+        // While one was being saved, another may have been written to, or made.
+        let is_saved = |tree: &Tree| {
+            let as_saved = saved.iter().map(|(saved, _)| saved);
+            let mut before = as_saved.chain(seen.trees.iter().filter(is_clean));
+            let before = before.find(|before| before.key() == tree.key());
+            before.is_some_and(|before| {
+                before.fingerprint == tree.fingerprint && before.losses == tree.losses
+            })
+        };
+        if !again.trees.iter().all(is_saved) {
             seen = again;
             continue;
         }
-        let rescue = match publish(site, plan, saved_survey, &commits, &saved.unreached, &staging) {
-            Err(error) if error.kind() == ErrorKind::Store => {
-                tracing::debug!(%error, "a rescue is made again");
-                (seen, damaged) = (again, Some(error));
-                continue;
-            }
-            published => published?,
-        };
+        let mut rescues = saved.into_iter().map(|(_, rescue)| rescue);
+        let Some(mut rescue) = rescues.next() else { break };
+        rescue.nested = rescues.collect();
         site.seen(plan.slot, again.fingerprint);
         return Preserved::by_rescue(again.inspection, rescue)
             .map_err(|i| refusal(site, plan, &i.losses));
@@ -96,11 +98,47 @@ fn preserve_now(site: &Site, plan: &Plan) -> Result<Preserved> {
     }))
 }
 
+/// What became of one attempt to save a tree. `again`: what the slot's trees were afterwards.
+enum Attempt {
+    Saved { tree: Box<Tree>, rescue: Rescue, again: Look },
+    Failed { again: Look, error: Option<Error> },
+}
+
+/// Saves one of the slot's worktrees, which was just `seen`.
+fn save(site: &Site, plan: &Plan, seen: &Tree) -> Result<Attempt> {
+    let exact = seen.attributes_changed || is_restored_otherwise(site, seen, plan)?;
+    let staging = Staging::new(site, plan.slot)?;
+    let mut capture = Capture { exact, ..Capture::new(&staging) };
+    let tree = look_again(site, plan, seen.key(), &mut |finding| capture.take(finding))?;
+    let savable = |tree: &Tree| !tree.losses.is_empty() && tree.losses.unsavable.is_empty();
+    let Some(tree) = tree.filter(savable) else {
+        return Ok(Attempt::Failed { again: look(site, plan)?, error: None });
+    };
+    pool_core::fail_point!("git-backend::rescue::captured");
+    let commits = capture.finish(site, plan, &tree)?;
+    pool_core::fail_point!("git-backend::rescue::trees-written");
+    // Whatever was written since the saving began is not in it for certain.
+    let again = look(site, plan)?;
+    let found = again.trees.iter().find(|found| found.key() == tree.key());
+    if !found
+        .is_some_and(|found| found.fingerprint == tree.fingerprint && found.losses == tree.losses)
+    {
+        return Ok(Attempt::Failed { again, error: None });
+    }
+    match publish(site, plan, &tree.survey, &commits, &tree.unreached, &staging) {
+        Err(error) if error.kind() == ErrorKind::Store => {
+            tracing::debug!(%error, "a rescue is made again");
+            Ok(Attempt::Failed { again, error: Some(error) })
+        }
+        published => Ok(Attempt::Saved { tree: Box::new(tree), rescue: published?, again }),
+    }
+}
+
 /// Whether what is unchanged may be otherwise than a restore would write it: when the lease's commits changed
 /// attributes, since files that were checked out before that are as the old ones say, and unchanged to git all the
 /// same; and where only git does the conversions that they ask for.
-fn is_restored_otherwise(site: &Site, look: &Look, plan: &Plan) -> Result<bool> {
-    let Some(survey) = &look.survey else { return Ok(false) };
+fn is_restored_otherwise(site: &Site, seen: &Tree, plan: &Plan) -> Result<bool> {
+    let survey = &seen.survey;
     if conversions::are_only_gits(&survey.repo, &survey.index, &site.settings) {
         return Ok(true);
     }
@@ -313,10 +351,11 @@ impl<'a> Capture<'a> {
     }
 
     /// Writes trees and commits.
-    fn finish(mut self, survey: &Survey, plan: &Plan, look: &Look) -> Result<Commits> {
+    fn finish(mut self, site: &Site, plan: &Plan, tree: &Tree) -> Result<Commits> {
+        let survey = &tree.survey;
         let repo = &survey.repo;
         let objects = Objects::with_written(self.staging, self.written);
-        let losses = &look.inspection.losses;
+        let losses = &tree.losses;
 
         let mut editor = objects::edit(repo, survey.tree)?;
         apply(&mut editor, &self.index)?;
@@ -336,6 +375,7 @@ impl<'a> Capture<'a> {
             base: plan.base.commit.to_string(),
             registered: survey.admin.is_some(),
             present: survey.root.is_some(),
+            worktree: tree.nested.as_ref().map(|nested| nested.label(site, plan.slot)),
             files: losses.files(),
             commits: losses.commits,
             paths: self.paths,
@@ -343,13 +383,14 @@ impl<'a> Capture<'a> {
             modes: self.modes,
             submodules: self.submodules,
         };
-        let metadata_tree = metadata(&objects, survey, &manifest, look, &mut self.found)?;
+        let metadata_tree =
+            metadata(&objects, survey, &manifest, &tree.unreached, &mut self.found)?;
         Ok(Commits {
             head: survey.head,
             index_tree,
             worktree_tree,
             metadata_tree,
-            others: look.unreached.tips.clone(),
+            others: tree.unreached.tips.clone(),
             files: manifest.files,
             count: manifest.commits,
             written: objects.into_written(),
@@ -403,7 +444,7 @@ fn metadata(
     objects: &Objects<'_>,
     survey: &Survey,
     manifest: &Manifest,
-    look: &Look,
+    unreached: &Unreached,
     found: &mut Vec<ObjectId>,
 ) -> Result<ObjectId> {
     let repo = &survey.repo;
@@ -436,7 +477,7 @@ fn metadata(
             objects::put(&mut editor, format!("stages/{id}").as_str().into(), EntryKind::Blob, id)?;
         }
     }
-    for (id, kind) in &look.unreached.others {
+    for (id, kind) in &unreached.others {
         match kind {
             Kind::Tree => objects::put(
                 &mut editor,

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use git_backend::{GitIsolator, Repository};
-use pool_core::{CommitId, ErrorKind, Isolator, LeaseId, LeaseName, Plan, SlotId, Wish};
+use pool_core::{CommitId, ErrorKind, Isolator, LeaseId, LeaseName, Plan, Rescue, SlotId, Wish};
 use testkit::conformance::{Capabilities, Harness, block_on};
 use testkit::fixture::dirty::{Fate, Shape};
-use testkit::fixture::{Fixture, Layout, snapshot_files, state};
+use testkit::fixture::{Fixture, Layout, snapshot_files, state, states};
 use testkit::git;
 
 use crate::support::settings;
@@ -157,7 +157,7 @@ async fn save_and_restore(shape: Shape) {
     isolator.provision(&plan).await.expect("the slot is empty");
     let place = harness.place(plan.slot);
     shape.apply(&place);
-    let (before, known) = (state(&place), commits(&place));
+    let (before, known) = (states(&place), commits(&place));
 
     let found = match isolator.inspect(&plan).await {
         Ok(found) => found,
@@ -168,7 +168,7 @@ async fn save_and_restore(shape: Shape) {
     };
     assert_eq!(found.losses.is_empty(), shape.fate() == Fate::Clean, "{shape:?}: {}", found.losses);
     let saved = isolator.preserve(found).await;
-    assert_eq!(state(&place), before, "{shape:?}: saving changed the worktree");
+    assert_eq!(states(&place), before, "{shape:?}: saving changed the worktree");
     let proof = match saved {
         Ok(proof) => proof,
         Err(refused) => {
@@ -189,14 +189,17 @@ async fn save_and_restore(shape: Shape) {
         let there = harness.fixture.git().args(["cat-file", "-e", &commit]).succeeds();
         assert!(there, "{shape:?}: the commit {commit} is lost");
     }
-    let Some(rescue) = rescue else { return };
     let archive = isolator.rescues().expect("git has one");
-    let into = harness.fixture.root().join("restored");
-    archive.restore_into(&rescue.id, &into).await.expect("it can be restored");
-    let after = state(&into);
-    assert_eq!(after.files, before.files, "{shape:?}: files");
-    assert_eq!(after.index, before.index, "{shape:?}: index");
-    assert_eq!(after.head, before.head, "{shape:?}: HEAD");
+    for (n, rescue) in rescue.iter().flat_map(Rescue::all).enumerate() {
+        let into = harness.fixture.root().join(format!("restored-{n}"));
+        archive.restore_into(&rescue.id, &into).await.expect("it can be restored");
+        // A worktree that was deleted is back without its files.
+        let Some(before) = before.get(&rescue.worktree) else { continue };
+        let after = state(&into);
+        assert_eq!(after.files, before.files, "{shape:?}: files");
+        assert_eq!(after.index, before.index, "{shape:?}: index");
+        assert_eq!(after.head, before.head, "{shape:?}: HEAD");
+    }
 }
 
 #[test]

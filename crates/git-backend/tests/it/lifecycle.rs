@@ -331,7 +331,7 @@ async fn a_half_made_slot_is_seen_and_disposed_of() {
     // As SIGKILL in the middle of a checkout leaves it.
     let place = isolator.place(SlotId(1));
     let admin = PathBuf::from(git(&place, &["rev-parse", "--absolute-git-dir"]));
-    fs::write(place.parent().unwrap().join("making"), "").unwrap();
+    fs::write(place.parent().unwrap().join("making"), "by wtpool\n").unwrap();
     fs::write(admin.join("locked"), "initializing\n").unwrap();
     fs::write(admin.join("index.lock"), "").unwrap();
     fs::remove_file(admin.join("index")).unwrap();
@@ -345,7 +345,7 @@ async fn a_half_made_slot_is_seen_and_disposed_of() {
 
     // Before git wrote anything.
     fs::create_dir_all(&place).unwrap();
-    fs::write(place.parent().unwrap().join("making"), "").unwrap();
+    fs::write(place.parent().unwrap().join("making"), "by wtpool\n").unwrap();
     assert_eq!(isolator.discover().await.unwrap(), [found(1, Condition::HalfMade)]);
     let settled = proof(&isolator, &plan).await;
     isolator.dispose(settled).await.unwrap();

@@ -37,7 +37,7 @@ async fn a_half_made_worktree_is_taken_away_whatever_is_empty() {
         isolator.provision(&plan).await.unwrap();
         let place = isolator.place(SlotId(1));
         let admin = admin(&place);
-        fs::write(fixture.pool_dir().join("slots/1/making"), "").unwrap();
+        fs::write(fixture.pool_dir().join("slots/1/making"), "by wtpool\n").unwrap();
         for file in files {
             empty(&match *file {
                 "git" => place.join(".git"),

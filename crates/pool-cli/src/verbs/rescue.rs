@@ -99,7 +99,7 @@ async fn list(context: &Context) -> Result<u8> {
         let known = |text: String| if r.damage.is_none() { text } else { "damaged".to_owned() };
         [
             r.id.to_string(),
-            r.name.as_ref().map_or("-".to_owned(), ToString::to_string),
+            name_of(r),
             known(r.created_at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()),
             known(r.files.to_string()),
             known(r.commits.to_string()),
@@ -108,6 +108,15 @@ async fn list(context: &Context) -> Result<u8> {
     });
     context.out.line(table(["id", "name", "saved", "files", "commits", "ref"], rows.collect()))?;
     Ok(0)
+}
+
+/// The name of the lease that it was saved from, and the linked worktree in that, if it is of one.
+fn name_of(rescue: &Rescue) -> String {
+    let name = rescue.name.as_ref().map_or("-".to_owned(), ToString::to_string);
+    match &rescue.worktree {
+        Some(worktree) => format!("{name}, {worktree}"),
+        None => name,
+    }
 }
 
 async fn show(context: &Context, id: &RescueId) -> Result<u8> {
@@ -119,6 +128,9 @@ async fn show(context: &Context, id: &RescueId) -> Result<u8> {
     if context.out.json {
         context.out.document(&ShowDocument { rescue, contents })?;
         return Ok(0);
+    }
+    if let Some(worktree) = &rescue.worktree {
+        context.out.line(format!("of the linked worktree {}", output::printable(worktree)))?;
     }
     context.out.line(format!(
         "{}: {}, {}",

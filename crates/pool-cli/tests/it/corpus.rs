@@ -4,7 +4,7 @@
 //! Every shape plays one end in an ordinary run. `WTPOOL_CORPUS=all` plays all of them at each, and those that
 //! need gigabytes; `WTPOOL_CORPUS=stash,socket` those shapes at each end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
 use testkit::fixture::dirty::{Cell, Fate, Need, Shape, assert_in_step};
-use testkit::fixture::{Snapshot, State, snapshot, state};
+use testkit::fixture::{Snapshot, State, snapshot, state, states};
 use testkit::git;
 
 use crate::bench::{Bench, PATIENCE, PROGRAM_COPY, WTPOOL, eventually_within, skip};
@@ -150,7 +151,7 @@ fn play(shape: Shape, end: End) -> Fate {
     let held = Held::new(&bench, end);
     let path = held.path.clone();
     shape.apply(&path);
-    let before = state(&path);
+    let before = states(&path);
     let elsewhere = Elsewhere::look(&bench);
     let known = commits(&path);
     let checked_out = submodules(&path);
@@ -181,21 +182,39 @@ fn play(shape: Shape, end: End) -> Fate {
             assert!(why.contains(expected), "kept for another reason: {why}");
             let shown = bench.json(&["show", path.to_str().expect("UTF-8")]);
             assert_eq!(shown["kept_because"], slot["kept_because"]);
-            assert_eq!(before.differences(&state(&path)), Vec::<String>::new(), "it was kept");
+            let after = states(&path);
+            assert!(before.keys().eq(after.keys()), "it was kept");
+            for (before, after) in before.values().zip(after.values()) {
+                assert_eq!(before.differences(after), Vec::<String>::new(), "it was kept");
+            }
             fate
         }
         None => {
             assert!(!path.exists(), "it is neither listed nor gone");
             forget_all(&bench);
+            for commit in known {
+                let there = bench.fixture.git().args(["cat-file", "-e", &commit]).succeeds();
+                assert!(there, "the commit {commit} is lost");
+            }
+            let rescues = bench.rescues();
+            let worktrees: BTreeSet<_> = rescues.iter().map(|r| r["worktree"].as_str()).collect();
+            assert_eq!(worktrees.len(), rescues.len(), "{rescues:?}");
+            let fate = if rescues.is_empty() { Fate::Clean } else { Fate::Restored };
             let into = bench.fixture.root().join("back");
-            let fate = bring_back(&bench, &before, &known, &into);
-            compare(&bench, before, &into);
-            let reference = match fate {
-                Fate::Restored => {
-                    bench.rescues()[0]["ref"].as_str().expect("a reference").to_owned()
+            let mut reference = "HEAD".to_owned();
+            for (n, (worktree, before)) in before.into_iter().enumerate() {
+                let is_of = |rescue: &&Value| rescue["worktree"].as_str() == worktree.as_deref();
+                let rescue = rescues.iter().find(is_of);
+                let into = match worktree {
+                    Some(_) => bench.fixture.root().join(format!("back-{n}")),
+                    None => into.clone(),
+                };
+                if let (None, Some(rescue)) = (&worktree, rescue) {
+                    reference = rescue["ref"].as_str().expect("a reference").to_owned();
                 }
-                _ => "HEAD".to_owned(),
-            };
+                bring_back(&bench, &before, rescue, &into);
+                compare(&bench, before, rescue, &into);
+            }
             for (submodule, commit) in checked_out {
                 let name = format!("{reference}:{submodule}");
                 assert_eq!(git(&into).args(["rev-parse", &name]).stdout(), commit, "{submodule}");
@@ -240,14 +259,8 @@ fn forget_all(bench: &Bench) {
 }
 
 /// Makes the worktree again: from the rescue if there is one, else from the commit it stood at.
-fn bring_back(bench: &Bench, before: &State, known: &[String], into: &Path) -> Fate {
-    for commit in known {
-        let there = bench.fixture.git().args(["cat-file", "-e", commit]).succeeds();
-        assert!(there, "the commit {commit} is lost");
-    }
-    let rescues = bench.rescues();
-    assert!(rescues.len() < 2, "{rescues:?}");
-    let Some(rescue) = rescues.first() else {
+fn bring_back(bench: &Bench, before: &State, rescue: Option<&Value>, into: &Path) {
+    let Some(rescue) = rescue else {
         let head = before.head.lines().next().expect("it had a commit");
         bench
             .fixture
@@ -256,17 +269,16 @@ fn bring_back(bench: &Bench, before: &State, known: &[String], into: &Path) -> F
             .arg(into)
             .arg(head)
             .ok();
-        return Fate::Clean;
+        return;
     };
     let id = rescue["id"].as_str().expect("an id");
     bench.ok(&["rescue", "restore", id, "--into", into.to_str().expect("UTF-8")]);
-    Fate::Restored
 }
 
 /// Asserts that the worktree is back as it was.
-fn compare(bench: &Bench, mut before: State, back: &Path) {
+fn compare(bench: &Bench, mut before: State, rescue: Option<&Value>, back: &Path) {
     let mut after = state(back);
-    if bench.rescues().is_empty() {
+    if rescue.is_none() {
         // What git does not keep by itself: how it came there, modes, and that it was on a branch.
         for state in [&mut before, &mut after] {
             state.own.clear();
@@ -289,7 +301,7 @@ fn compare(bench: &Bench, mut before: State, back: &Path) {
     // A worktree's own configuration may name commands. So it is saved, and restored only as far as it says
     // which files are there.
     let own = "config.worktree";
-    if let (Some(saved), [rescue]) = (before.own.get(own).cloned(), &bench.rescues()[..])
+    if let (Some(saved), Some(rescue)) = (before.own.get(own).cloned(), rescue)
         && after.own.get(own) != Some(&saved)
     {
         let place = format!("{}^3:state/config.worktree", rescue["ref"].as_str().expect("a ref"));

@@ -78,9 +78,12 @@ impl Inner {
         let proof = proof.watched_by(self.liveness.clone());
         // A slot at rest should have had nothing; whoever wrote there will look for it.
         if let (Some(rescue), None) = (proof.rescue(), lease) {
-            let (slot, note) = (plan.slot, rescue.note());
+            let (slot, rescue) = (plan.slot, rescue.clone());
             self.update(move |state, now| {
-                state.log(now, EventKind::Rescued, Some(slot), None, Some(&note));
+                for rescue in rescue.all() {
+                    let note = rescue.note();
+                    state.log(now, EventKind::Rescued, Some(slot), None, Some(&note));
+                }
             })
             .await?;
         }

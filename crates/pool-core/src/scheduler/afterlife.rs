@@ -6,7 +6,7 @@ use super::{Afterlife, LARGEST_SLOT, not_ours};
 use crate::error::Result;
 use crate::event::EventKind;
 use crate::id::{ClaimKey, Generation, SlotId};
-use crate::isolator::{Base, Plan};
+use crate::isolator::{Base, Plan, Rescue};
 use crate::settings::Settings;
 use crate::state::{
     Disposition, End, EndReason, EndedLease, PathUse, PoolState, Slot, SlotState, Token,
@@ -40,7 +40,7 @@ impl PoolState {
             end.linger = Duration::ZERO;
         }
         let lease = lease.clone();
-        if let Some(rescue) = &ended.rescue {
+        for rescue in ended.rescue.iter().flat_map(Rescue::all) {
             self.log(now, EventKind::Rescued, Some(slot), Some(&lease), Some(&rescue.note()));
         }
         match wanted {

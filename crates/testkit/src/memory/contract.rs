@@ -185,6 +185,8 @@ impl World {
             created_at: now,
             files: losses.files(),
             commits: losses.commits,
+            worktree: None,
+            nested: Vec::new(),
             damage: None,
         };
         let (tenancy, version) = state;
