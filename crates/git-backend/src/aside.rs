@@ -28,8 +28,11 @@ pub(crate) const REASON: &str = "wtpool is clearing it\n";
 pub(crate) const PREFIX: &str = ".leaving-";
 
 /// Under which name a slot's tree is set aside.
+pub(crate) const NAME: &str = ".leaving";
+
+/// Where a slot's tree is set aside.
 pub(crate) fn path(site: &Site, slot: SlotId) -> PathBuf {
-    site.slot_dir(slot).join(".leaving")
+    site.slot_dir(slot).join(NAME)
 }
 
 /// What was set aside.

@@ -190,7 +190,7 @@ fn condition(site: &Site, slot: SlotId, has_trace: bool) -> Result<Option<Condit
 }
 
 /// The entries of a directory whose names are slot numbers.
-fn numbered(dir: &Path) -> Result<Vec<SlotId>> {
+pub(crate) fn numbered(dir: &Path) -> Result<Vec<SlotId>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -78,6 +78,35 @@ impl GitIsolator {
         own_worktree::verify(&self.site, &self.site.admin_dir(slot)?, &self.site.place(slot))
     }
 
+    /// Takes over a pool that may be that of the repository from when it was at another path, or was
+    /// on another filesystem, where only the user can say so. The worktrees in it that the repository
+    /// has registered are then at its disposal. Does nothing for a pool of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if `pool_dir` is no pool, if the repository that it
+    /// belongs to is still at its path, if none of its worktrees is registered in `repository`, and if
+    /// it is a copy of another pool; any of writing it.
+    pub fn adopt(repository: &Repository, pool_dir: &Path, settings: GitSettings) -> Result<()> {
+        let site = Site::open(repository, pool_dir, settings)?;
+        if owner::pool_owner(&site.pool_dir)?.is_none() {
+            let message = format!("there is no pool in {}", site.pool_dir.display());
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        owner::take_over(&site, repository, true)
+    }
+
+    /// Fails if the repository is not at its path any more, or the pool is not the repository's.
+    ///
+    /// # Errors
+    ///
+    /// [`NoRepository`](ErrorKind::NoRepository) if the repository was moved,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the pool now is another one's.
+    pub fn check_in_place(&self) -> Result<()> {
+        self.site.check_in_place()?;
+        owner::check(&self.site.pool_dir, &self.repository)
+    }
+
     /// Returns what of the set-up files that [`GitSettings::copy`] names was not copied into a slot,
     /// and why: a sentence each. It holds for the last time that the slot was made or used again.
     pub fn left_out(&self, slot: SlotId) -> Vec<String> {
@@ -173,7 +202,7 @@ impl Isolator for GitIsolator {
         if !self.pool_exists()? {
             return Ok(());
         }
-        owner::claim(&self.site.pool_dir, &self.repository)
+        owner::claim(&self.site, &self.repository)
     }
 
     async fn resolve(&self, wish: &Wish, name: &LeaseName) -> Result<Base> {

@@ -35,7 +35,9 @@ mod user_config;
 pub use environment::GitEnvironment;
 pub use isolator::GitIsolator;
 pub use mirrors::{ExposedBy, Exposure};
-pub use owner::{pool_of_another, pool_owner};
+pub use owner::{
+    OtherPool, check_pool_owner, earlier_pool_dirs, pool_of_another, pool_owner, repository_beside,
+};
 pub use repository::Repository;
 pub use settings::{GitSettings, SubmoduleMode};
 pub use source::source_worktree;

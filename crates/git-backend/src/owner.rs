@@ -1,12 +1,29 @@
 //! Whose a pool directory is: which repository's, and whether it is a pool at all.
+//!
+//! A pool names its repository by path, and remembers what else tells it from every other one. If
+//! the repository or the pool was moved, it is taken over only where that is certain: nothing is at
+//! the path of before, or another repository, and the one at hand is the very one, no copy of it.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use pool_core::{Error, ErrorKind, Result, open_plain};
 
 use crate::repository::Repository;
+use crate::site::Site;
+
+mod identity;
+mod links;
+mod search;
+mod standing;
+
+pub(crate) use identity::Identity;
+use identity::Memory;
+pub(crate) use search::default_pool;
+pub use search::{OtherPool, repository_beside};
+use standing::{Judged, Standing};
 
 /// Names the repository that a pool belongs to: its common directory, byte for byte.
 const OWNER_FILE: &str = "repository";
@@ -24,10 +41,137 @@ pub(crate) fn check(pool_dir: &Path, repository: &Repository) -> Result<()> {
         default.parent().map_or(Ok(()), check_above)?;
     }
     is_pool(pool_dir)?;
-    match pool_owner(pool_dir)? {
-        Some(owner) if owner != repository.common_dir() => Err(pool_of_another(pool_dir, &owner)),
+    check_pool_owner(pool_dir, repository)
+}
+
+/// Checks that the pool in `pool_dir` is that repository's, wherever the two were before, or that
+/// there is none. Changes nothing.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidInput`] if it is another repository's, or not for certain this one's; any
+/// error of reading.
+pub fn check_pool_owner(pool_dir: &Path, repository: &Repository) -> Result<()> {
+    let judged = Judged::new(pool_dir, repository)?;
+    match judged.owner {
+        Some(owner) if !judged.standing.is_ours() => {
+            Err(judged.standing.refusal(pool_dir, &owner, repository))
+        }
         _ => Ok(()),
     }
+}
+
+/// Returns the paths at which the pool in `pool_dir` was before it was moved, the latest first.
+pub fn earlier_pool_dirs(pool_dir: &Path) -> Vec<PathBuf> {
+    let Ok(Some(memory)) = Memory::read(pool_dir) else { return Vec::new() };
+    let pool_dir = crate::site::resolved(pool_dir);
+    let last = memory.pool_dir().filter(|last| *last != pool_dir);
+    last.into_iter().chain(memory.earlier()).collect()
+}
+
+/// The last component of each slot's path in that pool.
+pub(crate) fn slot_name(pool_dir: &Path, repository: &Repository) -> Result<String> {
+    let own = crate::site::sanitized(repository.name());
+    let judged = Judged::new(pool_dir, repository)?;
+    if let Some(memory) = &judged.memory {
+        return Ok(memory.name().to_owned());
+    }
+    if judged.owner.as_deref().is_none_or(|owner| owner == repository.common_dir()) {
+        return Ok(own);
+    }
+    // Of an older version, and moved since.
+    let links = judged.links(pool_dir, repository.common_dir())?;
+    let mut named = links.into_iter().map(|link| link.name);
+    Ok(named.find(|name| crate::site::sanitized(name) == *name).unwrap_or(own))
+}
+
+/// Takes over a pool whose repository, or which itself, was moved: has all of its worktrees and their
+/// registrations name each other at the paths of now, and then the pool its owner. Interrupted
+/// anywhere, it can be done again. `by_user`: also where it is not certain that it was the
+/// repository's, because the user says so.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidInput`] if the pool is another repository's; if its files can't be written.
+pub(crate) fn take_over(site: &Site, repository: &Repository, by_user: bool) -> Result<()> {
+    let pool_dir = &site.pool_dir;
+    crate::registration::exclusively(site, &AtomicBool::new(false), || {
+        // Another process may have been quicker.
+        let judged = Judged::new(pool_dir, repository)?;
+        let Some(owner) = judged.owner.as_deref() else { return Ok(()) };
+        match &judged.standing {
+            Standing::Unclaimed | Standing::Ours => return Ok(()),
+            Standing::Moved => {}
+            Standing::Likely(_) if by_user => {}
+            standing => return Err(standing.refusal(pool_dir, owner, repository)),
+        }
+        let links = judged.links(pool_dir, repository.common_dir())?;
+        let now = || Memory::now(pool_dir, site.identity(), site.name());
+        let before = match &judged.memory {
+            Some(memory) => memory.clone(),
+            None => now()?,
+        };
+        before.while_taken(pool_dir, repository.common_dir())?.write(pool_dir)?;
+        pool_core::fail_point!("git-backend::owner::taken");
+        for link in links {
+            link.repair()?;
+        }
+        judged.repair_of_deleted(pool_dir, repository.common_dir())?;
+        pool_core::fail_point!("git-backend::owner::repaired");
+        // Until the last step, the pool still tells what it was.
+        if owner != repository.common_dir() {
+            let mut line = bytes_of(repository.common_dir())?;
+            line.push(b'\n');
+            replace(&pool_dir.join(OWNER_FILE), &line)?;
+            pool_core::fail_point!("git-backend::owner::renamed");
+        }
+        now()?.after(judged.memory).write(pool_dir)?;
+        tracing::info!(
+            target: "wtpool",
+            "took over the pool {} of the repository that was at {}",
+            pool_dir.display(),
+            owner.display()
+        );
+        Ok(())
+    })
+}
+
+/// Whether two paths lead to the same file or directory.
+#[cfg(unix)]
+fn is_same(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+#[cfg(not(unix))]
+fn is_same(one: &Path, other: &Path) -> bool {
+    crate::site::resolved(one) == crate::site::resolved(other)
+}
+
+/// In which replacements are put together that were not finished.
+const UNFINISHED: &str = ".wtpool-new";
+
+/// Replaces a file as a whole, and brings it to the disk.
+fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    replace_by(path, content, Path::new(&unfinished))
+}
+
+fn replace_by(path: &Path, content: &[u8], unfinished: &Path) -> Result<()> {
+    let failed = |e| Error::io(format!("write {}", path.display()), e);
+    // One that a killed process left, or a link.
+    match fs::remove_file(unfinished) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let written = File::create_new(unfinished).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(unfinished, path)).map_err(failed)?;
+    path.parent().map_or(Ok(()), |dir| crate::durable::file(dir).map(drop))
 }
 
 /// Whether there is a pool in a directory; not if that is empty.
@@ -151,11 +295,23 @@ pub fn pool_owner(pool_dir: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// Writes down whose pool it is, so that it can be used from anywhere.
-pub(crate) fn claim(pool_dir: &Path, repository: &Repository) -> Result<()> {
+pub(crate) fn claim(site: &Site, repository: &Repository) -> Result<()> {
+    let pool_dir = &*site.pool_dir;
     let unfinished = pool_dir.join(format!(".{OWNER_FILE}.new"));
-    let is_ours = || match pool_owner(pool_dir)? {
-        Some(owner) if owner != repository.common_dir() => Err(pool_of_another(pool_dir, &owner)),
-        owner => Ok(owner.is_some()),
+    let remember = || Memory::now(pool_dir, site.identity(), site.name());
+    let is_ours = || {
+        let judged = Judged::new(pool_dir, repository)?;
+        // What was judged is what was opened.
+        site.check_in_place()?;
+        let Some(owner) = &judged.owner else { return Ok(false) };
+        match &judged.standing {
+            Standing::Ours if judged.is_outdated => {
+                remember()?.after(judged.memory).write(pool_dir).map(|()| true)
+            }
+            Standing::Ours => Ok(true),
+            Standing::Moved => take_over(site, repository, false).map(|()| true),
+            standing => Err(standing.refusal(pool_dir, owner, repository)),
+        }
     };
     hide(pool_dir, repository);
     if is_ours()? {
@@ -173,6 +329,8 @@ pub(crate) fn claim(pool_dir: &Path, repository: &Repository) -> Result<()> {
         let _ = fs::remove_file(unfinished);
         return Ok(());
     }
+    remember()?.write(pool_dir)?;
+    pool_core::fail_point!("git-backend::owner::remembered");
     let mut line = bytes_of(repository.common_dir())?;
     line.push(b'\n');
     let is_empty = fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_file() && meta.len() == 0);

@@ -168,7 +168,11 @@ pub(crate) fn remember_config(site: &Site, plan: &Plan, admin: &Path) -> Result<
 
 /// Where the copy of one such file lies.
 pub(crate) fn remembered(site: &Site, slot: pool_core::SlotId, file: &str) -> std::path::PathBuf {
-    site.slot_dir(slot).join(format!(".{}", file.replace('/', "-")))
+    site.slot_dir(slot).join(remembered_name(file))
+}
+
+pub(crate) fn remembered_name(file: &str) -> String {
+    format!(".{}", file.replace('/', "-"))
 }
 
 /// Fails when the settings refuse submodules and the commit has any.

@@ -73,6 +73,7 @@ pub(crate) fn exclusively<T>(
         },
         Err(_) => None,
     };
+    site.check_in_place()?;
     // Both until they are closed, after the work.
     work()
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use pool_core::{Error, ErrorKind, Result};
 
+use crate::owner::default_pool;
 use crate::settings::GitSettings;
 use crate::site::{gix_error, options};
 
@@ -140,8 +141,14 @@ impl Repository {
 
     /// Where its pool is unless told otherwise: `.wtpool/<name>-<hash>` beside it, so on its
     /// filesystem, out of reach of `git clean`, and distinct for two clones. Beside the outermost
-    /// superproject for a submodule. Nothing is created.
+    /// superproject for a submodule. If it had a pool at an earlier path, and was moved since, that
+    /// pool; if another repository's pool is there, a numbered one. Nothing is created.
     pub fn default_pool_dir(&self) -> PathBuf {
+        default_pool(self, self.nominal_pool_dir())
+    }
+
+    /// The default pool's path as it follows from the repository's own.
+    fn nominal_pool_dir(&self) -> PathBuf {
         let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
         hasher.update(self.common_dir.as_os_str().as_encoded_bytes());
         let hash = match hasher.try_finalize() {
@@ -152,7 +159,12 @@ impl Repository {
         self.beside.join(".wtpool").join(format!("{}-{hash}", self.name))
     }
 
-    fn place(&self) -> &Path {
+    /// The directory beside it in which default pools are.
+    pub(crate) fn beside(&self) -> &Path {
+        &self.beside
+    }
+
+    pub(crate) fn place(&self) -> &Path {
         self.worktree.as_deref().unwrap_or(&self.common_dir)
     }
 

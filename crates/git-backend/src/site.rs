@@ -11,6 +11,7 @@ use gix::bstr::ByteSlice;
 use pool_core::{Error, ErrorKind, Result, SlotId, open_plain};
 
 use crate::git::Git;
+use crate::owner::{self, Identity};
 use crate::provision::{OWN_CONFIG, remembered};
 use crate::references::settled;
 use crate::registration::{self, REGISTRATION_LOCK};
@@ -43,6 +44,8 @@ pub(crate) struct Site {
     /// The user's choices.
     pub(crate) settings: GitSettings,
     name: String,
+    /// Which directory `common_dir` was when it was opened.
+    identity: Option<Identity>,
     /// By slot, a number that changes with what a look finds: so that it is noticed when a slot
     /// was written to after it had been found, or made, safe to remove.
     fingerprints: Mutex<HashMap<SlotId, u64>>,
@@ -83,6 +86,7 @@ impl Site {
             .with_hint("choose a directory beside the repository"));
         }
         let main_worktree = source.as_ref().and_then(Source::main_worktree).map(Path::to_owned);
+        let name = owner::slot_name(&pool_dir, repository)?;
         let site = Self {
             repo: repo.into_sync(),
             common_dir: repository.common_dir().to_owned(),
@@ -91,7 +95,8 @@ impl Site {
             is_bare: repository.is_bare(),
             pool_dir,
             settings,
-            name: sanitized(repository.name()),
+            name,
+            identity: Identity::of(repository.common_dir()),
             fingerprints: Mutex::default(),
         };
         match site.around()? {
@@ -116,6 +121,30 @@ impl Site {
         let linked = linked.iter().filter_map(|(_, dot_git)| dot_git.parent());
         let mut all = linked.chain(self.main_worktree.as_deref());
         Ok(all.find(|worktree| self.pool_dir.starts_with(worktree)).map(Path::to_owned))
+    }
+
+    /// The last component of each slot's path.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which directory the repository's common directory was when it was opened.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
+
+    /// Fails if the repository is not at its path any more: it was moved, and another one may be
+    /// there now.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        let common_dir = &self.common_dir;
+        let is_there = common_dir.is_dir();
+        if is_there && (self.identity.is_none() || Identity::of(common_dir) == self.identity) {
+            return Ok(());
+        }
+        let what = if is_there { "another repository is there now" } else { "it is gone" };
+        let message = format!("cannot use the repository {}: {what}", common_dir.display());
+        Err(Error::new(ErrorKind::NoRepository, message)
+            .with_hint("run the command again in the repository, where it is now"))
     }
 
     /// Where all slots are.
@@ -581,7 +610,7 @@ pub(crate) fn resolved(path: &Path) -> PathBuf {
 }
 
 /// Usable as a directory's name on every platform, and not an option to any program.
-fn sanitized(name: &str) -> String {
+pub(crate) fn sanitized(name: &str) -> String {
     let name: String = name
         .chars()
         .map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' })

@@ -119,6 +119,15 @@ pub(crate) enum Verb {
         /// The session's id
         session: SessionId,
     },
+    /// Take over a pool from when the repository was elsewhere
+    ///
+    /// After a repository was renamed, wtpool finds its pool by itself. Where it can't be certain that
+    /// the repository is the same one, as after a move to another filesystem, `list` and `doctor` name
+    /// the pool, and you say so with this command. A pool whose repository is still there is refused.
+    Adopt {
+        /// The pool's directory
+        pool: PathBuf,
+    },
     /// What was saved from ended leases, and the way back
     #[command(subcommand)]
     Rescue(RescueVerb),

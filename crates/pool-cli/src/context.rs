@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cache_share::{Directories, Private, Sccache, Seeded, Setup, SharedTarget};
-use git_backend::{GitIsolator, Repository, pool_of_another, pool_owner, source_worktree};
+use git_backend::{
+    GitIsolator, Repository, check_pool_owner, earlier_pool_dirs, pool_owner, repository_beside,
+    source_worktree,
+};
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, Isolator as _, Lease, LeaseAt, LeaseId,
     LeaseName, Lookup, Pool, Result, Slot, SlotId, Token,
@@ -64,7 +67,16 @@ impl Place {
     pub(crate) fn find(global: &Global, cache: Option<&str>, access: Access) -> Result<Self> {
         let flags = Flags { pool_dir: global.pool_dir.clone(), cache: cache.map(str::to_owned) };
         let here = match std::env::current_dir() {
-            Ok(dir) => Repository::find(global.repo.as_deref().unwrap_or(&dir)),
+            Ok(dir) => match Repository::find(global.repo.as_deref().unwrap_or(&dir)) {
+                // In a worktree whose repository was moved, git finds none.
+                Err(error) if global.repo.is_none() => match pool_around(&dir) {
+                    Some(pool) => pool_owner(&pool).and_then(|owner| {
+                        owner.map_or(Err(error), |owner| owner_of(&pool, &owner))
+                    }),
+                    None => Err(error),
+                },
+                found => found,
+            },
             Err(e) => match (stand_where_named(global), &global.repo) {
                 (true, Some(dir)) => Repository::find(dir),
                 // The pool knows whose it is, if one was named.
@@ -82,17 +94,27 @@ impl Place {
         let (Some(dir), Some(owner)) = (given.clone(), owner) else {
             // A pool that is yet to be made, or the default one.
             let repository = here?;
+            // The pool of the lease that this process runs in was moved since.
+            let is_gone = |dir: &PathBuf| inherited(&without_repository) && !dir.exists();
+            let was_moved = given.as_ref().is_some_and(is_gone);
+            let given = given.filter(|_| !was_moved);
             let pool_dir = given.unwrap_or_else(|| repository.default_pool_dir());
-            if let Some(owner) = pool_owner(&pool_dir)?
-                && owner != repository.common_dir()
-            {
-                return Err(pool_of_another(&pool_dir, &owner));
+            check_pool_owner(&pool_dir, &repository)?;
+            let mut loaded = load(&repository, &pool_dir)?;
+            if was_moved {
+                loaded.settings.pool_dir = None;
+                loaded.origins.remove("pool_dir");
             }
-            let loaded = load(&repository, &pool_dir)?;
             return Ok(Self { repository, pool_dir, loaded });
         };
+        let checked = here.as_ref().map(|repository| check_pool_owner(&dir, repository));
+        let (is_ours, refusal) = match checked {
+            Ok(Ok(())) => (true, None),
+            Ok(Err(error)) => (false, Some(error)),
+            Err(_) => (false, None),
+        };
         match here {
-            Ok(repository) if repository.common_dir() == owner => {
+            Ok(repository) if is_ours => {
                 let loaded = load(&repository, &dir)?;
                 Ok(Self { repository, pool_dir: dir, loaded })
             }
@@ -104,21 +126,15 @@ impl Place {
                 loaded.origins.remove("pool_dir");
                 Ok(Self { repository, pool_dir, loaded })
             }
-            Ok(_) if access == Access::Lease || global.repo.is_some() => {
-                Err(pool_of_another(&dir, &owner))
-            }
-            // The pool knows whose it is.
             _ => {
-                let repository = Repository::find(&owner).map_err(|e| {
-                    Error::new(
-                        e.kind(),
-                        format!(
-                            "the pool {} belongs to a repository that is gone: {e}",
-                            dir.display()
-                        ),
-                    )
-                    .with_hint("put the repository back, or save what is in the pool and delete it")
-                })?;
+                if let Some(error) = refusal {
+                    let is_meant = access == Access::Lease || global.repo.is_some();
+                    if is_meant || owner_of(&dir, &owner).is_err() {
+                        return Err(error);
+                    }
+                }
+                // The pool knows whose it is.
+                let repository = owner_of(&dir, &owner)?;
                 let loaded = load(&repository, &dir)?;
                 Ok(Self { repository, pool_dir: dir, loaded })
             }
@@ -176,7 +192,7 @@ impl Context {
 
     /// Finds a lease or slot by what a person gave: an id, the beginning of one, a name, a path.
     pub(crate) async fn find(&self, text: &str) -> Result<Lookup> {
-        match path_of(&self.start_dir, text).as_deref().and_then(Path::to_str) {
+        match self.path_of(text).as_deref().and_then(Path::to_str) {
             Some(path) => self.pool.find(path).await,
             None => self.pool.find(text).await,
         }
@@ -197,7 +213,7 @@ impl Context {
         };
         let inside = std::env::var(LEASE_VARIABLES[0]).ok().and_then(|id| LeaseId::new(id).ok());
         let known = given.as_ref().or(inside.as_ref());
-        let found = match path_of(&self.start_dir, text) {
+        let found = match self.path_of(text) {
             Some(path) => match self.pool.lease_at(&path, known).await? {
                 LeaseAt::Only(found) => found,
                 LeaseAt::Several(slot) => return Err(several(verb, &path, &slot)),
@@ -215,6 +231,18 @@ impl Context {
         }
     }
 
+    /// The path that a person gave, as [`path_of`]; that of a pool which was moved since, where it is
+    /// now.
+    fn path_of(&self, text: &str) -> Option<PathBuf> {
+        let path = path_of(&self.start_dir, text)?;
+        if path.exists() {
+            return Some(path);
+        }
+        let earlier = earlier_pool_dirs(&self.pool_dir);
+        let inside = earlier.iter().find_map(|dir| path.strip_prefix(dir).ok());
+        Some(inside.map_or_else(|| path.clone(), |inside| self.pool_dir.join(inside)))
+    }
+
     /// Leaves the slot that this process was started in, for a verb that gives out slots: see [`leave`].
     pub(crate) fn leave_slot(&self) {
         leave(&self.start_dir, &self.pool_dir, &self.repository);
@@ -224,6 +252,27 @@ impl Context {
     pub(crate) fn repository_path(&self) -> &Path {
         self.repository.main_worktree().unwrap_or(self.repository.common_dir())
     }
+}
+
+/// The repository that a pool belongs to: at the path that the pool names, or where it was moved to
+/// together with the pool.
+fn owner_of(pool_dir: &Path, owner: &Path) -> Result<Repository> {
+    let found = Repository::find(owner);
+    if let Ok(found) = &found
+        && found.common_dir() == owner
+    {
+        check_pool_owner(pool_dir, found)?;
+        return Ok(found.clone());
+    }
+    if let Some(found) = repository_beside(pool_dir)? {
+        return Ok(found);
+    }
+    let (pool, owner) = (pool_dir.display(), owner.display());
+    let message = format!("the pool {pool} belongs to the repository {owner}, which is gone");
+    Err(Error::new(ErrorKind::NoRepository, message).with_hint(
+        "run the command in the repository where it is now; if it is deleted, save what is in the \
+         pool's slots, then delete the pool",
+    ))
 }
 
 /// The pool that a path lies in a worktree of, whether or not the worktree is still there.
@@ -251,7 +300,7 @@ fn path_of(start_dir: &Path, text: &str) -> Option<PathBuf> {
 }
 
 /// The working directory; empty if it is gone.
-fn start_dir() -> PathBuf {
+pub(crate) fn start_dir() -> PathBuf {
     std::env::current_dir().unwrap_or_default()
 }
 

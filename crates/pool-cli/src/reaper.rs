@@ -4,9 +4,13 @@
 //! writes it into the records, then looks whether the lock is held, and starts a reaper if it is
 //! not. A reaper with nothing left to do first gives up the lock, then looks at the records once
 //! more. In whichever order the two meet, one of them sees the other.
+//!
+//! It holds the directories of the pool and of the repository open, and follows both where they are
+//! moved to.
 
 use std::fs::File;
 use std::io::{Read, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -120,29 +124,65 @@ fn start_unless_alive(pool_dir: &Path) -> Result<()> {
 pub(crate) async fn live(global: &Global) -> Result<()> {
     background::detach();
     let mut context = Context::open(global, None, Access::Visit)?;
-    let pool_dir = context.pool_dir.clone();
     if !context.exists {
         return Ok(());
     }
     // A pool that is made anew at the same path has a reaper of its own: this one's lock is not there. It stays
     // open, so that no other directory can be taken for it.
-    let Ok(ground) = File::open(&pool_dir) else { return Ok(()) };
+    let Ok(ground) = Ground::of(&context) else { return Ok(()) };
+    let mut global = global.clone();
     loop {
-        let Some(lock) = lock(&pool_dir).await? else { return Ok(()) };
+        let Some(lock) = lock(&context.pool_dir).await? else { return Ok(()) };
         pool_core::fail_point!("pool-cli::reaper::locked");
         let _ = write_pid(&lock);
-        let end = watch(global, &mut context, &pool_dir, &ground, &lock).await;
+        let end = watch(&mut global, &mut context, &ground, &lock).await;
         drop(lock);
         pool_core::fail_point!("pool-cli::reaper::unlocked");
         if end == End::Useless {
             return Ok(());
         }
         // Whoever came in between saw the lock, and counts on us.
-        let left =
-            is_at(&ground, &pool_dir) && context.pool.needs_watching().await.unwrap_or(false);
+        let left = is_at(&ground.pool, &context.pool_dir)
+            && context.pool.needs_watching().await.unwrap_or(false);
         if !left {
             return Ok(());
         }
+    }
+}
+
+/// The directories of a pool and of its repository, wherever they are moved to.
+#[derive(Debug)]
+struct Ground {
+    pool: File,
+    repository: File,
+}
+
+impl Ground {
+    fn of(context: &Context) -> std::io::Result<Self> {
+        let pool = File::open(&context.pool_dir)?;
+        Ok(Self { pool, repository: File::open(context.repository.common_dir())? })
+    }
+
+    /// Whether both are where they were, and the pool is the repository's.
+    fn is_as_opened(&self, context: &Context) -> bool {
+        is_at(&self.pool, &context.pool_dir)
+            && is_at(&self.repository, context.repository.common_dir())
+            && context.git.check_in_place().is_ok()
+    }
+
+    /// Opens the pool where the two are now, and so takes it over; says which options that takes.
+    /// `None` if one of them is gone, or the pool is another repository's by now.
+    fn follow(&self, global: &Global) -> Result<Option<(Global, Context)>> {
+        let path = |dir: &File| {
+            let path = std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd())).ok()?;
+            is_at(dir, &path).then_some(path)
+        };
+        let (Some(pool), Some(repository)) = (path(&self.pool), path(&self.repository)) else {
+            return Ok(None);
+        };
+        let global = Global { pool_dir: Some(pool), repo: Some(repository), ..global.clone() };
+        let context = Context::open(&global, None, Access::Visit)?;
+        Ok(self.is_as_opened(&context).then_some((global, context)))
     }
 }
 
@@ -178,9 +218,10 @@ fn write_pid(lock: &File) -> std::io::Result<()> {
 /// Why a reaper stopped watching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// Nothing is left, or the pool's directory is gone.
+    /// Nothing is left.
     Done,
-    /// It can do nothing here any more: the repository is gone, or a newer version wrote the records.
+    /// It can do nothing here any more: the pool or the repository is gone, or a newer version wrote
+    /// the records.
     /// The next verb in the repository starts another reaper.
     Useless,
 }
@@ -200,19 +241,21 @@ impl Warned {
 }
 
 /// Watches until nothing is left to watch over, or nothing can be done.
-async fn watch(
-    global: &Global,
-    context: &mut Context,
-    pool_dir: &Path,
-    ground: &File,
-    lock: &File,
-) -> End {
+async fn watch(global: &mut Global, context: &mut Context, ground: &Ground, lock: &File) -> End {
     let mut looked: Option<Moment> = None;
-    let mut records = identity(pool_dir);
+    let mut records = identity(&context.pool_dir);
     let mut warned = Warned::default();
-    while is_at(ground, pool_dir) {
-        if !context.repository.common_dir().exists() {
-            return End::Useless;
+    loop {
+        if !ground.is_as_opened(context) {
+            match ground.follow(global) {
+                Ok(Some(moved)) => (*global, *context) = moved,
+                Ok(None) => return End::Useless,
+                Err(error) => {
+                    warned.warn("cannot follow the repository to where it was moved", &error);
+                    return End::Useless;
+                }
+            }
+            records = identity(&context.pool_dir);
         }
         // Shows `doctor` that it is at work. Without, it is called silent, which harms nothing.
         let _ = lock.set_modified(SystemTime::now());
@@ -239,7 +282,6 @@ async fn watch(
         }
         tokio::time::sleep(period.min(TICK)).await;
     }
-    End::Done
 }
 
 /// Whether it is time to look: after each period, and when a lease or its lingering has just ended,
@@ -260,6 +302,7 @@ fn renew(global: &Global, context: &mut Context, records: &mut Option<u64>, warn
         Ok(place)
             if place.loaded.settings != context.settings
                 || place.loaded.source.as_deref() != context.git.source_worktree()
+                || place.repository.common_dir() != context.repository.common_dir()
                 || now != *records =>
         {
             match place.open(global, Access::Visit) {

@@ -1,6 +1,7 @@
 //! One module per verb.
 
 mod acquire;
+mod adopt;
 pub(crate) mod cache;
 mod config;
 mod doctor;
@@ -43,6 +44,7 @@ pub(crate) async fn perform(Cli { global, verb }: Cli) -> Result<u8> {
         }
         Verb::Prune { dry_run, all } => prune::perform(&global, dry_run, all).await,
         Verb::EndSession { session } => end_session::perform(&global, &session).await,
+        Verb::Adopt { pool } => adopt::perform(&global, &pool).await,
         Verb::Rescue(verb) => rescue::perform(&global, verb).await,
         Verb::Doctor => doctor::perform(&global).await,
         Verb::Config => config::perform(&global),

@@ -193,7 +193,7 @@ const PLAIN: Scenario = Scenario {
 };
 
 /// All of them.
-pub(super) const ALL: [Scenario; 15] = [
+pub(super) const ALL: [Scenario; 16] = [
     Scenario { name: "run", ..PLAIN },
     Scenario { name: "session", play: session, ..PLAIN },
     Scenario { name: "lingering", cap: 1, play: lingering, ..PLAIN },
@@ -206,6 +206,7 @@ pub(super) const ALL: [Scenario; 15] = [
     Scenario { name: "refused", play: refused, ..PLAIN },
     Scenario { name: "resumed", play: resumed, ..PLAIN },
     Scenario { name: "occupied", play: occupied, ..PLAIN },
+    Scenario { name: "moved", play: moved, ..PLAIN },
     Scenario {
         name: "restore",
         play: restore,
@@ -361,6 +362,23 @@ fn occupied(play: &Play<'_>) -> Result {
     play.wtpool(&["release", "a"])?;
     drop(stands);
     play.wtpool(&["prune"]).map(drop)
+}
+
+/// The repository is renamed, and back; a process may be killed that takes the pool over.
+fn moved(play: &Play<'_>) -> Result {
+    let place = play.wtpool(&["acquire", "--name", "a"])?;
+    play.work(&place, "one")?;
+    quiet(play)?;
+    let repo = play.ground.repo();
+    let away = repo.with_file_name("moved");
+    std::fs::rename(&repo, &away)?;
+    let listed = play.command(&["list"]).current_dir(&away).output();
+    std::fs::rename(&away, &repo)?;
+    if !listed?.status.success() {
+        return Err("a renamed repository has no pool".into());
+    }
+    play.wtpool(&["list"])?;
+    play.wtpool(&["release", "a"]).map(drop)
 }
 
 /// The ways back.

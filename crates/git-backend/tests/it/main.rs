@@ -14,6 +14,7 @@ mod layouts;
 mod lifecycle;
 mod malice;
 mod mirrors;
+mod moved;
 mod nested;
 mod others_layouts;
 mod own_worktree;

@@ -91,6 +91,11 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
             denied_checkout(&place, &mut found);
             source(place.loaded.source.as_deref(), &mut found);
             directory(&place.pool_dir, &mut found);
+            for other in place.repository.other_pools(&place.pool_dir) {
+                let slots = counted(other.slots as u64, "slot");
+                let what = format!("{} ({slots}) {}", other.pool_dir.display(), other.what);
+                found.note("pools", what, other.advice);
+            }
             match place.open(global, Access::Visit) {
                 Err(error) => found.error("records", &error),
                 Ok(context) => pool(&context, &mut found).await,

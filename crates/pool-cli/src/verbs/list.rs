@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use git_backend::OtherPool;
 use pool_core::{PoolState, Slot, SlotId, SlotState};
 use serde::Serialize;
 
 use crate::cli::Global;
 use crate::context::{Access, Context};
 use crate::error::Result;
-use crate::output::{self, LeaseDocument, WaiterDocument};
+use crate::output::{self, LeaseDocument, WaiterDocument, counted};
 
 #[derive(Serialize)]
 struct Document {
@@ -17,6 +18,16 @@ struct Document {
     max_leases: u32,
     slots: Vec<SlotDocument>,
     waiting: Vec<WaiterDocument>,
+    other_pools: Vec<OtherPoolDocument>,
+}
+
+/// A pool beside this one that is, was or may have been the repository's.
+#[derive(Serialize)]
+struct OtherPoolDocument {
+    pool_dir: PathBuf,
+    owner: PathBuf,
+    slots: usize,
+    advice: String,
 }
 
 /// A slot, as programs see it.
@@ -48,6 +59,17 @@ impl SlotDocument {
     }
 }
 
+impl OtherPoolDocument {
+    fn new(other: &OtherPool) -> Self {
+        Self {
+            pool_dir: other.pool_dir.clone(),
+            owner: other.owner.clone(),
+            slots: other.slots,
+            advice: other.advice.clone(),
+        }
+    }
+}
+
 pub(crate) async fn perform(global: &Global) -> Result<u8> {
     let context = Context::open(global, None, Access::Visit)?;
     let state = context.pool.list().await?;
@@ -58,16 +80,22 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
     let now = context.pool.now();
     let waiting = state.waiters.values().zip(1..);
     let waiting = waiting.map(|(waiter, n)| WaiterDocument::new(n, waiter, &now)).collect();
+    let others = context.repository.other_pools(&context.pool_dir);
     let document = Document {
         pool_dir: context.pool_dir.clone(),
         repo: context.repository_path().to_owned(),
         max_leases: context.settings.max_leases,
         slots,
         waiting,
+        other_pools: others.iter().map(OtherPoolDocument::new).collect(),
     };
     if context.out.json {
         context.out.document(&document)?;
         return Ok(0);
+    }
+    for other in &others {
+        let (dir, slots) = (other.pool_dir.display(), counted(other.slots as u64, "slot"));
+        context.out.remark(format!("{dir} ({slots}) {}; {}", other.what, other.advice));
     }
     if document.slots.is_empty() && document.waiting.is_empty() {
         context.out.remark(format!("no slots in {}", document.pool_dir.display()));

@@ -146,6 +146,15 @@ impl Bench {
         processes.filter(|process| is_ours(process)).filter_map(name).collect()
     }
 
+    /// The lock of the pool's reaper, once that watches.
+    pub(crate) fn reaper_lock(&self) -> File {
+        let path = self.pool().join("reaper.lock");
+        eventually("there is a reaper", || path.exists());
+        let lock = File::open(&path).expect("it is there");
+        eventually("a reaper watches", || !is_free(&lock));
+        lock
+    }
+
     /// Ends the reaper as it never ends itself, and waits until it is gone.
     pub(crate) fn kill_reaper(&self) {
         let lock = File::open(self.pool().join("reaper.lock")).expect("there was a reaper");

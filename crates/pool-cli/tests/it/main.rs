@@ -13,6 +13,7 @@ mod host;
 mod killed;
 mod lease;
 mod malice;
+mod moved;
 mod others;
 mod power;
 mod reaper;

@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::bench::{Bench, eventually, is_free, kill};
+use crate::bench::{Bench, eventually, finish, is_free, kill};
 
 #[test]
 fn stopped_reaper_is_reported_by_doctor() {
@@ -29,12 +29,14 @@ fn reaper_of_a_repository_that_is_gone_ends_and_harms_nothing() {
     let bench = Bench::new();
     let work = bench.acquire(&["--ttl", "1h"]).join("work");
     fs::write(&work, "work\n").expect("written");
-    let lock = fs::File::open(bench.pool().join("reaper.lock")).expect("there is a reaper");
-    eventually("a reaper watches", || !is_free(&lock));
+    let lock = bench.reaper_lock();
     let away = bench.repo().with_file_name("elsewhere");
-    fs::rename(bench.repo(), &away).expect("moved");
+    let (repo, copy) = (bench.repo(), away.to_str().expect("UTF-8").to_owned());
+    let copied = finish(&mut bench.command("cp", &["-a", repo.to_str().expect("UTF-8"), &copy]));
+    assert_eq!(copied.code, Some(0), "{copied:?}");
+    fs::remove_dir_all(&repo).expect("removed");
     eventually("the reaper ends", || is_free(&lock));
-    fs::rename(&away, bench.repo()).expect("moved back");
+    fs::rename(&away, &repo).expect("put back");
     assert_eq!(fs::read_to_string(&work).expect("it is there"), "work\n");
     assert_eq!(bench.slots()[0]["state"], "leased");
     bench.ok(&["prune"]);

@@ -125,4 +125,46 @@ pub(super) const GUARDS: &[Guard] = &[
         edits: &[("if name.as_encoded_bytes().starts_with(b\"GIT_\") {", "if name.is_empty() {")],
         tests: &[it(GIT, "guards::variables_of_git_do_not_reach_the_pools_own_git")],
     },
+    Guard {
+        name: "pool-of-a-copy",
+        file: "crates/git-backend/src/owner/standing.rs",
+        edits: &[("if !is_at_its_path && !is_gone(owner) && !is_replaced()? {", "if false {")],
+        tests: &[it(CLI, "moved::copy_of_a_repository_gets_no_lease_of_the_original")],
+    },
+    Guard {
+        name: "pool-of-the-repository-before",
+        file: "crates/git-backend/src/owner/standing.rs",
+        edits: &[("if !is_empty()? && !has_links()? {", "if false {")],
+        tests: &[it(CLI, "moved::repository_made_at_the_old_path_gets_no_lease_of_the_one_before")],
+    },
+    Guard {
+        name: "copy-of-a-pool",
+        file: "crates/git-backend/src/owner/standing.rs",
+        edits: &[("match is_there && !is_same(original, pool_dir) {", "match false {")],
+        tests: &[it(CLI, "moved::pool_that_is_moved_by_hand_is_found")],
+    },
+    Guard {
+        name: "identity-of-a-moved-repository",
+        file: "crates/git-backend/src/owner/standing.rs",
+        edits: &[("if !memory.is_of(identity) {", "if false {")],
+        tests: &[it(CLI, "moved::repository_on_another_filesystem_adopts_its_pool")],
+    },
+    Guard {
+        name: "interrupted-take-over",
+        file: "crates/git-backend/src/owner/standing.rs",
+        edits: &[(
+            "if is_at_its_path && (!was_moved && !is_between || is_empty()?) {",
+            "if is_at_its_path && (!was_moved || is_empty()?) {",
+        )],
+        tests: &[it(
+            GIT,
+            "moved::interrupted_take_over_is_finished_wherever_the_repository_is_then",
+        )],
+    },
+    Guard {
+        name: "replaced-repository",
+        file: "crates/git-backend/src/registration.rs",
+        edits: &[("    site.check_in_place()?;\n", "")],
+        tests: &[it(GIT, "moved::repository_that_is_replaced_under_a_process_is_not_worked_on")],
+    },
 ];

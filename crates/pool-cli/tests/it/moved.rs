@@ -1,0 +1,334 @@
+//! A repository, or its pool, that was renamed or moved; and what only looks like one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use testkit::fixture::Layout;
+
+use crate::bench::{Bench, Ran, Sleeper, eventually, finish, write};
+
+/// A directory of the fixture that has another name for now.
+struct Renamed {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Renamed {
+    fn new(from: &Path, name: &str) -> Self {
+        let (from, to) = (from.to_owned(), from.with_file_name(name));
+        fs::rename(&from, &to).expect("renamed");
+        Self { from, to }
+    }
+}
+
+impl Drop for Renamed {
+    /// The end of a test looks for everything where it was.
+    fn drop(&mut self) {
+        if !self.from.exists() {
+            let _ = fs::rename(&self.to, &self.from);
+        }
+    }
+}
+
+fn run_in(bench: &Bench, dir: &Path, args: &[&str]) -> Ran {
+    finish(bench.wtpool(args).current_dir(dir))
+}
+
+fn ok_in(bench: &Bench, dir: &Path, args: &[&str]) -> Ran {
+    let ran = run_in(bench, dir, args);
+    assert_eq!(ran.code, Some(0), "{args:?} in {}: {ran:?}", dir.display());
+    ran
+}
+
+fn list_in(bench: &Bench, dir: &Path) -> Value {
+    serde_json::from_str(&ok_in(bench, dir, &["list", "--json"]).out).expect("a document")
+}
+
+/// The state and the lease's name of each slot.
+fn slots_in(bench: &Bench, dir: &Path) -> Vec<(String, String)> {
+    let list = list_in(bench, dir);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let slots = list["slots"].as_array().expect("an array");
+    slots.iter().map(|slot| (text(&slot["state"]), text(&slot["lease"]["name"]))).collect()
+}
+
+fn leased(name: &str) -> Vec<(String, String)> {
+    vec![("leased".to_owned(), name.to_owned())]
+}
+
+fn git_in(bench: &Bench, dir: &Path, args: &[&str]) -> Ran {
+    finish(bench.command("git", args).current_dir(dir))
+}
+
+fn path(dir: &Path) -> &str {
+    dir.to_str().expect("UTF-8")
+}
+
+/// All that says whose a pool and its slots are.
+fn traces(pool: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = vec![pool.join("repository"), pool.join(".repository.identity")];
+    for slot in fs::read_dir(pool.join("slots")).into_iter().flatten().flatten() {
+        let trees = fs::read_dir(slot.path()).expect("a slot").flatten();
+        files.extend(trees.map(|tree| tree.path().join(".git")).filter(|file| file.is_file()));
+    }
+    files.sort();
+    files.into_iter().map(|file| (file.clone(), fs::read(&file).expect("it is there"))).collect()
+}
+
+#[test]
+fn renamed_repository_keeps_its_leases() {
+    let bench = Bench::new();
+    let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+    write(slot.join("work"), "work\n");
+    let moved = Renamed::new(&bench.repo(), "renamed");
+    assert_eq!(slots_in(&bench, &moved.to), leased("kept"));
+    assert!(git_in(&bench, &slot, &["status", "-s"]).out.contains("?? work"));
+    let doctor = ok_in(&bench, &moved.to, &["doctor"]);
+    assert!(!doctor.out.contains("WRONG"), "{doctor:?}");
+    ok_in(&bench, &moved.to, &["acquire", "--ttl", "1h", "--name", "second"]);
+    ok_in(&bench, &slot, &["release", "second"]);
+    let released = ok_in(&bench, &moved.to, &["release", path(&slot)]);
+    assert!(released.err.contains("saved 1 uncommitted file"), "{released:?}");
+    assert!(!slot.exists());
+    let worktrees = git_in(&bench, &moved.to, &["worktree", "list"]).out;
+    assert_eq!(worktrees.lines().count(), 1, "{worktrees}");
+}
+
+#[test]
+fn repository_moved_with_its_pool_keeps_its_leases() {
+    let bench = Bench::of(Layout::Nested);
+    let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+    write(slot.join("work"), "work\n");
+    let parent = bench.repo().parent().expect("it has one").to_owned();
+    let moved = Renamed::new(&parent, "elsewhere");
+    let slot_now = moved.to.join(slot.strip_prefix(&parent).expect("inside"));
+    // First from within the worktree, where git finds no repository.
+    assert_eq!(slots_in(&bench, &slot_now), leased("kept"));
+    assert!(git_in(&bench, &slot_now, &["status", "-s"]).out.contains("?? work"));
+    let repo = moved.to.join("codewhale");
+    assert_eq!(slots_in(&bench, &repo), leased("kept"));
+    // By the path that the caller was told.
+    let released = ok_in(&bench, &repo, &["release", path(&slot)]);
+    assert!(released.err.contains("saved 1 uncommitted file"), "{released:?}");
+    assert!(!slot_now.exists() && !parent.exists(), "nothing is made at the path of before");
+}
+
+#[test]
+fn repository_that_is_moved_back_has_everything_back() {
+    let bench = Bench::new();
+    let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+    let before = traces(&bench.pool());
+    let pool = bench.pool();
+    let moved = Renamed::new(&bench.repo(), "renamed");
+    assert_eq!(slots_in(&bench, &moved.to), leased("kept"));
+    assert_ne!(traces(&pool), before, "it was taken over");
+    drop(moved);
+    assert_eq!(bench.slots()[0]["lease"]["name"], "kept");
+    assert_eq!((traces(&bench.pool()), bench.pool()), (before, pool));
+    assert_eq!(git_in(&bench, &slot, &["status", "-s"]).code, Some(0));
+}
+
+#[test]
+fn reaper_follows_a_renamed_repository() {
+    for layout in [Layout::Plain, Layout::Nested] {
+        let is_nested = layout == Layout::Nested;
+        let bench = Bench::of(layout);
+        let owner = Sleeper::new();
+        let slot = bench.acquire(&["--owner-pid", &owner.pid(), "--linger", "0s"]);
+        drop(bench.reaper_lock());
+        let repo = bench.repo();
+        let parent = repo.parent().expect("it has one");
+        let moved = Renamed::new(if is_nested { parent } else { &repo }, "renamed");
+        let now = |path: &Path| {
+            path.strip_prefix(&moved.from).map_or(path.to_owned(), |inside| {
+                if inside.as_os_str().is_empty() { moved.to.clone() } else { moved.to.join(inside) }
+            })
+        };
+        // Only the reaper sees this: no verb is run.
+        let slot_now = now(&slot);
+        eventually("git works there again", || {
+            git_in(&bench, &slot_now, &["status", "-s"]).code == Some(0)
+        });
+        owner.kill();
+        eventually("the reaper ends the lease", || !slot_now.exists());
+        drop(moved);
+    }
+}
+
+#[test]
+fn copy_of_a_repository_gets_no_lease_of_the_original() {
+    let bench = Bench::new();
+    bench.acquire(&["--ttl", "1h", "--name", "of-the-original"]);
+    let before = traces(&bench.pool());
+    let copy = bench.repo().with_file_name("copy");
+    assert_eq!(
+        finish(&mut bench.command("cp", &["-a", path(&bench.repo()), path(&copy)])).code,
+        Some(0)
+    );
+    assert!(slots_in(&bench, &copy).is_empty());
+    let pool = bench.pool();
+    for args in [&["adopt", path(&pool)][..], &["acquire", "--pool-dir", path(&pool)]] {
+        let refused = run_in(&bench, &copy, args);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+    }
+    ok_in(&bench, &copy, &["run", "--linger", "0s", "--", "true"]);
+    assert_eq!(traces(&bench.pool()), before);
+    assert_eq!(bench.slots()[0]["lease"]["name"], "of-the-original");
+}
+
+#[test]
+fn repository_made_at_the_old_path_gets_no_lease_of_the_one_before() {
+    let bench = Bench::new();
+    let slot = bench.acquire(&["--ttl", "1h", "--name", "of-the-first"]);
+    // Nothing follows: what is tried is what the verbs do.
+    drop(bench.reaper_lock());
+    bench.kill_reaper();
+    let (pool, repo) = (bench.pool(), bench.repo());
+    let before = traces(&pool);
+    let moved = Renamed::new(&repo, "first");
+    assert_eq!(git_in(&bench, &moved.to, &["clone", "-q", ".", path(&repo)]).code, Some(0));
+    assert!(slots_in(&bench, &repo).is_empty());
+    let doctor = run_in(&bench, &repo, &["doctor"]);
+    assert!(doctor.out.contains("was at") && doctor.out.contains(path(&pool)), "{doctor:?}");
+    let refused = run_in(&bench, &repo, &["acquire", "--pool-dir", path(&pool)]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    ok_in(&bench, &repo, &["run", "--linger", "0s", "--", "true"]);
+    ok_in(&bench, &repo, &["prune", "--all"]);
+    assert_eq!(traces(&pool), before);
+    // The first one has its pool still, at the other's default path; and both go on.
+    assert_eq!(slots_in(&bench, &moved.to), leased("of-the-first"));
+    assert_eq!(git_in(&bench, &slot, &["status", "-s"]).code, Some(0));
+    ok_in(&bench, &repo, &["run", "--linger", "0s", "--", "true"]);
+    assert_eq!(slots_in(&bench, &moved.to), leased("of-the-first"));
+    ok_in(&bench, &moved.to, &["release", "of-the-first"]);
+    fs::remove_dir_all(&repo).expect("removed");
+    drop(moved);
+}
+
+/// As a move to another filesystem does, which makes a copy and removes the original.
+#[test]
+fn repository_on_another_filesystem_adopts_its_pool() {
+    let bench = Bench::new();
+    let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+    let (pool, repo) = (bench.pool(), bench.repo());
+    let before = traces(&pool);
+    let moved = Renamed { from: repo.clone(), to: repo.with_file_name("moved") };
+    assert_eq!(
+        finish(&mut bench.command("cp", &["-a", path(&repo), path(&moved.to)])).code,
+        Some(0)
+    );
+    fs::remove_dir_all(&repo).expect("removed");
+    let adopt = format!("wtpool adopt {}", pool.display());
+    let listed = ok_in(&bench, &moved.to, &["list"]);
+    assert!(listed.err.contains(&adopt), "{listed:?}");
+    assert!(run_in(&bench, &moved.to, &["doctor"]).out.contains(&adopt));
+    assert_eq!(list_in(&bench, &moved.to)["other_pools"][0]["slots"], 1);
+    assert_eq!(traces(&pool), before, "nothing is changed by that");
+    ok_in(&bench, &moved.to, &["adopt", path(&pool)]);
+    assert_eq!(slots_in(&bench, &moved.to), leased("kept"));
+    assert_eq!(git_in(&bench, &slot, &["status", "-s"]).code, Some(0));
+}
+
+#[test]
+fn repository_copied_back_to_its_path_keeps_its_leases() {
+    let bench = Bench::new();
+    bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+    let (repo, copy) = (bench.repo(), bench.repo().with_file_name("copy"));
+    assert_eq!(finish(&mut bench.command("cp", &["-a", path(&repo), path(&copy)])).code, Some(0));
+    fs::remove_dir_all(&repo).expect("removed");
+    fs::rename(&copy, &repo).expect("moved");
+    assert_eq!(bench.slots()[0]["lease"]["name"], "kept");
+    // The reaper ended if it saw the repository gone.
+    bench.ok(&["prune"]);
+    assert!(!bench.run(&["doctor"]).out.contains("WRONG"));
+    // What it remembers is that of the copy from now on.
+    let moved = Renamed::new(&repo, "renamed");
+    assert_eq!(slots_in(&bench, &moved.to), leased("kept"));
+}
+
+#[test]
+fn pool_that_stays_while_its_repository_moves_is_found() {
+    for layout in [Layout::Plain, Layout::Bare] {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().canonicalize().expect("it exists").join("pool");
+        let bench = Bench::of(layout).in_pool_dir(&dir);
+        let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+        let moved = Renamed::new(&bench.repo(), "renamed.git");
+        assert_eq!(slots_in(&bench, &moved.to), leased("kept"));
+        assert_eq!(git_in(&bench, &slot, &["status", "-s"]).code, Some(0));
+        drop(moved);
+    }
+}
+
+#[test]
+fn pool_that_is_moved_by_hand_is_found() {
+    let bench = Bench::new();
+    let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+    write(slot.join("work"), "work\n");
+    let pool = bench.pool();
+    let moved = Renamed::new(&pool, "by-hand-0123abcd");
+    let slot_now = moved.to.join(slot.strip_prefix(&pool).expect("inside"));
+    assert_eq!(slots_in(&bench, &bench.repo()), leased("kept"));
+    assert!(git_in(&bench, &slot_now, &["status", "-s"]).out.contains("?? work"));
+    // A copy of it is none.
+    let copy = pool.with_file_name("copy-0123abcd");
+    assert_eq!(
+        finish(&mut bench.command("cp", &["-a", path(&moved.to), path(&copy)])).code,
+        Some(0)
+    );
+    let refused = bench.run(&["list", "--pool-dir", path(&copy)]);
+    assert!(refused.err.contains("is a copy of the pool"), "{refused:?}");
+    assert_eq!(bench.run(&["adopt", path(&copy)]).code, Some(2));
+    fs::remove_dir_all(&copy).expect("removed");
+    assert_eq!(slots_in(&bench, &bench.repo()), leased("kept"));
+}
+
+#[test]
+fn holder_in_a_moved_worktree_keeps_its_lease_and_its_work() {
+    let bench = Bench::of(Layout::Nested);
+    let repo = bench.repo();
+    let parent = repo.parent().expect("it has one").to_owned();
+    let go = bench.home.path().join("go");
+    let script = format!("echo work > work; until [ -e {} ]; do sleep 0.05; done", path(&go));
+    let mut child =
+        bench.spawn(&["run", "--name", "inside", "--linger", "0s", "--", "sh", "-c", &script]);
+    eventually("it runs", || {
+        bench.slots().iter().any(|slot| {
+            let place = slot["path"].as_str().expect("a path");
+            slot["state"] == "leased" && Path::new(place).join("work").exists()
+        })
+    });
+    let moved = Renamed::new(&parent, "elsewhere");
+    let repo_now = moved.to.join("codewhale");
+    ok_in(&bench, &repo_now, &["prune"]);
+    assert_eq!(slots_in(&bench, &repo_now), leased("inside"));
+    write(&go, "");
+    let _ = child.wait().expect("it ends");
+    eventually("its work is saved", || {
+        ok_in(&bench, &repo_now, &["prune"]);
+        slots_in(&bench, &repo_now).is_empty()
+    });
+    assert!(ok_in(&bench, &repo_now, &["rescue", "list"]).out.contains("inside"));
+    assert!(!parent.exists(), "nothing is made at the path of before");
+}
+
+#[test]
+fn settings_of_git_that_name_the_worktree_follow_it() {
+    let bench = Bench::of(Layout::Nested);
+    let repo = bench.repo();
+    for (key, value) in [("core.worktree", path(&repo)), ("extensions.worktreeConfig", "true")] {
+        assert_eq!(git_in(&bench, &repo, &["config", key, value]).code, Some(0));
+    }
+    let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+    let parent = repo.parent().expect("it has one").to_owned();
+    let moved = Renamed::new(&parent, "elsewhere");
+    let repo_now = moved.to.join("codewhale");
+    git_in(&bench, &repo_now, &["config", "core.worktree", path(&repo_now)]);
+    assert_eq!(slots_in(&bench, &repo_now), leased("kept"));
+    let slot_now = moved.to.join(slot.strip_prefix(&parent).expect("inside"));
+    let top = git_in(&bench, &slot_now, &["rev-parse", "--show-toplevel"]).out;
+    assert_eq!(Path::new(top.trim()), slot_now);
+    ok_in(&bench, &repo_now, &["release", "kept"]);
+    git_in(&bench, &repo_now, &["config", "--unset", "core.worktree"]);
+}
