@@ -209,12 +209,13 @@ pub(crate) fn is_pool(dir: &Path) -> Result<bool> {
 }
 
 /// What is there of a pool that others are just making, or that somebody deleted under a running process.
-const OWN_NAMES: [&str; 13] = [
+const OWN_NAMES: [&str; 14] = [
     ".restoring",
     "branches",
     "build-base.log",
     "cache",
     "locks",
+    "reaper.end",
     "reaper.lock",
     "reaper.log",
     "registration.lock",

@@ -5,11 +5,16 @@
 //! not. A reaper with nothing left to do first gives up the lock, then looks at the records once
 //! more. In whichever order the two meet, one of them sees the other.
 //!
+//! The lock file says which version of the program has it. After an upgrade, the reaper of the newer
+//! program asks the older one to end by writing its version to `reaper.end`, which each reaper looks
+//! for, and waits for the lock. One of a version that does not know the file ends when its pool is
+//! empty; `doctor` names it.
+//!
 //! It holds the directories of the pool and of the repository open, and follows both where they are
 //! moved to.
 
 use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::{Read, Seek as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -26,6 +31,10 @@ use crate::context::{Access, Context, Place};
 
 const LOCK: &str = "reaper.lock";
 const LOG: &str = "reaper.log";
+/// Has the version of the reaper that waits for the lock, and is locked by it.
+const REQUEST: &str = "reaper.end";
+/// How often a reaper looks for the lock of an older one.
+const TAKING_TURNS: Duration = Duration::from_millis(200);
 /// How often, at least, it looks whether anything is left, or a deadline was reached.
 const TICK: Duration = Duration::from_secs(1);
 /// A lock that is only looked at is free again sooner than this.
@@ -43,6 +52,11 @@ pub(crate) enum Reaper {
     None,
     /// It watches.
     Watches,
+    /// It watches, and is of an older program than this one.
+    Older {
+        /// Its process id, if it wrote one.
+        pid: Option<u32>,
+    },
     /// It has the lock, but has not looked for longer than it ever waits or works: it may have been
     /// stopped, or may wait for a disk.
     Silent {
@@ -51,11 +65,6 @@ pub(crate) enum Reaper {
         /// How long ago it last looked.
         since: Duration,
     },
-}
-
-/// Whether a reaper holds this pool's lock.
-pub(crate) fn is_alive(pool_dir: &Path) -> Result<bool> {
-    Ok(state(pool_dir)? != Reaper::None)
 }
 
 /// Finds out whether a reaper watches over this pool.
@@ -78,14 +87,111 @@ pub(crate) fn state(pool_dir: &Path) -> Result<Reaper> {
     let beat = file.metadata().and_then(|meta| meta.modified()).map_err(failed)?;
     // A clock that was set back makes it look recent.
     let since = SystemTime::now().duration_since(beat).unwrap_or_default();
-    let mut text = String::new();
-    let read = Read::take(&mut file, 16).read_to_string(&mut text);
-    let pid = read.ok().and_then(|_| text.trim().parse().ok());
+    let Holder { pid, version } = Holder::read(&mut file);
     let patience = if pid.is_some_and(is_stopped) { STOPPED } else { SILENT };
     if since < patience {
-        return Ok(Reaper::Watches);
+        return Ok(if version < Version::OWN { Reaper::Older { pid } } else { Reaper::Watches });
     }
     Ok(Reaper::Silent { pid, since })
+}
+
+/// A version of the program: major, minor, patch. That of programs which wrote none is zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Version([u64; 3]);
+
+impl Version {
+    const OWN: Self = Self([
+        number(env!("CARGO_PKG_VERSION_MAJOR")),
+        number(env!("CARGO_PKG_VERSION_MINOR")),
+        number(env!("CARGO_PKG_VERSION_PATCH")),
+    ]);
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.trim().splitn(3, '.').map(|part| part.parse().ok());
+        Some(Self([numbers.next()??, numbers.next()??, numbers.next()??]))
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [major, minor, patch] = self.0;
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
+/// The number that cargo wrote.
+const fn number(text: &str) -> u64 {
+    match u64::from_str_radix(text, 10) {
+        Ok(number) => number,
+        Err(_) => 0,
+    }
+}
+
+/// What a reaper wrote into its lock: its process id, and its version.
+#[derive(Clone, Copy, Debug, Default)]
+struct Holder {
+    pid: Option<u32>,
+    version: Version,
+}
+
+impl Holder {
+    fn read(lock: &mut File) -> Self {
+        let mut text = String::new();
+        if Read::take(lock, 64).read_to_string(&mut text).is_err() {
+            return Self::default();
+        }
+        let mut lines = text.lines();
+        let pid = lines.next().and_then(|line| line.trim().parse().ok());
+        Self { pid, version: lines.next().and_then(Version::parse).unwrap_or_default() }
+    }
+}
+
+/// Whether a newer reaper asks for the lock. Only one that still waits for it counts.
+fn is_asked_to_end(pool_dir: &Path) -> bool {
+    let Ok(mut file) = open_plain(File::options().read(true), &pool_dir.join(REQUEST)) else {
+        return false;
+    };
+    let mut text = String::new();
+    let read = Read::take(&mut file, 64).read_to_string(&mut text);
+    let is_newer = read.is_ok() && Version::parse(&text).is_some_and(|v| v > Version::OWN);
+    is_newer && matches!(FileExt::try_lock_shared(&file), Err(TryLockError::WouldBlock))
+}
+
+/// The request by which a reaper asks an older one to end. Withdrawn when it is dropped.
+#[derive(Debug)]
+struct Request {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Request {
+    /// `None` if another reaper waits already.
+    fn make(pool_dir: &Path) -> Result<Option<Self>> {
+        let path = pool_dir.join(REQUEST);
+        let failed = |e| Error::io(format!("write {}", path.display()), e);
+        let mut file =
+            open_plain(File::options().create(true).append(true), &path).map_err(failed)?;
+        match FileExt::try_lock(&file) {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+        // Another one may just have withdrawn the file that was opened.
+        if !is_at(&file, &path) {
+            return Ok(None);
+        }
+        file.set_len(0)
+            .and_then(|()| file.write_all(format!("{}\n", Version::OWN).as_bytes()))
+            .map_err(failed)?;
+        Ok(Some(Self { path, _file: file }))
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        // What is left of one that was killed is not locked, and asks nothing.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// Whether a signal has stopped that process. The state is the field after the name in
@@ -114,10 +220,19 @@ pub(crate) async fn ensure_if_needed(context: &Context) {
 }
 
 fn start_unless_alive(pool_dir: &Path) -> Result<()> {
-    if is_alive(pool_dir)? {
-        return Ok(());
+    match state(pool_dir)? {
+        Reaper::None => {}
+        // The one that is started asks it to end, and waits.
+        Reaper::Older { .. } if !is_request_made(pool_dir) => {}
+        _ => return Ok(()),
     }
     background::start(pool_dir, &["reaper"], LOG)
+}
+
+/// Whether a reaper waits for an older one.
+fn is_request_made(pool_dir: &Path) -> bool {
+    let file = open_plain(File::options().read(true), &pool_dir.join(REQUEST));
+    file.is_ok_and(|file| matches!(FileExt::try_lock_shared(&file), Err(TryLockError::WouldBlock)))
 }
 
 /// The life of a reaper.
@@ -129,17 +244,27 @@ pub(crate) async fn live(global: &Global) -> Result<()> {
     }
     // A pool that is made anew at the same path has a reaper of its own: this one's lock is not there. It stays
     // open, so that no other directory can be taken for it.
-    let Ok(ground) = Ground::of(&context) else { return Ok(()) };
+    let Ok(mut ground) = Ground::of(&context) else { return Ok(()) };
     let mut global = global.clone();
     loop {
-        let Some(lock) = lock(&context.pool_dir).await? else { return Ok(()) };
+        let Some(lock) = lock(&context.pool_dir, &ground).await? else { return Ok(()) };
         pool_core::fail_point!("pool-cli::reaper::locked");
-        let _ = write_pid(&lock);
+        let _ = write_holder(&lock);
         let end = watch(&mut global, &mut context, &ground, &lock).await;
         drop(lock);
         pool_core::fail_point!("pool-cli::reaper::unlocked");
-        if end == End::Useless {
-            return Ok(());
+        match end {
+            End::Done => {}
+            End::Useless => return Ok(()),
+            // A verb that found both at their paths saw the lock.
+            End::Gone => {
+                let Ok(opened) = Context::open(&global, None, Access::Visit) else { return Ok(()) };
+                let Ok(now) = Ground::of(&opened) else { return Ok(()) };
+                if !opened.exists || !now.is_as_opened(&opened) {
+                    return Ok(());
+                }
+                (context, ground) = (opened, now);
+            }
         }
         // Whoever came in between saw the lock, and counts on us.
         let left = is_at(&ground.pool, &context.pool_dir)
@@ -186,19 +311,37 @@ impl Ground {
     }
 }
 
-/// The reaper's lock; `None` when another has it.
-async fn lock(pool_dir: &Path) -> Result<Option<File>> {
+/// The reaper's lock; `None` when another has it that is as new as this one. An older one is asked to
+/// end, and waited for as long as the pool is there.
+async fn lock(pool_dir: &Path, ground: &Ground) -> Result<Option<File>> {
     let path: PathBuf = pool_dir.join(LOCK);
     let failed = |e| Error::io(format!("lock {}", path.display()), e);
-    let file = open_plain(File::options().create(true).append(true), &path).map_err(failed)?;
+    let mut options = File::options();
+    let mut file =
+        open_plain(options.create(true).read(true).append(true), &path).map_err(failed)?;
     let begun = Instant::now();
+    let mut request = None;
     loop {
         match FileExt::try_lock(&file) {
             Ok(()) => return Ok(Some(file)),
             Err(TryLockError::Error(e)) => return Err(failed(e)),
-            Err(TryLockError::WouldBlock) if begun.elapsed() > LOOKED_AT => return Ok(None),
-            Err(TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(TryLockError::WouldBlock) if begun.elapsed() > LOOKED_AT => {}
+            Err(TryLockError::WouldBlock) => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
         }
+        file.rewind().map_err(failed)?;
+        if Holder::read(&mut file).version >= Version::OWN || !is_at(&ground.pool, pool_dir) {
+            return Ok(None);
+        }
+        if request.is_none() {
+            request = Request::make(pool_dir)?;
+            if request.is_none() {
+                return Ok(None);
+            }
+        }
+        tokio::time::sleep(TAKING_TURNS).await;
     }
 }
 
@@ -209,10 +352,11 @@ fn is_at(dir: &File, path: &Path) -> bool {
     matches!((found, own), (Ok(found), Ok(own)) if found == own)
 }
 
-/// Writes this process's id into its lock, for `doctor` to name it.
-fn write_pid(lock: &File) -> std::io::Result<()> {
+/// Writes this process's id into its lock, for `doctor` to name it, and the program's version.
+fn write_holder(lock: &File) -> std::io::Result<()> {
     lock.set_len(0)?;
-    (&mut &*lock).write_all(format!("{}\n", std::process::id()).as_bytes())
+    let text = format!("{}\n{}\n", std::process::id(), Version::OWN);
+    (&mut &*lock).write_all(text.as_bytes())
 }
 
 /// Why a reaper stopped watching.
@@ -220,8 +364,10 @@ fn write_pid(lock: &File) -> std::io::Result<()> {
 enum End {
     /// Nothing is left.
     Done,
-    /// It can do nothing here any more: the pool or the repository is gone, or a newer version wrote
-    /// the records.
+    /// The pool or the repository is gone.
+    Gone,
+    /// It can do nothing here any more: a newer version wrote the records, or a newer reaper waits
+    /// for the lock.
     /// The next verb in the repository starts another reaper.
     Useless,
 }
@@ -249,13 +395,16 @@ async fn watch(global: &mut Global, context: &mut Context, ground: &Ground, lock
         if !ground.is_as_opened(context) {
             match ground.follow(global) {
                 Ok(Some(moved)) => (*global, *context) = moved,
-                Ok(None) => return End::Useless,
+                Ok(None) => return End::Gone,
                 Err(error) => {
                     warned.warn("cannot follow the repository to where it was moved", &error);
-                    return End::Useless;
+                    return End::Gone;
                 }
             }
             records = identity(&context.pool_dir);
+        }
+        if is_asked_to_end(&context.pool_dir) {
+            return End::Useless;
         }
         // Shows `doctor` that it is at work. Without, it is called silent, which harms nothing.
         let _ = lock.set_modified(SystemTime::now());

@@ -411,6 +411,18 @@ fn redirected(context: &Context, worktrees: &[Discovered], found: &mut Findings)
 fn watched(context: &Context, state: &PoolState, found: &mut Findings) {
     match reaper::state(&context.pool_dir) {
         Ok(Reaper::Watches) => found.ok("reaper", "watches"),
+        Ok(Reaper::Older { pid }) => {
+            let which = pid.map_or_else(|| "the reaper".to_owned(), |pid| format!("process {pid}"));
+            let end = match pid {
+                Some(pid) => format!("kill {pid}"),
+                None => format!("fuser -k -TERM {}/reaper.lock", context.pool_dir.display()),
+            };
+            found.note(
+                "reaper",
+                format!("{which} watches, and is of an older version than this program"),
+                format!("the next `wtpool run`, `acquire` or `prune` asks it to end; if it stays, run: {end}"),
+            );
+        }
         Ok(Reaper::Silent { pid, since }) => {
             let which = pid.map_or_else(|| "the reaper".to_owned(), |pid| format!("process {pid}"));
             let hint = match pid {
