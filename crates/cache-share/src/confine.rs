@@ -190,7 +190,8 @@ pub fn leads_out(worktree: &Path, value: &str) -> bool {
 /// What `doctor` says of what is set outside of the repository, and by itself.
 pub(crate) fn examine(around: &Surroundings, workspace: &Path) -> Vec<CacheFinding> {
     let parent = workspace.parent().unwrap_or(workspace);
-    let outside = Outside::find(workspace, parent, around);
+    // Of the user's own checkout, all directories above it count; beside a slot there is the pool's own file.
+    let outside = Outside::find(workspace, workspace, around);
     let mut found = Vec::new();
     for source in outside.target.iter().chain(&outside.build) {
         if source.is_variable {

@@ -292,6 +292,7 @@ fn a_wrapper_per_slot_is_seen_to_be_wrong() {
         "two-workspaces",
         "target-tmpdir",
         "own-wrapper",
+        "target-dir-above",
     ];
     let report = examine(NaiveWrapper::NAME, open, &hazards);
     assert_eq!(missed(&report), Vec::<&str>::new(), "{report}");

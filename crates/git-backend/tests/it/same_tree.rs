@@ -780,3 +780,16 @@ async fn files_that_are_the_same_are_not_written_again() {
         last = next;
     }
 }
+
+/// Where a variable says that the user's configuration is, gix would not look.
+#[tokio::test]
+async fn configuration_that_a_variable_names_decides_line_ends() {
+    let fixture = Fixture::new();
+    texts(&fixture);
+    write(fixture.root.path(), "late", "[core]\n\tautocrlf = true\n");
+    let isolator = fixture.isolator_with(of_the_user(&fixture, true));
+    let first = plan(&isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    let content = fs::read(isolator.place(SlotId(1)).join("text.txt")).unwrap();
+    assert_eq!(content, b"one\r\ntwo\r\n");
+}

@@ -1,7 +1,7 @@
 //! Builds in leases, with real cargo, and the room that a pool takes.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, PATIENCE, eventually, write};
@@ -249,4 +249,74 @@ fn idle_slots_make_room_and_what_is_in_use_does_not() {
     assert_eq!(bench.slots().len(), 0, "idle slots are given up first");
     let bench = bench.var("WTPOOL_MAX_DISK", "1GB");
     bench.acquire(&[]);
+}
+
+/// Two leases of one program, of which one says another word: each runs its own, in a shell that has what the
+/// caller has.
+fn runs_its_own(bench: &Bench) {
+    let [one, two] = ["first", "second"].map(|name| bench.acquire(&["--name", name]));
+    fs::write(two.join("src/word"), "two").expect("written");
+    for (place, word) in [(&one, "one\n"), (&two, "two\n"), (&one, "one\n")] {
+        let ran = bench.command("cargo", &["run", "-q", "--offline"]).current_dir(place).output();
+        let ran = ran.expect("cargo runs");
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), word, "{ran:?}");
+    }
+}
+
+#[test]
+fn target_dir_of_a_users_cargo_home_holds_in_no_lease() {
+    let bench = cargo_bench();
+    let config = bench.home.path().join("cargo/config.toml");
+    let shared = bench.home.path().join("shared");
+    fs::create_dir(config.parent().expect("it has one")).expect("made");
+    write(&config, &format!("[build]\ntarget-dir = {shared:?}\n"));
+    let bench = bench.var("CARGO_HOME", config.parent().and_then(Path::to_str).expect("UTF-8"));
+    runs_its_own(&bench);
+    says(&bench, "ok", &format!("sets build.target-dir to {}: it does not hold", shared.display()));
+    let ran = bench.ok(&["acquire"]);
+    assert!(!ran.err.contains("leads cargo out"), "there is nothing to warn of: {ran:?}");
+}
+
+#[test]
+fn target_dir_of_a_parents_cargo_config_holds_in_no_lease() {
+    let bench = cargo_bench();
+    let repo = bench.repo();
+    let config = repo.parent().expect("it has one").join(".cargo/config.toml");
+    fs::create_dir(config.parent().expect("it has one")).expect("made");
+    write(&config, "[build]\ntarget-dir = 'shared'\n");
+    runs_its_own(&bench);
+    says(&bench, "ok", "sets build.target-dir to shared: it does not hold");
+}
+
+#[test]
+fn exported_target_dir_is_named_by_acquire_show_and_doctor() {
+    let bench = cargo_bench();
+    let shared = bench.home.path().join("shared");
+    let shared = shared.to_str().expect("UTF-8").to_owned();
+    let bench = bench.var("CARGO_TARGET_DIR", &shared);
+    let warning = format!("CARGO_TARGET_DIR={shared} leads cargo out of the worktree");
+    for quiet in [&[][..], &["--quiet"]] {
+        let ran = bench.ok(&[&["acquire"], quiet].concat());
+        assert!(ran.err.contains(&warning), "{ran:?}");
+        assert!(ran.err.contains("run: unset CARGO_TARGET_DIR"), "{ran:?}");
+        assert!(Path::new(ran.out.trim_end()).is_dir(), "{ran:?}");
+    }
+    let acquired = bench.json(&["acquire", "--name", "mine"]);
+    for document in [acquired, bench.json(&["show", "mine"])] {
+        let reason = document["cache"]["reason"].as_str().expect("a reason");
+        assert!(reason.contains(&warning), "{document}");
+        let own = document["env"]["CARGO_TARGET_DIR"].as_str().expect("a value");
+        let path = document["path"].as_str().expect("a path");
+        assert_eq!(Path::new(own), Path::new(path).join("target"), "{document}");
+    }
+    says(&bench, "note", &warning);
+    // `run` has its command build in the worktree, whatever the caller exported.
+    let ran =
+        bench.ok(&["run", "--", "sh", "-c", "cargo build -q --offline && ./target/debug/app"]);
+    assert_eq!(ran.out, "one\n", "{ran:?}");
+    assert!(!Path::new(&shared).exists());
+    // A directory within the worktree leads nowhere else.
+    let bench = bench.var("CARGO_TARGET_DIR", "out");
+    let ran = bench.ok(&["acquire"]);
+    assert!(!ran.err.contains("leads cargo out"), "{ran:?}");
 }

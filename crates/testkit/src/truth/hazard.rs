@@ -28,6 +28,8 @@ pub struct Hazard {
     pub(crate) together: bool,
     /// What the user's own `.env` says, of which each lease is to get a copy.
     pub(crate) dot_env: Option<&'static str>,
+    /// The configuration of cargo in a directory above the repository and the pool.
+    pub(crate) above: Option<&'static str>,
     /// Whether what is shown comes from debug information.
     pub(crate) of_debug_information: bool,
 }
@@ -97,6 +99,7 @@ impl Hazard {
             workspaces: vec![""],
             together: false,
             dot_env: None,
+            above: None,
             of_debug_information: false,
         };
         hazard.file(".gitignore", "target/\n.env\n")
@@ -132,6 +135,12 @@ impl Hazard {
     /// The user has a `.env`, which git ignores.
     pub(crate) fn dot_env(mut self, content: &'static str) -> Self {
         self.dot_env = Some(content);
+        self
+    }
+
+    /// The user has that configuration of cargo above the repository and the pool. Fresh clones are elsewhere.
+    pub(crate) fn above(mut self, config: &'static str) -> Self {
+        self.above = Some(config);
         self
     }
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::hazard::{Act, Hazard, Step, Who};
+use super::hazard::{Act, Hazard, Step, Who, write};
 use super::reference::{self, Reference};
 use super::shell::{Place, View, mask};
 use super::{Opener, Subject, Verdict};
@@ -35,6 +35,9 @@ pub(crate) fn play(hazard: &Hazard, open: &Opener) -> (Verdict, Vec<String>) {
     let repo = root.join("repo");
     std::fs::create_dir(&repo).expect("a directory of one's own");
     let commits = hazard.make(&repo, &reference.locks);
+    if let Some(config) = hazard.above {
+        write(&root, ".cargo/config.toml", config);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -1,6 +1,6 @@
 //! What keeps one lease's files, settings and commands out of the next lease.
 
-use super::GIT;
+use super::{CLI, GIT};
 use crate::mutants::Guard;
 use crate::named::it;
 
@@ -63,12 +63,6 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "same_tree::whatever_a_filter_looks_at")],
     },
     Guard {
-        name: "filtered-files-every-time",
-        file: "crates/git-backend/src/recycle.rs",
-        edits: &[("        !has_filters,\n", "        true,\n")],
-        tests: &[it(GIT, "same_tree::whatever_a_filter_looks_at")],
-    },
-    Guard {
         name: "filtered-checkout-replaces-nothing",
         file: "crates/git-backend/src/checkout.rs",
         edits: &[(
@@ -85,5 +79,47 @@ pub(super) const GUARDS: &[Guard] = &[
             "os::mode(&copy) == os::mode(&source) || has_one_name(&copy) || true",
         )],
         tests: &[it(GIT, "same_tree::whatever_became_of_set_up_files")],
+    },
+    Guard {
+        name: "configuration-where-git-finds-it",
+        file: "crates/git-backend/src/environment.rs",
+        edits: &[(
+            ".filter(|(name, _)| is_of_configuration(name) || is_of_transport(name))",
+            ".filter(|(name, _)| is_of_transport(name))",
+        )],
+        tests: &[it(
+            CLI,
+            "configuration::filters_are_those_that_git_finds_wherever_they_are_set_up",
+        )],
+    },
+    Guard {
+        name: "configuration-that-gix-does-not-find",
+        file: "crates/git-backend/src/user_config.rs",
+        edits: &[(
+            "if !settings.environment.configures() && !decides(repo) {",
+            "if !settings.environment.configures() || !decides(repo) || true {",
+        )],
+        tests: &[it(GIT, "same_tree::configuration_that_a_variable_names_decides_line_ends")],
+    },
+    Guard {
+        name: "set-up-files-stay-ignored",
+        file: "crates/git-backend/src/copy.rs",
+        edits: &[("hide(&source, &target, visible, &mut brought)?;", "let _ = (hide, visible);")],
+        tests: &[
+            it(GIT, "set_up::files_that_an_untracked_gitignore_hides_come_along"),
+            it(GIT, "set_up::file_that_git_would_add_in_the_lease_is_not_left_there"),
+        ],
+    },
+    Guard {
+        name: "settings-file-is-no-link",
+        file: "crates/pool-cli/src/settings/layer.rs",
+        edits: &[(
+            "Author::Repository => open_plain(File::options().read(true), path),",
+            "Author::Repository => open_plain(File::options().read(true), &std::fs::canonicalize(path)?),",
+        )],
+        tests: &[
+            it(CLI, "malice::settings_that_are_a_link_are_not_read"),
+            it(CLI, "malice::settings_that_are_no_file_are_not_waited_for"),
+        ],
     },
 ];

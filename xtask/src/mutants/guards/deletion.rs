@@ -8,7 +8,10 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "second-look",
         file: "crates/git-backend/src/aside.rs",
-        edits: &[("Ok(true) => Ok(Some(aside)),", "Ok(_) => Ok(Some(aside)),")],
+        edits: &[(
+            "Ok(is_as_seen(site, plan)?.then_some(nested))",
+            "Ok((is_as_seen(site, plan)? || true).then_some(nested))",
+        )],
         tests: &[it(GIT, "adversary::what_is_written_after_the_look_stops_the_removal")],
     },
     Guard {
@@ -88,7 +91,7 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "half-made-marker",
         file: "crates/git-backend/src/site.rs",
-        edits: &[("fs::symlink_metadata(self.making_marker(slot)).is_ok()", "slot.0 == 0")],
+        edits: &[("&& begun == *MAKING", "&& begun == *MAKING && slot.0 == 0")],
         tests: &[
             it(GIT, "lifecycle::a_half_made_slot_is_seen_and_disposed_of"),
             it(CLI, "killed::in_the_middle_of_the_checkout"),

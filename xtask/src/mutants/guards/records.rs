@@ -96,4 +96,22 @@ pub(super) const GUARDS: &[Guard] = &[
         edits: &[("owner::check(&site.pool_dir, repository)?;", "")],
         tests: &[it(CLI, "host::host_of_another_repository_is_refused")],
     },
+    Guard {
+        name: "newer-records",
+        file: "crates/pool-core/src/store/sqlite/schema.rs",
+        edits: &[("    match version > known {", "    match version > known && false {")],
+        tests: &[
+            it(CORE, "sqlite::refusal::a_newer_database_is_refused_and_left_alone"),
+            it(CORE, "sqlite::refusal::newer_rows_under_a_running_process_stay"),
+        ],
+    },
+    Guard {
+        name: "newer-records-in-each-change",
+        file: "crates/pool-core/src/store/sqlite.rs",
+        edits: &[(
+            "            schema::known_version(&tx)?;\n            let before = self.snapshot(&tx)?;",
+            "            let before = self.snapshot(&tx)?;",
+        )],
+        tests: &[it(CORE, "sqlite::refusal::newer_rows_under_a_running_process_stay")],
+    },
 ];

@@ -167,4 +167,47 @@ pub(super) const GUARDS: &[Guard] = &[
         edits: &[("    site.check_in_place()?;\n", "")],
         tests: &[it(GIT, "moved::repository_that_is_replaced_under_a_process_is_not_worked_on")],
     },
+    Guard {
+        name: "branch-of-a-remote",
+        file: "crates/git-backend/src/branch/remote.rs",
+        edits: &[(
+            "if let Some(one) = found.pop() {",
+            "if let Some(one) = found.pop().filter(|_| false) {",
+        )],
+        tests: &[it(GIT, "branches::remote_branch_is_continued_as_git_worktree_add_does")],
+    },
+    Guard {
+        name: "branch-of-several-remotes",
+        file: "crates/git-backend/src/branch/remote.rs",
+        edits: &[(
+            "    if found.len() > 1 {\n        if let Some",
+            "    if false {\n        if let Some",
+        )],
+        tests: &[it(GIT, "branches::branch_of_several_remotes_is_chosen_or_refused")],
+    },
+    Guard {
+        name: "qualified-branch",
+        file: "crates/git-backend/src/branch/remote.rs",
+        edits: &[
+            (
+                "let Some(branch) = short.strip_prefix(&format!(\"{remote}/\")) else { continue };",
+                "let Some(branch) = short.strip_prefix(&format!(\"{remote}/\")).filter(|_| false) \
+                 else { continue };",
+            ),
+            (
+                "if is_there(repo, &format!(\"refs/remotes/{short}\"))? {",
+                "if is_there(repo, &format!(\"refs/remotes/{short}\"))? && false {",
+            ),
+        ],
+        tests: &[it(GIT, "branches::qualified_names_make_no_branch")],
+    },
+    Guard {
+        name: "branch-in-the-way",
+        file: "crates/git-backend/src/branch.rs",
+        edits: &[
+            ("in name.match_indices('/') {", "in name.match_indices('/').take(0) {"),
+            ("    Ok(below.min())\n", "    Ok(below.min().filter(|_| false))\n"),
+        ],
+        tests: &[it(GIT, "branches::branches_in_the_way_are_named_and_avoided")],
+    },
 ];

@@ -29,11 +29,16 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "look-after-saving",
         file: "crates/git-backend/src/rescue/write.rs",
-        edits: &[(
-            "        if again.fingerprint != saved.fingerprint\n            \
-             || again.inspection.losses != saved.inspection.losses\n        {",
-            "        if false {",
-        )],
+        edits: &[
+            (
+                "if !again.trees.iter().all(is_saved) {",
+                "if false && !again.trees.iter().all(is_saved) {",
+            ),
+            (
+                "    if !found\n        .is_some_and(|found| found.fingerprint",
+                "    if false && !found\n        .is_some_and(|found| found.fingerprint",
+            ),
+        ],
         tests: &[it(GIT, "guards::what_is_written_while_it_is_saved_is_saved_too")],
     },
     Guard {

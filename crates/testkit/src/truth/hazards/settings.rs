@@ -11,6 +11,7 @@ pub(super) fn all() -> Vec<Hazard> {
         metadata(),
         own_flags(),
         own_target(),
+        target_above(),
         tracked_env(),
     ];
     if cfg!(unix) {
@@ -123,6 +124,19 @@ fn own_target() -> Hazard {
         .lease('A', 1)
         .lease('B', 2)
         .by_turns()
+}
+
+fn target_above() -> Hazard {
+    pair(
+        "target-dir-above",
+        "a `target-dir` that the user sets, for all that is built below a directory",
+    )
+    .above("[build]\ntarget-dir = \"shared\"\n")
+    .commit([("core-lib/src/lib.rs", &says("one"))])
+    .commit([("core-lib/src/lib.rs", &says("two"))])
+    .lease('A', 1)
+    .lease('B', 2)
+    .by_turns()
 }
 
 fn tracked_env() -> Hazard {
