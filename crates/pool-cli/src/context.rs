@@ -11,7 +11,7 @@ use git_backend::{
 };
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, Isolator as _, Lease, LeaseAt, LeaseId,
-    LeaseName, Lookup, Pool, Result, Slot, SlotId, Token,
+    LeaseName, Lookup, Pool, ReadOnlyStore, Result, Slot, SlotId, Token,
 };
 
 use crate::absent::NoPool;
@@ -19,6 +19,7 @@ use crate::cli::Global;
 use crate::error::invalid;
 use crate::output::{LEASE_VARIABLES, Output};
 use crate::settings::{self, CacheSettings, Flags, Loaded, Settings};
+use crate::space::explained;
 
 /// What a verb means to do with the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) enum Access {
     Lease,
     /// Deal with what there is. Where there is no pool, it is an empty one, and none is made.
     Visit,
+    /// The same, and nothing is to be changed: where nothing can be written, the records are only read.
+    Look,
 }
 
 /// Where everything is, before anything is opened.
@@ -158,20 +161,39 @@ impl Place {
             jobs: settings.build_jobs.map(NonZeroU32::get),
             ..Setup::new(&pool_dir, isolator.clone())
         };
-        let mut builder = Pool::builder(isolator.clone())
-            .cache(cache(isolator.source_worktree(), &settings, setup)?)
-            .settings(settings.pool());
-        if !exists {
-            builder = builder.store(Arc::new(NoPool));
-        }
-        let pool = builder.open()?;
+        let out = Output::new(global.json, global.quiet);
+        let cache = cache(isolator.source_worktree(), &settings, setup)?;
+        let builder =
+            || Pool::builder(isolator.clone()).cache(cache.clone()).settings(settings.pool());
+        let opened = match exists {
+            true => builder().open(),
+            false => builder().store(Arc::new(NoPool)).open(),
+        };
+        let pool = match opened {
+            Ok(pool) => pool,
+            Err(error) => {
+                let looked = (access == Access::Look && cannot_write(&error))
+                    .then(|| ReadOnlyStore::open(&pool_dir))
+                    .and_then(|store| builder().store(Arc::new(store.ok()?)).open_to_look().ok());
+                let error = explained(error, &pool_dir);
+                let Some(pool) = looked else { return Err(error) };
+                out.remark(format!(
+                    "wtpool: only looking, so leases that are over may still be shown: {error}"
+                ));
+                pool
+            }
+        };
         let start_dir = start_dir();
-        if access == Access::Visit {
+        if access != Access::Lease {
             leave(&start_dir, &pool_dir, &repository);
         }
-        let out = Output::new(global.json, global.quiet);
         Ok(Context { pool, git: isolator, pool_dir, repository, settings, out, exists, start_dir })
     }
+}
+
+/// Whether an error means that nothing can be written.
+fn cannot_write(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::PermissionDenied)
 }
 
 impl Context {
@@ -182,12 +204,12 @@ impl Context {
 
     /// Opens the pool in which to look for a lease: the one that `text` lies in, if it is a path and
     /// the command line names neither pool nor repository.
-    pub(crate) fn open_for(global: &Global, text: &str) -> Result<Self> {
+    pub(crate) fn open_for(global: &Global, text: &str, access: Access) -> Result<Self> {
         let mut global = global.clone();
         if global.pool_dir.is_none() && global.repo.is_none() {
             global.pool_dir = path_of(&start_dir(), text).as_deref().and_then(pool_around);
         }
-        Self::open(&global, None, Access::Visit)
+        Self::open(&global, None, access)
     }
 
     /// Finds a lease or slot by what a person gave: an id, the beginning of one, a name, a path.

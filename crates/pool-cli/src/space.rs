@@ -111,6 +111,19 @@ pub(crate) fn free_space(dir: &Path) -> Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Names the resource that an error of too little space is about: inodes, if there are none left on the
+/// filesystem of `dir`.
+pub(crate) fn explained(error: Error, dir: &Path) -> Error {
+    let has_none = |s: rustix::fs::StatVfs| s.f_files > 0 && s.f_favail == 0;
+    if error.kind() != ErrorKind::NoSpace || !rustix::fs::statvfs(dir).is_ok_and(has_none) {
+        return error;
+    }
+    let message = format!("no free inodes on the filesystem of {}: {error}", dir.display());
+    Error::new(ErrorKind::NoSpace, message).with_hint(
+        "delete some files on that filesystem; `wtpool prune --all` removes idle worktrees",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::Limits;

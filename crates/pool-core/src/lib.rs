@@ -51,9 +51,9 @@ pub use state::{
     CommandEnd, Disposition, End, EndReason, EndedLease, Lease, Linger, Outcome, Owner, PathUse,
     PoolState, Session, Slot, SlotState, Token, Waiter,
 };
-#[cfg(feature = "sqlite")]
-pub use store::SqliteStore;
 pub use store::{Change, LeaseStore, Logged, MemoryStore};
+#[cfg(feature = "sqlite")]
+pub use store::{ReadOnlyStore, SqliteStore};
 pub use survey::Survey;
 pub use time::{BootId, Clock, Deadline, Moment, SystemClock};
 pub use ttl::{Due, Facts};

@@ -143,12 +143,38 @@ impl Builder {
     /// - [`ErrorKind::Busy`]: another process keeps the records of this directory in memory;
     /// - [`ErrorKind::Unsupported`]: records on disk need the feature `sqlite`;
     /// - any error of the store, of the claims, or of [`Isolator::claim_dir`].
-    pub fn open(self) -> Result<Pool> {
+    pub fn open(mut self) -> Result<Pool> {
         self.settings.check()?;
-        let (store, liveness) = origin::resolve(&*self.isolator, self.store, self.liveness)?;
+        let (store, liveness) =
+            origin::resolve(&*self.isolator, self.store.take(), self.liveness.take())?;
         self.isolator.claim_dir()?;
         let worker = ClaimKey::for_worker(self.clock.now().wall);
-        let claim = liveness.claim(&worker)?;
+        let claim = Some(liveness.claim(&worker)?);
+        Ok(self.assemble(store, liveness, worker, claim))
+    }
+
+    /// Opens a pool only to look at it: no file is made and nothing is changed, so that this works
+    /// on a read-only or full filesystem. Give it a store that needs no writing, such as
+    /// `ReadOnlyStore`; what would change the records fails.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), but for those of writing.
+    pub fn open_to_look(mut self) -> Result<Pool> {
+        self.settings.check()?;
+        let (store, liveness) =
+            origin::resolve(&*self.isolator, self.store.take(), self.liveness.take())?;
+        let worker = ClaimKey::for_worker(self.clock.now().wall);
+        Ok(self.assemble(store, liveness, worker, None))
+    }
+
+    fn assemble(
+        self,
+        store: Arc<dyn LeaseStore>,
+        liveness: Arc<dyn Liveness>,
+        worker: ClaimKey,
+        claim: Option<Claim>,
+    ) -> Pool {
         let inner = Inner {
             isolator: self.isolator,
             cache: self.cache,
@@ -156,7 +182,7 @@ impl Builder {
             clock: self.clock,
             liveness,
             settings: self.settings,
-            claim: Some(claim),
+            claim,
             worker,
             changed: Notify::new(),
             events: broadcast::channel(1024).0,
@@ -166,7 +192,7 @@ impl Builder {
             owned: Owned::default(),
             orphans: Mutex::default(),
         };
-        Ok(Pool { inner: Arc::new(inner) })
+        Pool { inner: Arc::new(inner) }
     }
 }
 

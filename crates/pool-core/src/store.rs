@@ -16,7 +16,7 @@ mod sqlite;
 
 pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
-pub use sqlite::SqliteStore;
+pub use sqlite::{ReadOnlyStore, SqliteStore};
 
 /// A change of the records. It runs once, inside a transaction, and must not block.
 pub type Change = Box<dyn FnOnce(&mut PoolState) + Send>;

@@ -217,6 +217,8 @@ fn places(
             "pool.sharing",
             "pool.turn",
             "reserve",
+            "reserve-inodes",
+            "told-remotes",
             "repository",
             "source-worktrees",
             "registration.lock",

@@ -27,7 +27,7 @@ struct Setting {
 }
 
 pub(crate) fn perform(global: &Global) -> Result<u8> {
-    let Place { pool_dir, loaded, .. } = Place::find(global, None, Access::Visit)?;
+    let Place { pool_dir, loaded, .. } = Place::find(global, None, Access::Look)?;
     let origin = |key: &str| loaded.origins.get(key).map_or(BUILT_IN, String::as_str).to_owned();
     let entries = loaded.settings.entries().into_iter();
     let settings: BTreeMap<String, Setting> = entries

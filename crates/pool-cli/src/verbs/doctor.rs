@@ -83,7 +83,7 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
     git(&mut found);
     processes(&mut found);
     variables(&mut found);
-    match Place::find(global, None, Access::Visit) {
+    match Place::find(global, None, Access::Look) {
         Err(error) => found.error("repository", &error),
         Ok(place) => {
             let repository = place.repository.common_dir().display();
@@ -96,7 +96,7 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
                 let what = format!("{} ({slots}) {}", other.pool_dir.display(), other.what);
                 found.note("pools", what, other.advice);
             }
-            match place.open(global, Access::Visit) {
+            match place.open(global, Access::Look) {
                 Err(error) => found.error("records", &error),
                 Ok(context) => pool(&context, &mut found).await,
             }

@@ -41,11 +41,11 @@ impl From<Logged> for Document {
 }
 
 pub(crate) async fn perform(global: &Global, follow: bool) -> Result<u8> {
-    let mut context = Context::open(global, None, Access::Visit)?;
+    let mut context = Context::open(global, None, Access::Look)?;
     while follow && !context.exists {
         // Nothing will ever happen in the empty pool that stands for one that is yet to be made.
         tokio::time::sleep(POLL).await;
-        context = Context::open(global, None, Access::Visit)?;
+        context = Context::open(global, None, Access::Look)?;
     }
     let mut sequence = 0;
     loop {

@@ -71,7 +71,7 @@ impl OtherPoolDocument {
 }
 
 pub(crate) async fn perform(global: &Global) -> Result<u8> {
-    let context = Context::open(global, None, Access::Visit)?;
+    let context = Context::open(global, None, Access::Look)?;
     let state = context.pool.list().await?;
     let mut slots = Vec::new();
     for slot in state.slots.values() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use pool_core::{Disposition, EndReason, Release, ReleaseReport};
 
 use crate::cli::{Global, Outcome, duration};
-use crate::context::{Context, Own};
+use crate::context::{Access, Context, Own};
 use crate::error::Result;
 use crate::exposure;
 use crate::output::{ReleaseDocument, ending, story};
@@ -20,7 +20,7 @@ pub(crate) async fn perform(
     outcome: Outcome,
     linger: Option<Span>,
 ) -> Result<u8> {
-    let context = Context::open_for(global, text)?;
+    let context = Context::open_for(global, text, Access::Visit)?;
     let Own { token, name, .. } = context.find_own("release", text, given).await?;
     let how = Release { outcome: outcome.into(), linger: duration(linger) };
     let progress = Progress::spinner(&context.out, "saving what would be lost");

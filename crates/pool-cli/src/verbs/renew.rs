@@ -1,7 +1,7 @@
 //! `wtpool renew`.
 
 use crate::cli::{Global, duration};
-use crate::context::{Context, Own};
+use crate::context::{Access, Context, Own};
 use crate::error::Result;
 use crate::output::LeaseDocument;
 use crate::reaper;
@@ -13,7 +13,7 @@ pub(crate) async fn perform(
     given: Option<&str>,
     ttl: Option<Span>,
 ) -> Result<u8> {
-    let context = Context::open_for(global, text)?;
+    let context = Context::open_for(global, text, Access::Visit)?;
     let Own { slot, token, .. } = context.find_own("renew", text, given).await?;
     let lease = context.pool.renew(&token, duration(ttl)).await?;
     reaper::ensure_if_needed(&context).await;

@@ -38,6 +38,7 @@ struct DropDocument<'a> {
 pub(crate) async fn perform(global: &Global, verb: RescueVerb) -> Result<u8> {
     let access = match &verb {
         RescueVerb::Restore { into: None, .. } => Access::Lease,
+        RescueVerb::List | RescueVerb::Show { .. } => Access::Look,
         _ => Access::Visit,
     };
     let into = match &verb {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::list::SlotDocument;
 use crate::cli::Global;
-use crate::context::Context;
+use crate::context::{Access, Context};
 use crate::error::Result;
 
 /// A lease that is over, as programs see it.
@@ -47,7 +47,7 @@ impl From<EndedLease> for EndedDocument {
 }
 
 pub(crate) async fn perform(global: &Global, text: &str) -> Result<u8> {
-    let context = Context::open_for(global, text)?;
+    let context = Context::open_for(global, text, Access::Look)?;
     let value = match context.find(text).await? {
         Lookup::Slot(slot) => serde_json::to_value(SlotDocument::new(&context, &slot).await),
         Lookup::Ended(ended) => serde_json::to_value(EndedDocument::from(*ended)),

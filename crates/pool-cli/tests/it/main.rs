@@ -6,6 +6,7 @@ mod cap;
 mod configuration;
 mod corpus;
 mod events;
+mod exhausted;
 mod faults;
 mod fence;
 mod fuzz;

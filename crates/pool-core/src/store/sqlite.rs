@@ -7,6 +7,7 @@
 //! <pool>/pool.turn         held by whoever makes a change; the others wait for it, in order
 //! <pool>/pool.sharing      held shared while the store is open, exclusively by one in memory
 //! <pool>/pool.lock         held shared by each change, exclusively while the index is replaced
+//! <pool>/reserve-inodes/   empty files to give up when there is no free inode
 //! <pool>/reserve           a megabyte to give up when the disk is full, so that pruning can go on
 //! ```
 //!
@@ -52,12 +53,15 @@ use crate::task::join;
 
 mod layout;
 mod leftovers;
+mod look;
 mod patience;
 mod records;
 mod recovery;
 mod schema;
 mod sidecar;
 mod trouble;
+
+pub use look::ReadOnlyStore;
 
 /// How long [`SqliteStore::open`] lets an operation wait for other processes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -157,12 +161,13 @@ impl SqliteStore {
         std::error::Error::source(error).is_some_and(|source| source.is::<records::Newer>())
     }
 
-    /// Gives up the megabyte that is set aside in `pool_dir` for when the disk is full, and says
-    /// whether there was one. For those who are about to free more than that and have met
+    /// Gives up the megabyte, and the inodes, that are set aside in `pool_dir` for when the disk is full, and says
+    /// whether there was any. For those who are about to free more than that and have met
     /// [`ErrorKind::NoSpace`]: to record what is removed takes room as well. It is set aside again by
     /// a later [`open`](Self::open) that finds plenty.
     pub fn give_up_reserve(pool_dir: &Path) -> bool {
-        std::fs::remove_file(pool_dir.join(layout::RESERVE_FILE)).is_ok()
+        let inodes = std::fs::remove_dir_all(pool_dir.join(layout::RESERVED_INODES)).is_ok();
+        std::fs::remove_file(pool_dir.join(layout::RESERVE_FILE)).is_ok() || inodes
     }
 }
 

@@ -24,6 +24,13 @@ pub(super) const RESERVE_FILE: &str = "reserve";
 #[cfg(unix)]
 const RESERVE: u64 = 1 << 20;
 
+/// A directory of empty files, each of which holds an inode for the same purpose.
+pub(super) const RESERVED_INODES: &str = "reserve-inodes";
+
+/// How many: a prune makes a claim, SQLite's log, sidecars, and what git needs.
+#[cfg(unix)]
+const INODES: u64 = 32;
+
 /// It is made where there is this many times as much room.
 #[cfg(unix)]
 const PLENTY: u64 = 8;
@@ -72,6 +79,19 @@ impl Layout {
         Ok(layout)
     }
 
+    /// An existing directory, of which nothing is asked and in which nothing is made.
+    pub(super) fn existing(dir: &Path) -> Result<Self> {
+        let dir = fs::canonicalize(dir)
+            .map_err(|e| Error::io(format!("find the pool directory {}", dir.display()), e))?;
+        check_owner(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// SQLite's write-ahead log.
+    pub(super) fn log(&self) -> PathBuf {
+        self.dir.join("pool.db-wal")
+    }
+
     pub(super) fn directory(&self) -> &Path {
         &self.dir
     }
@@ -107,7 +127,8 @@ impl Layout {
     /// Whether the filesystem has no room, as far as it tells.
     pub(super) fn is_full(&self) -> bool {
         #[cfg(unix)]
-        return rustix::fs::statvfs(&self.dir).is_ok_and(|s| s.f_bavail == 0);
+        return rustix::fs::statvfs(&self.dir)
+            .is_ok_and(|s| s.f_bavail == 0 || (s.f_files > 0 && s.f_favail == 0));
         #[cfg(not(unix))]
         false
     }
@@ -133,6 +154,8 @@ impl Layout {
     /// Sets a little room aside, unless there is little.
     pub(super) fn set_room_aside(&self) {
         #[cfg(unix)]
+        self.set_inodes_aside();
+        #[cfg(unix)]
         {
             let path = self.dir.join(RESERVE_FILE);
             let is_whole = |meta: fs::Metadata| meta.len() == RESERVE;
@@ -154,6 +177,24 @@ impl Layout {
                 // It is a convenience: the pool does without.
                 let _ = fs::remove_file(&unfinished);
             }
+        }
+    }
+
+    /// Sets a few inodes aside in the same way: empty files. It is a convenience: the pool does without.
+    #[cfg(unix)]
+    fn set_inodes_aside(&self) {
+        let dir = self.dir.join(RESERVED_INODES);
+        let last = dir.join((INODES - 1).to_string());
+        let is_plenty = |s: rustix::fs::StatVfs| s.f_files > 0 && s.f_favail > PLENTY * INODES;
+        if last.exists() || !rustix::fs::statvfs(&self.dir).is_ok_and(is_plenty) {
+            return;
+        }
+        let _ = fs::create_dir(&dir);
+        if !fs::symlink_metadata(&dir).is_ok_and(|meta| meta.is_dir()) {
+            return;
+        }
+        for number in 0..INODES {
+            let _ = File::create_new(dir.join(number.to_string()));
         }
     }
 

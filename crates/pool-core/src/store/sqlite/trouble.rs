@@ -69,7 +69,9 @@ impl Trouble {
         }
         let kind = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => ErrorKind::NoSpace,
-            Some(ErrorCode::SystemIoFailure) if layout.is_full() => ErrorKind::NoSpace,
+            Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) if layout.is_full() => {
+                ErrorKind::NoSpace
+            }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Busy,
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => ErrorKind::PermissionDenied,
             Some(ErrorCode::CannotOpen) if !layout.is_writable() => ErrorKind::PermissionDenied,
