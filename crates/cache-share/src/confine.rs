@@ -33,7 +33,7 @@ const KEYS: [&str; 2] = ["target-dir", "build-dir"];
 const OWN: &str = "{workspace-root}/target";
 
 /// In the slot's directory: where leases build whose repository names a directory that others build into as well.
-const ASIDE: &str = ".target";
+pub(crate) const ASIDE: &str = ".target";
 
 /// Where the cargos in one worktree build.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

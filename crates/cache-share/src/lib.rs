@@ -26,6 +26,7 @@ pub use cargo::STEERING;
 pub use confine::{DIRECTORY_VARIABLES, Surroundings, directories_of, leads_out};
 pub use directories::Directories;
 pub use files::allocated;
+pub use note::is_slot_entry;
 pub use private::Private;
 pub use sccache::Sccache;
 pub use seeded::Seeded;

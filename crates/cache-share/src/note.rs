@@ -68,6 +68,14 @@ impl Note {
     }
 }
 
+/// Whether a strategy keeps something of that name beside a slot's worktree.
+pub fn is_slot_entry(name: &str) -> bool {
+    let own = [NAME, ".cargo", crate::confine::ASIDE, renew::UNFINISHED];
+    own.contains(&name)
+        || UNFINISHED_TREES.contains(&name)
+        || name.starts_with(crate::files::UNFINISHED)
+}
+
 /// Removes what any strategy put beside a slot: the note, what cargo was told, and what was not finished when its
 /// maker was killed. A cache's server that only this slot needed is stopped.
 ///

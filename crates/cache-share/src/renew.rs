@@ -28,7 +28,7 @@ use crate::note::{self, Note};
 use crate::seed::{self, Decision, Seeded};
 
 /// What there is while a slot's target is neither what it was nor what it will be.
-const UNFINISHED: &str = ".renewing";
+pub(crate) const UNFINISHED: &str = ".renewing";
 
 /// What is to be done in a slot.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -2,6 +2,7 @@
 //! and notices when its caller goes away.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use pool_core::{
 
 use crate::inspect::again_while_repacked;
 use crate::mirrors::{self, Exposure};
+use crate::nested::{self, Other};
 use crate::repository::Repository;
 use crate::settings::GitSettings;
 use crate::site::{Site, open_repository};
@@ -141,6 +143,17 @@ impl GitIsolator {
         let id = inspect::object_id(commit.as_str())?;
         let repo = open_repository(&self.site.common_dir, &self.site.settings)?;
         Ok(repo.find_commit(id).is_ok())
+    }
+
+    /// Returns what lies in the directories of slots that is not the pool's: beside a worktree, or as
+    /// a linked worktree inside of one. `is_known` tells by its name what another part of the pool,
+    /// such as its cache, keeps beside a worktree.
+    ///
+    /// # Errors
+    ///
+    /// If a directory or the registrations of worktrees cannot be read.
+    pub fn others(&self, is_known: impl Fn(&OsStr) -> bool) -> Result<Vec<Other>> {
+        nested::others(&self.site, &is_known)
     }
 
     /// Runs `work` on a blocking thread, after whatever still runs for that slot.

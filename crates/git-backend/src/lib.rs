@@ -35,6 +35,7 @@ mod user_config;
 pub use environment::GitEnvironment;
 pub use isolator::GitIsolator;
 pub use mirrors::{ExposedBy, Exposure};
+pub use nested::Other;
 pub use owner::{
     OtherPool, check_pool_owner, earlier_pool_dirs, pool_of_another, pool_owner, repository_beside,
 };

@@ -8,6 +8,7 @@
 //!
 //! A registration whose worktree lies anywhere else is never touched.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use pool_core::{Error, Result, SlotId};
 
 use crate::aside;
 use crate::directory;
+use crate::dispose;
 use crate::registration;
 use crate::site::Site;
 use crate::trash::Bin;
@@ -244,6 +246,64 @@ pub(crate) fn remove(
         }
     }
     Ok(())
+}
+
+/// Something in a slot's directory that is not the pool's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// Whose directory it is in.
+    pub slot: SlotId,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is, such as `a directory`.
+    pub what: String,
+}
+
+/// Finds what is beside the worktrees of slots, and the linked worktrees that are nested in them.
+/// `is_known` tells by its name what another part of the pool keeps beside a worktree.
+///
+/// # Errors
+///
+/// If a directory or the registrations cannot be read.
+pub(crate) fn others(site: &Site, is_known: &dyn Fn(&OsStr) -> bool) -> Result<Vec<Other>> {
+    let mut found = Vec::new();
+    for slot in dispose::numbered(&site.slots_dir())? {
+        let nested = find(site, slot, At::Home)?;
+        for one in &nested {
+            let what = match &one.state {
+                State::Sound => "a linked worktree of this repository",
+                State::Gone => "a linked worktree of this repository that is gone",
+                State::Obstructed(_) => "something in the place of a linked worktree",
+            };
+            found.push(Other { slot, path: one.root.clone(), what: what.to_owned() });
+        }
+        let dir = site.slot_dir(slot);
+        let reading = |e| Error::io(format!("read {}", dir.display()), e);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(reading(e)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(reading)?;
+            let (name, path) = (entry.file_name(), entry.path());
+            let leads_there = nested.iter().any(|one| one.root.starts_with(&path));
+            if leads_there || site.is_own_entry(slot, &name) || is_known(&name) {
+                continue;
+            }
+            let kind = entry.file_type().map_err(reading)?;
+            let what = match fs::symlink_metadata(path.join(".git")) {
+                Ok(meta) if kind.is_dir() && meta.is_dir() => "a repository of its own",
+                Ok(_) if kind.is_dir() => "a worktree of another repository",
+                _ if kind.is_dir() => "a directory",
+                _ if kind.is_symlink() => "a symlink",
+                _ => "a file",
+            };
+            found.push(Other { slot, path, what: what.to_owned() });
+        }
+    }
+    found.sort_by(|a, b| (a.slot, &a.path).cmp(&(b.slot, &b.path)));
+    Ok(found)
 }
 
 fn not_found(path: &Path) -> Error {

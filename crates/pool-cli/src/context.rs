@@ -1,13 +1,14 @@
 //! From the command line to an open pool.
 
+use std::ffi::OsStr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cache_share::{Directories, Private, Sccache, Seeded, Setup, SharedTarget};
 use git_backend::{
-    GitIsolator, Repository, check_pool_owner, earlier_pool_dirs, pool_owner, repository_beside,
-    source_worktree,
+    GitIsolator, Other, Repository, check_pool_owner, earlier_pool_dirs, pool_owner,
+    repository_beside, source_worktree,
 };
 use pool_core::{
     CacheStrategy, Error, ErrorKind, FileLiveness, Isolator as _, Lease, LeaseAt, LeaseId,
@@ -263,6 +264,17 @@ impl Context {
         let earlier = earlier_pool_dirs(&self.pool_dir);
         let inside = earlier.iter().find_map(|dir| path.strip_prefix(dir).ok());
         Some(inside.map_or_else(|| path.clone(), |inside| self.pool_dir.join(inside)))
+    }
+
+    /// Returns what lies in the directories of slots that is not the pool's. What cannot be read is
+    /// left out.
+    pub(crate) fn others(&self) -> Vec<Other> {
+        // The records keep a file beside each worktree as well.
+        let is_known = |name: &OsStr| {
+            let name = name.to_string_lossy();
+            name.starts_with("slot.json") || cache_share::is_slot_entry(&name)
+        };
+        self.git.others(is_known).unwrap_or_default()
     }
 
     /// Leaves the slot that this process was started in, for a verb that gives out slots: see [`leave`].

@@ -254,6 +254,16 @@ async fn pool(context: &Context, found: &mut Findings) {
     found.ok("records", format!("{}, {}", counted(slots, "slot"), counted(waiters, "waiter")));
     kept(context, &state, found);
     on_disk(context, found).await;
+    for other in context.others() {
+        let (slot, path) = (other.slot, other.path.display());
+        let advice = match state.slots.contains_key(&slot) {
+            true if other.what.starts_with("a linked worktree") => {
+                "it is saved and removed with the lease".to_owned()
+            }
+            _ => format!("if it is to be kept, move it: mv {path} NEW-PATH"),
+        };
+        found.note("others", format!("{path} is {}, beside slot {slot}", other.what), advice);
+    }
     watched(context, &state, found);
     trash(context, found);
     cache(context, found).await;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use git_backend::Other;
 use git_backend::OtherPool;
 use pool_core::{PoolState, Slot, SlotId, SlotState};
 use serde::Serialize;
@@ -17,6 +18,8 @@ struct Document {
     repo: PathBuf,
     max_leases: u32,
     slots: Vec<SlotDocument>,
+    /// What lies in the directories of slots that is not the pool's.
+    others: Vec<OtherDocument>,
     waiting: Vec<WaiterDocument>,
     other_pools: Vec<OtherPoolDocument>,
 }
@@ -28,6 +31,13 @@ struct OtherPoolDocument {
     owner: PathBuf,
     slots: usize,
     advice: String,
+}
+
+#[derive(Serialize)]
+struct OtherDocument {
+    slot: SlotId,
+    path: PathBuf,
+    what: String,
 }
 
 /// A slot, as programs see it.
@@ -77,6 +87,7 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
     for slot in state.slots.values() {
         slots.push(SlotDocument::new(&context, slot).await);
     }
+    let strays = context.others().into_iter();
     let now = context.pool.now();
     let waiting = state.waiters.values().zip(1..);
     let waiting = waiting.map(|(waiter, n)| WaiterDocument::new(n, waiter, &now)).collect();
@@ -86,6 +97,9 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
         repo: context.repository_path().to_owned(),
         max_leases: context.settings.max_leases,
         slots,
+        others: strays
+            .map(|Other { slot, path, what }| OtherDocument { slot, path, what })
+            .collect(),
         waiting,
         other_pools: others.iter().map(OtherPoolDocument::new).collect(),
     };
@@ -99,10 +113,22 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
     }
     if document.slots.is_empty() && document.waiting.is_empty() {
         context.out.remark(format!("no slots in {}", document.pool_dir.display()));
-        return Ok(0);
+        return show_others(&context, &document).map(|()| 0);
     }
     show(&context, &state, &document)?;
+    show_others(&context, &document)?;
     Ok(0)
+}
+
+fn show_others(context: &Context, document: &Document) -> Result<()> {
+    if document.others.is_empty() {
+        return Ok(());
+    }
+    let rows = document.others.iter().map(|other| {
+        [other.slot.to_string(), other.what.clone(), other.path.display().to_string()]
+    });
+    let rows = rows.collect();
+    context.out.line(format!("\n{}", output::table(["slot", "also there", "path"], rows)))
 }
 
 fn show(context: &Context, state: &PoolState, document: &Document) -> Result<()> {

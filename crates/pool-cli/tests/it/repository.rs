@@ -177,3 +177,33 @@ fn doctor_notes_a_checkout_that_core_bare_denies() {
     bench.fixture.git().args(["config", "core.bare", "false"]).ok();
     assert!(!bench.ok(&["doctor"]).out.contains("core.bare"));
 }
+
+#[test]
+fn list_and_doctor_show_what_is_beside_a_slot() {
+    let bench = Bench::new();
+    let path = bench.acquire(&["--name", "outer"]);
+    let beside = path.with_file_name("beside");
+    testkit::git(&path)
+        .args(["worktree", "add", "--quiet", "-b", "sub", ".claude/worktrees/sub"])
+        .ok();
+    testkit::git(&path).args(["worktree", "add", "--quiet", "-b", "beside", "../beside"]).ok();
+    let notes = path.with_file_name("notes.txt");
+    std::fs::write(&notes, "notes\n").expect("written");
+    let listed = bench.json(&["list"]);
+    let others: Vec<_> = listed["others"].as_array().expect("an array").iter().collect();
+    let paths: Vec<_> =
+        others.iter().map(|other| other["path"].as_str().expect("a path")).collect();
+    let inside = path.join(".claude/worktrees/sub");
+    assert_eq!(paths, [&beside, &notes, &inside].map(|path| path.to_str().expect("UTF-8")));
+    assert_eq!(others[0]["what"], "a linked worktree of this repository");
+    assert_eq!(others[1]["what"], "a file");
+    let said = bench.ok(&["list"]).out;
+    assert!(said.contains(notes.to_str().expect("UTF-8")), "{said}");
+    let said = bench.ok(&["doctor"]).out;
+    assert!(said.contains(&format!("{} is a linked worktree", beside.display())), "{said}");
+    bench.run(&["release", "outer"]);
+    let listed = bench.json(&["list"]);
+    assert_eq!(listed["slots"].as_array().map(Vec::len), Some(0));
+    assert_eq!(listed["others"].as_array().map(Vec::len), Some(1), "{listed}");
+    assert!(notes.exists() && !beside.exists());
+}

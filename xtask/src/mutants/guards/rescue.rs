@@ -6,6 +6,39 @@ use crate::named::{it, unit};
 
 pub(super) const GUARDS: &[Guard] = &[
     Guard {
+        name: "nested-worktrees-are-looked-at",
+        file: "crates/git-backend/src/inspect.rs",
+        edits: &[(
+            "    for one in &all {\n        found.push",
+            "    for one in all.iter().take(0) {\n        found.push",
+        )],
+        tests: &[it(GIT, "nested::work_in_nested_worktree_is_rescued_with_its_head_and_index")],
+    },
+    Guard {
+        name: "locked-nested-worktrees-stay",
+        file: "crates/git-backend/src/nested.rs",
+        edits: &[("(!is_of_pool).then_some(reason)", "(!is_of_pool && false).then_some(reason)")],
+        tests: &[it(GIT, "nested::locked_nested_worktree_is_kept_until_it_is_unlocked")],
+    },
+    Guard {
+        name: "nested-worktrees-of-this-slot-only",
+        file: "crates/git-backend/src/nested.rs",
+        edits: &[(
+            "root.starts_with(&dir) && root != dir",
+            "root.starts_with(site.slots_dir()) && root != dir",
+        )],
+        tests: &[it(GIT, "nested::worktrees_elsewhere_keep_their_registration")],
+    },
+    Guard {
+        name: "mark-of-half-made-slots-has-content",
+        file: "crates/git-backend/src/site.rs",
+        edits: &[(
+            "opened.is_ok_and(|mut file| file.read_exact(&mut begun).is_ok()) && begun == *MAKING",
+            "let _ = opened.map(|mut file| file.read_exact(&mut begun));\n        self.making_marker(slot).exists()",
+        )],
+        tests: &[it(GIT, "nested::what_an_agent_calls_making_is_no_mark")],
+    },
+    Guard {
         name: "rescue",
         file: "crates/pool-core/src/isolator.rs",
         edits: &[(
