@@ -219,6 +219,7 @@ fn places(
             "reserve",
             "reserve-inodes",
             "told-remotes",
+            ".repository.identity",
             "repository",
             "source-worktrees",
             "registration.lock",
