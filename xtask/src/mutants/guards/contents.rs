@@ -115,7 +115,7 @@ pub(super) const GUARDS: &[Guard] = &[
         file: "crates/pool-cli/src/settings/layer.rs",
         edits: &[(
             "Author::Repository => open_plain(File::options().read(true), path),",
-            "Author::Repository => open_plain(File::options().read(true), &std::fs::canonicalize(path)?),",
+            "Author::Repository => std::fs::canonicalize(path)\n            .and_then(|path| open_plain(File::options().read(true), &path)),",
         )],
         tests: &[
             it(CLI, "malice::settings_that_are_a_link_are_not_read"),
