@@ -8,6 +8,7 @@
 pub(crate) mod admin;
 pub(crate) mod commits;
 pub(crate) mod compare;
+mod modules;
 pub(crate) mod os;
 pub(crate) mod staged;
 mod submodule;
@@ -370,13 +371,16 @@ fn look_into(
         tally.staged(&survey.repo, staged);
         saver(Finding::Staged(staged))
     })?;
+    let looked_at = submodule::Repositories::default();
     if let Some(root) = &survey.root {
         let regenerable = Patterns::new(&site.settings.regenerable);
         let copies = match nested {
             Some(_) => Copied::default(),
             None => Copied::load(site, plan.slot)?,
         };
-        let keep = |path: &BStr, dir: &Path| submodule::look_into(&survey, site, plan, path, dir);
+        let keep = |path: &BStr, dir: &Path| {
+            submodule::look_into(&survey, site, plan, path, dir, &looked_at)
+        };
         let inside = all.iter().filter(|one| one.state == State::Sound);
         let inside = inside.filter_map(|one| one.now.strip_prefix(root).ok());
         let ground = Ground {
@@ -393,6 +397,11 @@ fn look_into(
             saver(Finding::Path(seen))
         })?;
     }
+    let base = object_id(plan.base.commit.as_str())?;
+    modules::look_into(site, &survey, base, &looked_at.borrow(), &mut |why| {
+        why.hash(&mut tally.hasher);
+        tally.unsavable(why);
+    })?;
     let unreached = unreached(site, &survey, plan, branch, nested.is_some(), &mut tally)?;
     tally.losses.commits = unreached.count;
     if let Some(admin) = &survey.admin {

@@ -147,15 +147,7 @@ impl Nested {
                 "the linked worktree {root} is locked{reason}: run `git worktree unlock {root}`"
             ));
         }
-        let modules = self.admin.join("modules");
-        let has_modules = fs::read_dir(&modules).is_ok_and(|mut all| all.next().is_some());
-        (self.state == State::Gone && has_modules).then(|| {
-            format!(
-                "the linked worktree {root} is gone, and its submodules' repositories are in {}: \
-                 look into them, then run `git worktree prune`",
-                modules.display()
-            )
-        })
+        None
     }
 
     /// Why a process other than the pool has locked it, if one has.

@@ -2,34 +2,38 @@
 //! worktree's administrative directory, and is lost together with it. No rescue holds a repository,
 //! so such a slot is kept unless everything in the submodule is known to be elsewhere.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
 use gix::bstr::{BStr, ByteSlice};
 use pool_core::{Plan, Result};
 
 use super::walk::{Ground, Status, Submodule};
-use super::{Survey, admin, commits, failed, object_id, staged, text};
+use super::{Survey, admin, failed, modules, object_id, staged, text};
 use crate::copy::Copied;
 use crate::patterns::Patterns;
-use crate::provision::CLONED_REFS;
-use crate::site::{Site, open_untrusted};
+use crate::site::{Site, open_untrusted, resolved};
 
 /// What is known of a submodule: the commit that is checked out, `None` without any; or why what is in
 /// its place can't be let go.
 type Judgement = std::result::Result<Option<ObjectId>, String>;
 
-/// Looks at what is in the place of a submodule.
+/// The repositories of the submodules that were looked into.
+pub(super) type Repositories = RefCell<BTreeSet<PathBuf>>;
+
+/// Looks at what is in the place of a submodule, and adds its repository to `looked_at`.
 pub(super) fn look_into(
     survey: &Survey,
     site: &Site,
     plan: &Plan,
     path: &BStr,
     dir: &Path,
+    looked_at: &Repositories,
 ) -> Result<Judgement> {
     let base = object_id(plan.base.commit.as_str())?;
-    judge(site, recorded(&survey.repo, base, path), dir)
+    judge(site, recorded(&survey.repo, base, path), dir, looked_at)
 }
 
 /// The commit of a submodule that a commit names.
@@ -39,7 +43,12 @@ fn recorded(repo: &gix::Repository, commit: ObjectId, path: &BStr) -> Option<Obj
 }
 
 /// `recorded`: the commit that the lease's base names for it.
-fn judge(site: &Site, recorded: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
+fn judge(
+    site: &Site,
+    recorded: Option<ObjectId>,
+    dir: &Path,
+    looked_at: &Repositories,
+) -> Result<Judgement> {
     let dot_git = dir.join(".git");
     let Ok(meta) = std::fs::symlink_metadata(&dot_git) else {
         return Ok(match std::fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
@@ -53,18 +62,24 @@ fn judge(site: &Site, recorded: Option<ObjectId>, dir: &Path) -> Result<Judgemen
     if meta.is_dir() {
         return Ok(Err("a submodule whose repository lies inside the worktree".into()));
     }
-    Ok(match look(site, recorded, dir) {
+    Ok(match look(site, recorded, dir, looked_at) {
         Ok(Ok(head)) => Ok(head),
         Ok(Err(why)) => Err(format!("a submodule that {why}")),
         Err(e) => Err(format!("a submodule that cannot be looked into: {e}")),
     })
 }
 
-fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
+fn look(
+    site: &Site,
+    base: Option<ObjectId>,
+    dir: &Path,
+    looked_at: &Repositories,
+) -> Result<Judgement> {
     let opening = || format!("open the submodule {}", dir.display());
     let git_dir = gix::discover::path::from_gitdir_file(&dir.join(".git")).map_err(|e| {
         super::Error::new(super::ErrorKind::Other, format!("cannot {}: {e:?}", opening()))
     })?;
+    looked_at.borrow_mut().insert(resolved(&git_dir));
     let mut repo = open_untrusted(&git_dir, &site.settings)?;
     repo.set_workdir(dir.to_owned()).map_err(|e| failed(opening(), e))?;
     let index = gix::index::File::at_or_default(
@@ -90,7 +105,7 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
         Ok(())
     })?;
     let nested = |path: &BStr, dir: &Path| {
-        judge(site, base.and_then(|base| recorded(&repo, base, path)), dir)
+        judge(site, base.and_then(|base| recorded(&repo, base, path)), dir, looked_at)
     };
     let regenerable = Patterns::new(&site.settings.regenerable);
     let copies = Copied::default();
@@ -136,31 +151,8 @@ fn look(site: &Site, base: Option<ObjectId>, dir: &Path) -> Result<Judgement> {
         return Ok(Err(why));
     }
 
-    // Everything that it knows has to be on a remote, in the commit that the lease began with, or have
-    // come with it.
-    let mut known = BTreeSet::new();
-    for name in ["HEAD", "ORIG_HEAD", "packed-refs"] {
-        if let Ok(content) = std::fs::read(git_dir.join(name)) {
-            commits::mentioned(&repo, &content, &mut known);
-        }
-    }
-    for dir in ["refs", "logs"] {
-        admin::files(&git_dir.join(dir), &mut |path, _| {
-            let content = std::fs::read(path).unwrap_or_default();
-            commits::mentioned(&repo, &content, &mut known);
-            Ok(())
-        })?;
-    }
-    let mut kept = commits::kept_by_refs(&repo, |name| !name.starts_with("refs/remotes/"))?;
-    kept.extend(base);
-    let mut cloned = BTreeSet::new();
-    let noted = std::fs::read(git_dir.join(CLONED_REFS)).unwrap_or_default();
-    commits::mentioned(&repo, &noted, &mut cloned);
-    kept.extend(cloned);
-    let lost = commits::unreached(&repo, &known, &kept);
-    if lost.count > 0 {
-        let commits = if lost.count == 1 { "commit" } else { "commits" };
-        return Ok(Err(format!("has {} {commits} that no remote has", lost.count)));
+    if let Some(why) = modules::obstacle(site, &repo, &git_dir, base)? {
+        return Ok(Err(why));
     }
     // A branch without a commit is as good as none.
     Ok(Ok(repo.head_id().ok().map(gix::Id::detach)))

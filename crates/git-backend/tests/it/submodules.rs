@@ -159,6 +159,15 @@ mod at_home {
             assert!(error.hint().is_some());
         }
 
+        /// That the slot is kept, for one reason that contains `why`.
+        async fn is_kept_for(&self, why: &str) {
+            let losses = self.losses().await;
+            assert!(losses.unsavable.iter().any(|found| found.contains(why)), "{why}: {losses:?}");
+            let inspection = self.isolator.inspect(&self.plan).await.unwrap();
+            let error = self.isolator.preserve(inspection).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WouldLoseWork);
+        }
+
         async fn can_be_removed(self) {
             assert_eq!(self.losses().await, Losses::default());
             let settled = proof(&self.isolator, &self.plan).await;
@@ -360,5 +369,101 @@ mod at_home {
         commit(&vendor, "mine");
         git(&vendor, &["tag", "mine"]);
         lease.is_kept("vendor: a submodule that has 1 commit that no remote has").await;
+    }
+
+    #[tokio::test]
+    #[ignore = "run with a home of its own by another test"]
+    async fn linked_worktrees_of_one_keep_the_slot() {
+        for path in ["vendor", "vendor/inner"] {
+            let Some(lease) = Lease::new().await else { return };
+            let root = lease.fixture.root.path().canonicalize().unwrap();
+            let dir = lease.place.join(path);
+            for linked in [
+                root.join("elsewhere"),
+                lease.place.with_file_name("beside"),
+                lease.place.join("target/inside"),
+            ] {
+                let shown = linked.to_str().unwrap();
+                git(&dir, &["worktree", "add", "-q", "--detach", shown]);
+                write(&linked, "work.txt", "work\n");
+                git(&linked, &["add", "."]);
+                lease.is_kept_for(&format!("has the linked worktree {shown}: ")).await;
+                // Where its tree is gone as well.
+                let away = dir.with_extension("away");
+                fs::rename(&dir, &away).unwrap();
+                lease.is_kept_for(&format!("has the linked worktree {shown}: ")).await;
+                let remove = ["worktree", "remove", "--force", shown];
+                git(&linked, &remove);
+                fs::rename(&away, &dir).unwrap();
+                assert_eq!(lease.losses().await, Losses::default(), "{shown}");
+            }
+            lease.can_be_removed().await;
+        }
+    }
+
+    #[tokio::test]
+    #[ignore = "run with a home of its own by another test"]
+    async fn what_only_a_gone_worktree_of_one_had_keeps_the_slot() {
+        let Some(lease) = Lease::new().await else { return };
+        let root = lease.fixture.root.path().canonicalize().unwrap();
+        let vendor = lease.place.join("vendor");
+        let linked = root.join("linked");
+        let shown = linked.to_str().unwrap();
+        git(&vendor, &["worktree", "add", "-q", "--detach", shown]);
+        fs::remove_dir_all(&linked).unwrap();
+        assert_eq!(lease.losses().await, Losses::default());
+        git(&vendor, &["worktree", "prune"]);
+
+        git(&vendor, &["worktree", "add", "-q", "--detach", shown]);
+        write(&linked, "work.txt", "work\n");
+        git(&linked, &["add", "."]);
+        let away = root.join("away");
+        fs::rename(&linked, &away).unwrap();
+        lease.is_kept_for("has 1 staged path of the linked worktree").await;
+        git(&vendor, &["worktree", "lock", shown]);
+        lease.is_kept_for("which is locked and not there").await;
+        git(&vendor, &["worktree", "unlock", shown]);
+
+        fs::rename(&away, &linked).unwrap();
+        commit(&linked, "work");
+        fs::remove_dir_all(&linked).unwrap();
+        lease.is_kept_for("vendor: a submodule that has 1 commit that no remote has").await;
+        git(&vendor, &["worktree", "prune"]);
+        lease.can_be_removed().await;
+    }
+
+    #[tokio::test]
+    #[ignore = "run with a home of its own by another test"]
+    async fn repository_of_one_without_its_tree_is_looked_into() {
+        for (path, whole_slot) in [("vendor", true), ("vendor", false), ("vendor/inner", false)] {
+            let Some(lease) = Lease::new().await else { return };
+            let dir = lease.place.join(path);
+            write(&dir, "work.txt", "work\n");
+            git(&dir, &["add", "."]);
+            let git_dir = git(&dir, &["rev-parse", "--absolute-git-dir"]);
+            let commits = format!("{git_dir} is a submodule's repository that has 1 commit ");
+            let staged = format!("{git_dir} is a submodule's repository that has 1 staged path");
+            let gone = if whole_slot { lease.place.clone() } else { dir.clone() };
+            let away = gone.with_extension("away");
+            let is_kept = async |why: &str| {
+                fs::rename(&gone, &away).unwrap();
+                if !whole_slot {
+                    fs::create_dir(&gone).unwrap();
+                }
+                lease.is_kept_for(why).await;
+                let _ = fs::remove_dir(&gone);
+                fs::rename(&away, &gone).unwrap();
+            };
+            is_kept(&staged).await;
+            commit(&dir, "work");
+            is_kept(&commits).await;
+            git(&dir, &["push", "-q", "origin", "HEAD:refs/heads/work"]);
+            git(&dir, &["checkout", "-q", "HEAD~"]);
+            fs::remove_dir_all(&gone).unwrap();
+            if !whole_slot {
+                fs::create_dir(&gone).unwrap();
+            }
+            lease.can_be_removed().await;
+        }
     }
 }

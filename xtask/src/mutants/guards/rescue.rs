@@ -110,4 +110,16 @@ pub(super) const GUARDS: &[Guard] = &[
         edits: &[("reference.target().try_id().is_none()", "false")],
         tests: &[it(GIT, "adversary::a_symbolic_reference_keeps_no_commit")],
     },
+    Guard {
+        name: "worktrees-of-submodules",
+        file: "crates/git-backend/src/inspect/modules.rs",
+        edits: &[("if let Some(why) = worktree(site, &admin)? {", "if let Some(why) = None {")],
+        tests: &[it(GIT, "submodules::with_a_home_that_permits_local_submodules")],
+    },
+    Guard {
+        name: "submodules-without-trees",
+        file: "crates/git-backend/src/inspect/modules.rs",
+        edits: &[("    all.retain(|dir| !seen.contains(dir));", "    all.clear();")],
+        tests: &[it(GIT, "submodules::with_a_home_that_permits_local_submodules")],
+    },
 ];
