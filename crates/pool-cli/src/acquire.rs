@@ -173,20 +173,26 @@ async fn attempt(context: &Context, request: Request, signals: &mut Signals) -> 
     }
 }
 
-/// Whoever is first in the queue ends what is over, too, until it has its slot: the reaper may have been
-/// stopped, or be held up by one slot while others could be had.
+/// Reconciles as long as this request is first in the queue: the reaper may have been stopped, or be
+/// held up by one slot while others could be had.
 async fn stand_in(
     pool: Pool,
     own: LeaseId,
     period: Duration,
     mut over: oneshot::Receiver<Infallible>,
 ) {
+    let mut events = pool.subscribe();
+    let mut waits = true;
     loop {
         tokio::select! {
             _ = &mut over => return,
-            () = tokio::time::sleep(period) => {}
+            () = tokio::time::sleep(period), if waits => {}
+            // A request that was granted a slot returns to the queue only by a change of this
+            // process. Until then the records are not read: each of hundreds of processes would.
+            _ = events.recv(), if !waits => {}
         }
         let Ok(state) = pool.list().await else { continue };
+        waits = state.waiters.values().any(|waiter| waiter.lease.id == own);
         if state.waiters.values().next().is_some_and(|first| first.lease.id == own)
             && let Err(error) = pool.reconcile().await
         {
