@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use gix::refs::transaction::{Change, LogChange, PreviousValue, RefEdit, RefLog};
 use gix::refs::{FullName, Target};
 use pool_core::{
-    Base, Branch, BranchWish, CommitId, Error, ErrorKind, LeaseName, Plan, Result, SlotId, Wish,
+    Base, Branch, BranchWish, CommitId, Error, ErrorKind, LeaseId, LeaseName, Plan, Result, SlotId,
+    Wish,
 };
 
 use crate::durable;
@@ -260,11 +261,19 @@ pub(crate) fn object_id(commit: &CommitId) -> Result<gix::ObjectId> {
     })
 }
 
+/// What the pool writes into the log of a slot's `HEAD` when it hands the slot out.
+pub(crate) const PREPARED: &str = "wtpool: slot prepared";
+
+/// The same for a lease. The log goes where the worktree is moved to, so that this tells whose it is.
+pub(crate) fn prepared_for(lease: &LeaseId) -> String {
+    format!("{PREPARED} for lease {lease}")
+}
+
 fn set_head(slot_repo: &gix::Repository, target: Target) -> Result<()> {
     let log = LogChange {
         mode: RefLog::AndReference,
         force_create_reflog: false,
-        message: "wtpool: slot prepared".into(),
+        message: PREPARED.into(),
     };
     slot_repo
         .edit_reference(RefEdit {

@@ -13,7 +13,7 @@ pub(crate) mod os;
 pub(crate) mod staged;
 mod submodule;
 pub(crate) mod walk;
-mod whereabouts;
+pub(crate) mod whereabouts;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;

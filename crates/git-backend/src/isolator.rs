@@ -10,8 +10,8 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use pool_core::{
-    Base, CommitId, ContentId, Discovered, Error, ErrorKind, Inspection, Isolator, LeaseName, Plan,
-    Preserved, RescueArchive, Result, SlotId, Sources, Wish,
+    Base, CommitId, ContentId, Discovered, Error, ErrorKind, Inspection, Isolator, LeaseId,
+    LeaseName, Plan, Preserved, RescueArchive, Result, SlotId, Sources, Wish,
 };
 
 use crate::inspect::again_while_repacked;
@@ -122,6 +122,26 @@ impl GitIsolator {
     /// If the reference or the registrations of worktrees cannot be read.
     pub fn branch_now(&self, name: &str) -> Result<Option<Option<PathBuf>>> {
         again_while_repacked(|| branch::now(&self.site, name))
+    }
+
+    /// Returns where the worktree of a lease was moved to by hand (`git worktree move`). `None` if it is
+    /// in its slot or deleted, or if its log does not tell.
+    ///
+    /// # Errors
+    ///
+    /// If the registrations of worktrees cannot be read.
+    pub fn moved_to(&self, lease: &LeaseId) -> Result<Option<PathBuf>> {
+        inspect::whereabouts::moved_to(&self.site, lease)
+    }
+
+    /// Returns the name that a lease's branch has now, if it was renamed by hand (`git branch -m`) and
+    /// git's logs say so.
+    ///
+    /// # Errors
+    ///
+    /// If references or the registrations of worktrees cannot be read.
+    pub fn branch_renamed(&self, slot: SlotId, name: &str) -> Result<Option<String>> {
+        again_while_repacked(|| inspect::whereabouts::branch_renamed(&self.site, slot, name))
     }
 
     /// Returns the remotes whose refspecs cover rescues or generated branches, as the configuration

@@ -127,7 +127,7 @@ pub(crate) fn recycle(
         branch::settle(site, previous, proof.branch().is_some_and(|branch| branch.kept))?;
         pool_core::fail_point!("git-backend::recycle::settled");
         branch::attach(site, &admin, plan)?;
-        registration::ensure_log(&admin)
+        registration::ensure_log(&repo, &admin, plan)
     })?;
     pool_core::fail_point!("git-backend::recycle::attached");
     if in_place {

@@ -130,20 +130,27 @@ pub(crate) fn register(site: &Site, plan: &Plan, interrupt: &AtomicBool) -> Resu
         };
         pool_core::fail_point!("git-backend::registration::prepared");
         branch::attach(site, &admin, plan)?;
-        ensure_log(&admin)?;
+        ensure_log(&repo, &admin, plan)?;
         pool_core::fail_point!("git-backend::registration::attached");
         Ok(admin)
     })
 }
 
-/// Makes the log of `HEAD`, if there is none. Git appends to one that exists even if `core.logAllRefUpdates`
-/// is false. It names the commits of a branch that another process deletes during the lease, as
-/// `git fetch --prune` does in a mirror.
-pub(crate) fn ensure_log(admin: &Path) -> Result<()> {
+/// Begins the log of `HEAD` for a lease, and names the lease in it; for none, makes the log if there is
+/// none. Git appends to one that exists even if `core.logAllRefUpdates` is false. It names the commits
+/// of a branch that another process deletes during the lease, as `git fetch --prune` does in a mirror.
+pub(crate) fn ensure_log(repo: &gix::Repository, admin: &Path, plan: &Plan) -> Result<()> {
     let log = admin.join("logs/HEAD");
-    let open = || fs::OpenOptions::new().append(true).create(true).open(&log);
-    let made = fs::create_dir_all(admin.join("logs")).and_then(|()| open());
-    made.map(drop).map_err(|e| Error::io(format!("write {}", log.display()), e))
+    let base = branch::object_id(&plan.base.commit)?;
+    let write = || match &plan.lease {
+        Some((lease, _)) => {
+            fs::write(&log, whole::first_entry(repo, base, &branch::prepared_for(lease))?)
+        }
+        None => fs::OpenOptions::new().append(true).create(true).open(&log).map(drop),
+    };
+    fs::create_dir_all(admin.join("logs"))
+        .and_then(|()| write())
+        .map_err(|e| Error::io(format!("write {}", log.display()), e))
 }
 
 /// Registers a worktree that is no slot's, at a place where nothing is, and returns the administrative directory. It

@@ -277,6 +277,20 @@ impl Context {
         self.git.others(is_known).unwrap_or_default()
     }
 
+    /// Returns where a slot's worktree was moved to by hand, as far as git knows. Nothing is then at the
+    /// slot's path.
+    pub(crate) fn moved_to(&self, slot: &Slot) -> Option<PathBuf> {
+        let is_there = std::fs::symlink_metadata(self.pool.place(slot.id)).is_ok();
+        let lease = slot.state.lease().filter(|_| !is_there)?;
+        let moved = self.git.moved_to(&lease.id).ok().flatten();
+        // Without a log, by what is checked out there.
+        moved.or_else(|| {
+            let branch = lease.base.branch.as_ref()?;
+            let at = self.git.branch_now(&branch.name).ok().flatten().flatten();
+            at.filter(|path| path.join(".git").exists())
+        })
+    }
+
     /// Leaves the slot that this process was started in, for a verb that gives out slots: see [`leave`].
     pub(crate) fn leave_slot(&self) {
         leave(&self.start_dir, &self.pool_dir, &self.repository);

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
 use gix::bstr::ByteSlice;
-use pool_core::{BranchCommits, BranchReport, Plan, Result};
+use pool_core::{BranchCommits, BranchReport, LeaseId, Plan, Result, SlotId};
 
 use super::{Survey, branch_tip, commits, object_id};
+use crate::branch::{PREPARED, prepared_for};
 use crate::references;
 use crate::site::Site;
 
@@ -18,9 +19,6 @@ const MAKES_COMMITS: [&[u8]; 7] =
 
 /// What such an entry has if it only moved to a commit that was there.
 const MOVES: [&[u8]; 3] = [b"(start)", b": checkout ", b": Fast-forward"];
-
-/// What the pool writes there when it hands the slot out.
-const PREPARED: &[u8] = b"wtpool: slot prepared";
 
 /// Completes the report on the lease's branch: its name now, and the other branches that have commits
 /// made in the lease. For a lease without a branch of its own, it is about the branch that has most of
@@ -53,10 +51,50 @@ pub(super) fn complete(
         }));
     };
     if branch_tip(&survey.repo, &report.name)?.is_none() {
-        report.renamed_to = renamed(site, survey, &log, &report.name)?;
+        report.renamed_to = renamed(site, &survey.repo, &log, &report.name)?;
     }
     report.elsewhere = elsewhere;
     Ok(Some(report))
+}
+
+/// Finds the worktree that was handed out for a lease where it is now, other than at its slot's path.
+/// `None` if it is there or nowhere, or if its log does not tell.
+///
+/// # Errors
+///
+/// If the registrations cannot be read.
+pub(crate) fn moved_to(site: &Site, lease: &LeaseId) -> Result<Option<PathBuf>> {
+    let message = prepared_for(lease);
+    let is_of_lease = |admin: &Path| {
+        let log = fs::read(admin.join("logs/HEAD")).unwrap_or_default();
+        let mut messages = log.lines().filter_map(|line| Some(line.split_once_str("\t")?.1));
+        messages.rfind(|text| text.starts_with(PREPARED.as_bytes())) == Some(message.as_bytes())
+    };
+    let slots = site.slots_dir();
+    let is_at_a_slot = |root: &Path| {
+        let parent = root.parent().filter(|_| root.ends_with(site.name()));
+        parent.and_then(Path::parent) == Some(&slots)
+    };
+    Ok(site.registrations()?.into_iter().find_map(|(admin, dot_git)| {
+        let root = dot_git.parent()?;
+        let is_it = !is_at_a_slot(root) && is_of_lease(&admin) && site.is_linked(&admin, root);
+        is_it.then(|| root.to_owned())
+    }))
+}
+
+/// Returns the name that a slot's branch has now, if it was renamed and git's logs say so.
+///
+/// # Errors
+///
+/// If references or registrations cannot be read.
+pub(crate) fn branch_renamed(site: &Site, slot: SlotId, name: &str) -> Result<Option<String>> {
+    let repo = site.repo();
+    if branch_tip(&repo, name)?.is_some() {
+        return Ok(None);
+    }
+    let admin = site.registration_of(slot)?;
+    let log = admin.and_then(|admin| fs::read(admin.join("logs/HEAD")).ok()).unwrap_or_default();
+    renamed(site, &repo, &log, name)
 }
 
 /// The commits made since the slot was handed out, as the log of its `HEAD` has them.
@@ -64,7 +102,7 @@ fn made_in(log: &[u8]) -> BTreeSet<ObjectId> {
     let mut made = BTreeSet::new();
     for line in log.lines() {
         let Some((ids, message)) = line.split_once_str("\t") else { continue };
-        if message.starts_with(PREPARED) {
+        if message.starts_with(PREPARED.as_bytes()) {
             made.clear();
         }
         let makes = MAKES_COMMITS.iter().any(|verb| message.starts_with(verb));
@@ -104,7 +142,7 @@ fn branches_with(
 }
 
 /// The name that a branch has now, if git's logs say that it was renamed.
-fn renamed(site: &Site, survey: &Survey, log: &[u8], name: &str) -> Result<Option<String>> {
+fn renamed(site: &Site, repo: &gix::Repository, log: &[u8], name: &str) -> Result<Option<String>> {
     let mut now = name.to_owned();
     // In the log of the `HEAD` that was on it, or in its own, which was renamed with it.
     let logs = site.common_dir.join("logs/refs/heads");
@@ -112,7 +150,7 @@ fn renamed(site: &Site, survey: &Survey, log: &[u8], name: &str) -> Result<Optio
         let next = match next_name(log, &now) {
             Some(next) => Some(next),
             None => {
-                let all = references::all(&survey.repo, "refs/heads/")?;
+                let all = references::all(repo, "refs/heads/")?;
                 let names = all.into_iter().flatten().map(|r| r.name().shorten().to_string());
                 let mut names = names.collect::<Vec<_>>().into_iter();
                 names.find(|other| is_renamed(&logs.join(other), &now, other))
@@ -120,7 +158,7 @@ fn renamed(site: &Site, survey: &Survey, log: &[u8], name: &str) -> Result<Optio
         };
         let Some(next) = next else { return Ok(None) };
         now = next;
-        if branch_tip(&survey.repo, &now)?.is_some() {
+        if branch_tip(repo, &now)?.is_some() {
             return Ok(Some(now));
         }
     }

@@ -103,18 +103,22 @@ pub(crate) fn begin_log(repo: &gix::Repository, admin: &Path, base: gix::ObjectI
     }
     let logs = admin.join("logs");
     fs::create_dir_all(&logs)
-        .and_then(|()| fs::write(logs.join("HEAD"), first_entry(repo, base)?))
+        .and_then(|()| fs::write(logs.join("HEAD"), first_entry(repo, base, "")?))
         .map_err(|e| Error::io(format!("write {}", logs.join("HEAD").display()), e))
 }
 
 /// The first line of the log of `HEAD`, as git begins it.
-fn first_entry(repo: &gix::Repository, base: gix::ObjectId) -> io::Result<Vec<u8>> {
+pub(super) fn first_entry(
+    repo: &gix::Repository,
+    base: gix::ObjectId,
+    message: &str,
+) -> io::Result<Vec<u8>> {
     let mut line = format!("{} {base} ", repo.object_hash().null()).into_bytes();
     match repo.committer().and_then(Result::ok) {
         Some(committer) => committer.write_to(&mut line)?,
         None => crate::rescue::signature(jiff::Timestamp::now()).write_to(&mut line)?,
     }
-    line.extend(b"\t\n");
+    line.extend(format!("\t{message}\n").bytes());
     Ok(line)
 }
 

@@ -122,12 +122,16 @@ fn all(isolator: &GitIsolator, slot: u32, lease: &str) -> BTreeMap<String, Strin
         ("index fsmonitor", &["ls-files", "-f"]),
         ("configuration", &["config", "--list", "--show-scope"]),
         ("hooks", &["rev-parse", "--git-path", "hooks"]),
-        ("log of HEAD", &["reflog", "HEAD", "--format=%H %gs"]),
         ("own references", &["for-each-ref", "refs/worktree", "refs/bisect", "refs/rewritten"]),
         ("branch", &["symbolic-ref", "-q", "HEAD"]),
     ] {
         found.insert(what.to_owned(), plain(&git(&place, args)));
     }
+    // The first entry ends in the id of the lease.
+    let log = git(&place, &["reflog", "HEAD", "--format=%H %gs"]);
+    let (log, id) = log.rsplit_once(' ').unwrap();
+    assert_eq!(id.len(), 26, "{log} {id}");
+    found.insert("log of HEAD".to_owned(), log.to_owned());
     found
 }
 

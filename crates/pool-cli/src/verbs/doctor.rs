@@ -6,7 +6,7 @@ use std::process::Command;
 
 use git_backend::ExposedBy;
 use pool_core::{
-    Condition, Discovered, ErrorKind, LostRescue, Owner, PoolState, SlotId, SlotState, Vital,
+    Condition, Discovered, ErrorKind, LostRescue, Owner, PoolState, Slot, SlotId, SlotState, Vital,
 };
 use serde::Serialize;
 
@@ -383,11 +383,11 @@ async fn on_disk(context: &Context, found: &mut Findings) {
                 format!("{place} was not made by this pool: {what}"),
                 "move it away; the pool will not touch it",
             ),
-            Condition::Missing => found.note(
-                "worktrees",
-                format!("{place} is registered, but gone"),
-                "`wtpool prune` clears the registration; its commits are kept",
-            ),
+            Condition::Missing => {
+                let slot = survey.records.slots.get(&one.slot);
+                let (what, advice) = missing(context, &place.to_string(), slot);
+                found.note("worktrees", what, advice);
+            }
             _ if !known => {
                 found.wrong("worktrees", format!("nobody has a record of {place}"), prune)
             }
@@ -396,6 +396,27 @@ async fn on_disk(context: &Context, found: &mut Findings) {
     }
     found.ok("worktrees", format!("{} in order", counted(sound, "worktree")));
     redirected(context, &survey.found, found);
+}
+
+/// What is to say of a slot at whose path `place` nothing is.
+fn missing(context: &Context, place: &str, slot: Option<&Slot>) -> (String, String) {
+    let lease = slot.and_then(|slot| slot.state.lease());
+    let moved = slot.and_then(|slot| context.moved_to(slot));
+    match (lease, moved) {
+        (Some(lease), Some(to)) => (
+            format!("the worktree of {} was moved to {}", lease.name, to.display()),
+            format!(
+                "to put it back, run: git worktree move {} {place}; else `wtpool release {}` ends \
+                 the lease, and the worktree stays where it is",
+                to.display(),
+                lease.name
+            ),
+        ),
+        _ => (
+            format!("nothing is at {place}, where a worktree was"),
+            "`wtpool prune` clears what is left of it; its commits are kept".to_owned(),
+        ),
+    }
 }
 
 /// The worktrees in which git would work on another tree.

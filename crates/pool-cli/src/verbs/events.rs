@@ -1,5 +1,6 @@
 //! `wtpool events`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,11 +24,16 @@ struct Document {
     name: Option<LeaseName>,
     generation: Option<u64>,
     note: Option<String>,
+    /// Where the lease's worktree is now, if it was moved away by hand before the lease ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moved_to: Option<PathBuf>,
 }
 
-impl From<Logged> for Document {
-    fn from(Logged { sequence, event }: Logged) -> Self {
+impl Document {
+    fn new(context: &Context, Logged { sequence, event }: Logged) -> Self {
+        let ended = event.lease.as_ref().filter(|_| event.kind == EventKind::Releasing);
         Self {
+            moved_to: ended.and_then(|lease| context.git.moved_to(lease).ok()?),
             sequence,
             at: event.at,
             event: event.kind,
@@ -53,7 +59,7 @@ pub(crate) async fn perform(global: &Global, follow: bool) -> Result<u8> {
         let last = page.len() < PAGE;
         for logged in page {
             sequence = logged.sequence;
-            let document = Document::from(logged);
+            let document = Document::new(&context, logged);
             if context.out.json {
                 context.out.document(&document)?;
             } else {
@@ -79,6 +85,10 @@ fn line(document: &Document) -> String {
     }
     if let Some(note) = &document.note {
         line.push_str(&format!("  {}", crate::output::printable(note)));
+    }
+    if let Some(path) = &document.moved_to {
+        let path = crate::output::printable(&path.to_string_lossy());
+        line.push_str(&format!("; its worktree was moved to {path}"));
     }
     line
 }

@@ -49,22 +49,33 @@ pub(crate) struct SlotDocument {
     lease: Option<LeaseDocument>,
     bytes: Option<u64>,
     kept_because: Option<String>,
+    /// Where the worktree was moved to by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) moved_to: Option<PathBuf>,
+    /// The name that the lease's branch was made with, if it was renamed by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    branch_was: Option<String>,
 }
 
 impl SlotDocument {
     pub(crate) async fn new(context: &Context, slot: &Slot) -> Self {
         let state = state(slot);
+        let lease = slot.state.lease();
+        let mut lease =
+            lease.map(|l| LeaseDocument::new(context, slot.id, l, state).with_inherited());
+        let was = lease.as_ref().and_then(|lease| lease.branch.clone());
+        let now = was.as_ref().and_then(|was| context.git.branch_renamed(slot.id, was).ok()?);
+        let branch_was = now.and_then(|now| lease.as_mut()?.branch.replace(now));
         Self {
             slot: slot.id,
             path: context.pool.place(slot.id),
             state,
-            lease: slot
-                .state
-                .lease()
-                .map(|l| LeaseDocument::new(context, slot.id, l, state).with_inherited()),
+            lease,
             // Of a slot that is just being made or removed nobody knows.
             bytes: context.pool.isolator().usage(slot.id).await.ok(),
             kept_because: kept_because(slot),
+            moved_to: context.moved_to(slot),
+            branch_was,
         }
     }
 }
@@ -147,7 +158,7 @@ fn show(context: &Context, state: &PoolState, document: &Document) -> Result<()>
             found.state.to_owned(),
             text(lease.map(|l| l.name.as_str())),
             text(lease.map(|l| l.holder.as_str())),
-            text(lease.and_then(output::branch)),
+            text(found.lease.as_ref().and_then(|lease| lease.branch.as_deref())),
             output::ago(&now, since),
             until.map_or("-".to_owned(), |until| output::age(until.remaining(&now))),
             found.bytes.map_or("-".to_owned(), output::size),
@@ -167,6 +178,12 @@ fn show(context: &Context, state: &PoolState, document: &Document) -> Result<()>
             output::size(bytes),
             document.pool_dir.display()
         ))?;
+    }
+    for slot in &document.slots {
+        if let Some(path) = &slot.moved_to {
+            let path = output::printable(&path.to_string_lossy());
+            context.out.line(format!("the worktree of slot {} was moved to {path}", slot.slot))?;
+        }
     }
     if !document.waiting.is_empty() {
         let waiters = state.waiters.values().zip(&document.waiting);

@@ -1,5 +1,7 @@
 //! `wtpool show`.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use pool_core::{
     BranchReport, Disposition, EndReason, EndedLease, LeaseId, LeaseName, Lookup, Outcome, Rescue,
@@ -26,11 +28,21 @@ struct EndedDocument {
     branch: Option<BranchReport>,
     rescue: Option<Rescue>,
     disposition: Disposition,
+    /// Where the worktree is, if it was moved away by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moved_to: Option<PathBuf>,
 }
 
-impl From<EndedLease> for EndedDocument {
-    fn from(ended: EndedLease) -> Self {
+impl EndedDocument {
+    fn new(context: &Context, mut ended: EndedLease) -> Self {
+        let moved_to = context.git.moved_to(&ended.token.lease).ok().flatten();
+        if let Some(branch) = ended.end.branch.as_mut().filter(|_| moved_to.is_some()) {
+            // It stayed, since that worktree has it checked out.
+            let now = context.git.branch_now(&branch.name).ok().flatten().flatten();
+            branch.kept |= now == moved_to;
+        }
         Self {
+            moved_to,
             lease: ended.token.lease,
             name: ended.name,
             slot: ended.slot,
@@ -50,7 +62,7 @@ pub(crate) async fn perform(global: &Global, text: &str) -> Result<u8> {
     let context = Context::open_for(global, text, Access::Look)?;
     let value = match context.find(text).await? {
         Lookup::Slot(slot) => serde_json::to_value(SlotDocument::new(&context, &slot).await),
-        Lookup::Ended(ended) => serde_json::to_value(EndedDocument::from(*ended)),
+        Lookup::Ended(ended) => serde_json::to_value(EndedDocument::new(&context, *ended)),
     };
     let mut value = value.map_err(|e| {
         pool_core::Error::new(pool_core::ErrorKind::Other, format!("cannot show it: {e}"))

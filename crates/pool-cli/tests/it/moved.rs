@@ -332,3 +332,55 @@ fn settings_of_git_that_name_the_worktree_follow_it() {
     ok_in(&bench, &repo_now, &["release", "kept"]);
     git_in(&bench, &repo_now, &["config", "--unset", "core.worktree"]);
 }
+
+fn slot_of(bench: &Bench, name: &str) -> Value {
+    let list = bench.json(&["list"]);
+    let slots = list["slots"].as_array().expect("an array");
+    slots.iter().find(|slot| slot["lease"]["name"] == name).expect("a slot").clone()
+}
+
+#[test]
+fn reports_say_where_a_worktree_was_moved_to() {
+    for (name, kind) in [("attached", &[][..]), ("detached", &["--detach"])] {
+        let bench = Bench::new();
+        let slot = bench.acquire(&[&["--name", name], kind].concat());
+        let to = bench.repo().with_file_name(name);
+        testkit::git(bench.repo()).args(["worktree", "move", path(&slot), path(&to)]).ok();
+        assert_eq!(slot_of(&bench, name)["moved_to"], path(&to));
+        assert_eq!(bench.json(&["show", name])["moved_to"], path(&to));
+        for verb in [&["list"][..], &["show", name], &["doctor"]] {
+            let said = bench.run(verb).out;
+            assert!(said.contains(path(&to)) && !said.contains(" gone"), "{verb:?}: {said}");
+        }
+        // The reaper may have ended it already; then the slot lingers.
+        bench.ok(&["release", name, "--linger", "0s"]);
+        for verb in [&["events"][..], &["show", name]] {
+            let said = bench.run(verb).out;
+            assert!(said.contains(path(&to)) && !said.contains(" gone"), "{verb:?}: {said}");
+        }
+        let ended = bench.json(&["show", name]);
+        assert_eq!(ended["branch"]["kept"].as_bool(), kind.is_empty().then_some(true));
+        // Another lease in that slot is not in that worktree.
+        let next = bench.acquire(&["--name", "next"]);
+        assert!(slot_of(&bench, "next").get("moved_to").is_none());
+        fs::remove_dir_all(&next).expect("removed");
+        assert!(slot_of(&bench, "next").get("moved_to").is_none());
+        testkit::git(bench.repo()).args(["worktree", "remove", path(&to)]).ok();
+    }
+}
+
+#[test]
+fn renamed_branch_is_listed_by_its_present_name() {
+    let bench = Bench::new();
+    bench.acquire(&["--name", "lease"]);
+    testkit::git(bench.repo()).args(["branch", "-m", "wtpool/lease", "first"]).ok();
+    testkit::git(bench.repo()).args(["branch", "-m", "first", "second"]).ok();
+    let slot = slot_of(&bench, "lease");
+    assert_eq!(
+        (&slot["lease"]["branch"], &slot["branch_was"]),
+        (&"second".into(), &"wtpool/lease".into())
+    );
+    assert_eq!(bench.json(&["show", "lease"])["branch"], "second");
+    assert!(bench.ok(&["list"]).out.contains("second"));
+    bench.ok(&["release", "lease"]);
+}

@@ -329,7 +329,7 @@ impl Pool {
                     EndReason::Expired => "it is past its TTL and quiet",
                     EndReason::HolderGone => "its holder is gone",
                     EndReason::SessionEnded => "its session is over",
-                    EndReason::WorkspaceGone => "its workspace was deleted",
+                    EndReason::WorkspaceGone => "its workspace was deleted or moved away",
                     EndReason::Abandoned => "it was given up",
                     EndReason::Interrupted => "whoever made its workspace died",
                 };
