@@ -252,7 +252,7 @@ pub(crate) fn note(site: &Site, slot: SlotId) -> PathBuf {
     site.slot_dir(slot).join("copied.json")
 }
 
-fn note_of_left_out(site: &Site, slot: SlotId) -> PathBuf {
+pub(crate) fn note_of_left_out(site: &Site, slot: SlotId) -> PathBuf {
     site.slot_dir(slot).join(".left-out")
 }
 

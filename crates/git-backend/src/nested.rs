@@ -249,6 +249,10 @@ pub struct Other {
     pub path: PathBuf,
     /// What it is, such as `a directory`.
     pub what: String,
+    /// Whether it is inside the slot's worktree, not beside it.
+    pub is_inside: bool,
+    /// The command that keeps it when the lease ends, or clears it.
+    pub command: String,
 }
 
 /// Finds what is beside the worktrees of slots, and the linked worktrees that are nested in them.
@@ -262,12 +266,23 @@ pub(crate) fn others(site: &Site, is_known: &dyn Fn(&OsStr) -> bool) -> Result<V
     for slot in dispose::numbered(&site.slots_dir())? {
         let nested = find(site, slot, At::Home)?;
         for one in &nested {
-            let what = match &one.state {
-                State::Sound => "a linked worktree of this repository",
-                State::Gone => "a linked worktree of this repository that is gone",
-                State::Obstructed(_) => "something in the place of a linked worktree",
+            let path = one.root.clone();
+            let shown = path.display();
+            let (what, command) = match &one.state {
+                State::Sound => (
+                    "a linked worktree of this repository",
+                    format!("git -C {shown} worktree move {shown} NEW-PATH"),
+                ),
+                State::Gone => (
+                    "a linked worktree of this repository that is gone",
+                    format!("git --git-dir {} worktree prune", site.common_dir.display()),
+                ),
+                State::Obstructed(_) => {
+                    ("something in the place of a linked worktree", format!("mv {shown} NEW-PATH"))
+                }
             };
-            found.push(Other { slot, path: one.root.clone(), what: what.to_owned() });
+            let is_inside = path.starts_with(site.place(slot));
+            found.push(Other { slot, path, what: what.to_owned(), is_inside, command });
         }
         let dir = site.slot_dir(slot);
         let reading = |e| Error::io(format!("read {}", dir.display()), e);
@@ -291,7 +306,14 @@ pub(crate) fn others(site: &Site, is_known: &dyn Fn(&OsStr) -> bool) -> Result<V
                 _ if kind.is_symlink() => "a symlink",
                 _ => "a file",
             };
-            found.push(Other { slot, path, what: what.to_owned() });
+            let shown = path.display();
+            let command = match what {
+                "a worktree of another repository" => {
+                    format!("git -C {shown} worktree move {shown} NEW-PATH")
+                }
+                _ => format!("mv {shown} NEW-PATH"),
+            };
+            found.push(Other { slot, path, what: what.to_owned(), is_inside: false, command });
         }
     }
     found.sort_by(|a, b| (a.slot, &a.path).cmp(&(b.slot, &b.path)));

@@ -193,7 +193,11 @@ impl Site {
         let place = self.place(slot);
         let staged = [registration::staged(self, slot), rescue::staging(self, slot)];
         let notes = OWN_CONFIG.map(|file| remembered(self, slot, file));
-        let notes = notes.into_iter().chain([copy::note(self, slot), aside::path(self, slot)]);
+        let notes = notes.into_iter().chain([
+            copy::note(self, slot),
+            copy::note_of_left_out(self, slot),
+            aside::path(self, slot),
+        ]);
         let own: Vec<_> = notes.chain(staged).chain([place]).collect();
         let baseline = baseline::NOTES.iter().chain(&[baseline::PROBE]);
         own.iter().any(|path| path.file_name() == Some(name))

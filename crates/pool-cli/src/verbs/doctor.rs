@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use git_backend::ExposedBy;
+use git_backend::{ExposedBy, Other};
 use pool_core::{
     Condition, Discovered, ErrorKind, LostRescue, Owner, PoolState, Slot, SlotId, SlotState, Vital,
 };
@@ -255,14 +255,16 @@ async fn pool(context: &Context, found: &mut Findings) {
     kept(context, &state, found);
     on_disk(context, found).await;
     for other in context.others() {
-        let (slot, path) = (other.slot, other.path.display());
+        let Other { slot, path, what, is_inside, command } = other;
+        let path = path.display();
         let advice = match state.slots.contains_key(&slot) {
-            true if other.what.starts_with("a linked worktree") => {
-                "it is saved and removed with the lease".to_owned()
+            true if what.starts_with("a linked worktree") => {
+                format!("it is saved and removed with the lease; to keep it, run: {command}")
             }
-            _ => format!("if it is to be kept, move it: mv {path} NEW-PATH"),
+            _ => format!("to have it out of the way, run: {command}"),
         };
-        found.note("others", format!("{path} is {}, beside slot {slot}", other.what), advice);
+        let side = if is_inside { "in" } else { "beside" };
+        found.note("others", format!("{path} is {what}, {side} slot {slot}"), advice);
     }
     watched(context, &state, found);
     trash(context, found);
@@ -361,8 +363,12 @@ fn kept(context: &Context, state: &PoolState, found: &mut Findings) {
 
 /// Whether the reason why a slot is kept is a process that still has its working directory there.
 fn is_of_an_occupant(context: &Context, slot: SlotId, why: &str) -> bool {
-    let place = context.pool.place(slot);
-    let occupants = context.pool.liveness().occupants(&[&place]).unwrap_or_default();
+    // Or in a linked worktree beside it, which goes with the slot.
+    let others = context.others().into_iter().filter(|other| other.slot == slot);
+    let places = others.map(|other| other.path).chain([context.pool.place(slot)]);
+    let places: Vec<PathBuf> = places.collect();
+    let places: Vec<&Path> = places.iter().map(PathBuf::as_path).collect();
+    let occupants = context.pool.liveness().occupants(&places).unwrap_or_default();
     occupants.iter().flatten().any(|occupant| why.starts_with(&format!("{occupant} ")))
 }
 

@@ -38,6 +38,8 @@ struct OtherDocument {
     slot: SlotId,
     path: PathBuf,
     what: String,
+    /// The command that moves it out of the slot's directory, or clears it.
+    command: String,
 }
 
 /// A slot, as programs see it.
@@ -109,7 +111,12 @@ pub(crate) async fn perform(global: &Global) -> Result<u8> {
         max_leases: context.settings.max_leases,
         slots,
         others: strays
-            .map(|Other { slot, path, what }| OtherDocument { slot, path, what })
+            .map(|Other { slot, path, what, command, .. }| OtherDocument {
+                slot,
+                path,
+                what,
+                command,
+            })
             .collect(),
         waiting,
         other_pools: others.iter().map(OtherPoolDocument::new).collect(),

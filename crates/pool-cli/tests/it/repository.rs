@@ -5,7 +5,7 @@ use std::path::Path;
 
 use testkit::fixture::Layout;
 
-use crate::bench::{Bench, finish};
+use crate::bench::{Bench, eventually, finish};
 
 #[test]
 fn from_a_parent_that_is_no_repository() {
@@ -201,9 +201,47 @@ fn list_and_doctor_show_what_is_beside_a_slot() {
     assert!(said.contains(notes.to_str().expect("UTF-8")), "{said}");
     let said = bench.ok(&["doctor"]).out;
     assert!(said.contains(&format!("{} is a linked worktree", beside.display())), "{said}");
+    for (path, side) in [(&beside, "beside"), (&notes, "beside"), (&inside, "in")] {
+        let path = path.to_str().expect("UTF-8");
+        let line = said.lines().find(|line| line.contains(&format!("{path} is "))).expect("a line");
+        assert!(line.ends_with(&format!(", {side} slot 1")), "{line}");
+    }
+    let shown = beside.display();
+    assert!(said.contains(&format!("git -C {shown} worktree move {shown} NEW-PATH")), "{said}");
+    assert!(said.contains(&format!("mv {} NEW-PATH", notes.display())), "{said}");
     bench.run(&["release", "outer"]);
     let listed = bench.json(&["list"]);
     assert_eq!(listed["slots"].as_array().map(Vec::len), Some(0));
     assert_eq!(listed["others"].as_array().map(Vec::len), Some(1), "{listed}");
     assert!(notes.exists() && !beside.exists());
+}
+
+#[test]
+fn only_what_is_not_the_pools_is_listed_beside_a_slot() {
+    let bench = Bench::new().var("WTPOOL_COPY", r#"["no-such-file", ".env"]"#);
+    std::fs::write(bench.repo().join(".env"), "A=1\n").expect("written");
+    bench.acquire(&["--name", "one"]);
+    assert_eq!(bench.json(&["list"])["others"], serde_json::json!([]));
+    bench.ok(&["release", "one", "--linger", "0s"]);
+}
+
+#[test]
+fn occupant_of_a_worktree_beside_a_slot_is_a_note() {
+    let bench = Bench::new();
+    let path = bench.acquire(&["--name", "outer"]);
+    testkit::git(&path).args(["worktree", "add", "--quiet", "-b", "beside", "../beside"]).ok();
+    let beside = path.with_file_name("beside");
+    let mut occupant = std::process::Command::new("sleep");
+    let mut occupant = occupant.arg("1000").current_dir(&beside).spawn().expect("started");
+    bench.run(&["release", "outer", "--linger", "0s"]);
+    let said = bench.run(&["doctor"]).out;
+    occupant.kill().expect("killed");
+    occupant.wait().expect("waited");
+    let line = said.lines().find(|line| line.contains("quarantine")).unwrap_or(&said);
+    assert!(line.starts_with("note") && line.contains("sleep"), "{said}");
+    let is_removed = || {
+        bench.ok(&["prune"]);
+        !beside.exists()
+    };
+    eventually("the slot is removed with the worktree beside it", is_removed);
 }
