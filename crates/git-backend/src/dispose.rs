@@ -97,7 +97,8 @@ pub(crate) fn take_away(
     }
     let notes = OWN_CONFIG.map(|file| remembered(site, slot, file));
     baseline::forget(site, slot)?;
-    for note in notes.into_iter().chain([copy::note(site, slot)]) {
+    let copied = [copy::note(site, slot), copy::note_of_left_out(site, slot)];
+    for note in notes.into_iter().chain(copied) {
         remove_file(&note)?;
     }
     site.remove_making_marker(slot)?;

@@ -176,6 +176,13 @@ impl GitIsolator {
         nested::others(&self.site, &is_known)
     }
 
+    /// Refuses from now on to use a slot again that has something beside its worktree, so that a slot
+    /// with another lease's files is removed, and no later lease gets it. `is_known` is as for
+    /// [`others`](Self::others). The first call counts.
+    pub fn reuse_no_slots_with_others(&self, is_known: fn(&OsStr) -> bool) {
+        let _ = self.site.known_beside.set(is_known);
+    }
+
     /// Runs `work` on a blocking thread, after whatever still runs for that slot.
     async fn for_slot<T: Send + 'static>(
         &self,

@@ -284,21 +284,13 @@ pub(crate) fn others(site: &Site, is_known: &dyn Fn(&OsStr) -> bool) -> Result<V
             let is_inside = path.starts_with(site.place(slot));
             found.push(Other { slot, path, what: what.to_owned(), is_inside, command });
         }
-        let dir = site.slot_dir(slot);
-        let reading = |e| Error::io(format!("read {}", dir.display()), e);
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(reading(e)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(reading)?;
-            let (name, path) = (entry.file_name(), entry.path());
-            let leads_there = nested.iter().any(|one| one.root.starts_with(&path));
-            if leads_there || site.is_own_entry(slot, &name) || is_known(&name) {
-                continue;
-            }
-            let kind = entry.file_type().map_err(reading)?;
+        for path in strays(site, slot, &nested, is_known)? {
+            let reading = |e| Error::io(format!("look at {}", path.display()), e);
+            let kind = match fs::symlink_metadata(&path) {
+                Ok(meta) => meta.file_type(),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(reading(e)),
+            };
             let what = match fs::symlink_metadata(path.join(".git")) {
                 Ok(meta) if kind.is_dir() && meta.is_dir() => "a repository of its own",
                 Ok(_) if kind.is_dir() => "a worktree of another repository",
@@ -318,6 +310,56 @@ pub(crate) fn others(site: &Site, is_known: &dyn Fn(&OsStr) -> bool) -> Result<V
     }
     found.sort_by(|a, b| (a.slot, &a.path).cmp(&(b.slot, &b.path)));
     Ok(found)
+}
+
+/// What is beside a slot's worktree and neither the pool's nor one of the `nested` worktrees, nor a
+/// directory that only leads to one.
+fn strays(
+    site: &Site,
+    slot: SlotId,
+    nested: &[Nested],
+    is_known: &dyn Fn(&OsStr) -> bool,
+) -> Result<Vec<PathBuf>> {
+    let top = site.slot_dir(slot);
+    let mut pending = vec![top.clone()];
+    let mut found = Vec::new();
+    while let Some(dir) = pending.pop() {
+        let reading = |e| Error::io(format!("read {}", dir.display()), e);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(reading(e)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(reading)?;
+            let (name, path) = (entry.file_name(), entry.path());
+            let is_pools = dir == top && (site.is_own_entry(slot, &name) || is_known(&name));
+            if is_pools || nested.iter().any(|one| one.root == path) {
+                continue;
+            }
+            let is_dir = entry.file_type().map_err(reading)?.is_dir();
+            match is_dir && nested.iter().any(|one| one.root.starts_with(&path)) {
+                true => pending.push(path),
+                false => found.push(path),
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Fails if the slot has something beside its worktree, so that it is not to be used again.
+///
+/// # Errors
+///
+/// `Unsupported` if so; if a directory or the registrations cannot be read.
+pub(crate) fn check_alone(site: &Site, slot: SlotId) -> Result<()> {
+    let Some(is_known) = site.known_beside.get() else { return Ok(()) };
+    let nested = find(site, slot, At::Home)?;
+    let Some(stray) = strays(site, slot, &nested, is_known)?.into_iter().next() else {
+        return Ok(());
+    };
+    let message = format!("cannot use slot {slot} again: {} is in its directory", stray.display());
+    Err(Error::new(pool_core::ErrorKind::Unsupported, message))
 }
 
 fn not_found(path: &Path) -> Error {

@@ -54,6 +54,7 @@ pub(crate) fn recycle(
     let place = site.place(plan.slot);
     let admin = site.admin_dir(plan.slot)?;
     refuse_submodules(site, plan)?;
+    nested::check_alone(site, plan.slot)?;
     let base = branch::object_id(&plan.base.commit)?;
     site.repo().find_commit(base).map_err(|e| gix_error(format!("find the commit {base}"), e))?;
     wait_for_locks(&admin)?;

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use gix::bstr::ByteSlice;
 use pool_core::{Error, ErrorKind, Result, SlotId, open_plain};
@@ -44,6 +44,9 @@ pub(crate) struct Site {
     /// The user's choices.
     pub(crate) settings: GitSettings,
     name: String,
+    /// Tells by its name what other parts of the pool keep beside a worktree. Unless it is set, that is
+    /// not known, and slots are used again whatever is beside their worktrees.
+    pub(crate) known_beside: OnceLock<fn(&OsStr) -> bool>,
     /// Which directory `common_dir` was when it was opened.
     identity: Option<Identity>,
     /// By slot, a number that changes with what a look finds: so that it is noticed when a slot
@@ -96,6 +99,7 @@ impl Site {
             pool_dir,
             settings,
             name,
+            known_beside: OnceLock::new(),
             identity: Identity::of(repository.common_dir()),
             fingerprints: Mutex::default(),
         };

@@ -150,6 +150,7 @@ impl Place {
         let Self { repository, pool_dir, loaded: Loaded { settings, .. } } = self;
         // Before anything is made where a pool may not be.
         let isolator = Arc::new(GitIsolator::open(&repository, &pool_dir, settings.git())?);
+        isolator.reuse_no_slots_with_others(is_known_beside);
         let pool_dir = isolator.pool_dir().unwrap_or(&pool_dir).to_owned();
         let exists = access == Access::Lease || isolator.pool_exists()?;
         let setup = Setup {
@@ -269,12 +270,7 @@ impl Context {
     /// Returns what lies in the directories of slots that is not the pool's. What cannot be read is
     /// left out.
     pub(crate) fn others(&self) -> Vec<Other> {
-        // The records keep a file beside each worktree as well.
-        let is_known = |name: &OsStr| {
-            let name = name.to_string_lossy();
-            name.starts_with("slot.json") || cache_share::is_slot_entry(&name)
-        };
-        self.git.others(is_known).unwrap_or_default()
+        self.git.others(is_known_beside).unwrap_or_default()
     }
 
     /// Returns where a slot's worktree was moved to by hand, as far as git knows. Nothing is then at the
@@ -455,4 +451,10 @@ fn program(name: &Path) -> Result<Option<PathBuf>> {
 fn inherited(loaded: &Loaded) -> bool {
     let by_variable = loaded.origins.get("pool_dir") == Some(&settings::variable("pool_dir"));
     by_variable && std::env::var_os("WTPOOL_LEASE").is_some()
+}
+
+/// Whether the records or a cache keep something of that name beside a worktree.
+fn is_known_beside(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("slot.json") || cache_share::is_slot_entry(&name)
 }

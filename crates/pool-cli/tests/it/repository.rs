@@ -223,6 +223,8 @@ fn only_what_is_not_the_pools_is_listed_beside_a_slot() {
     bench.acquire(&["--name", "one"]);
     assert_eq!(bench.json(&["list"])["others"], serde_json::json!([]));
     bench.ok(&["release", "one", "--linger", "0s"]);
+    // All of it goes with the slot.
+    assert_eq!(bench.pool().join("slots").read_dir().expect("read").count(), 0);
 }
 
 #[test]
@@ -244,4 +246,27 @@ fn occupant_of_a_worktree_beside_a_slot_is_a_note() {
         !beside.exists()
     };
     eventually("the slot is removed with the worktree beside it", is_removed);
+}
+
+#[test]
+fn slot_with_files_beside_its_worktree_is_not_used_again() {
+    for stray in ["notes.txt", "clone/x.txt", "some/where/x.txt"] {
+        let bench = Bench::new();
+        bench.ok(&["warm", "1"]);
+        let first = bench.acquire(&["--name", "first"]);
+        bench.ok(&["release", "first", "--linger", "0s"]);
+        let second = bench.acquire(&["--name", "second"]);
+        assert_eq!(first, second, "used again if nothing is beside it");
+        let stray = second.with_file_name("").join(stray);
+        fs::create_dir_all(stray.parent().expect("a parent")).expect("made");
+        fs::write(&stray, "notes\n").expect("written");
+        let nested = ["worktree", "add", "--quiet", "-b", "nested", "../some/nested"];
+        testkit::git(&second).args(nested).ok();
+        bench.ok(&["release", "second", "--linger", "0s"]);
+        assert!(!second.exists());
+        let third = bench.acquire(&["--name", "third"]);
+        assert_ne!(second.parent(), third.parent());
+        assert_eq!(fs::read_to_string(&stray).expect("read"), "notes\n");
+        bench.ok(&["release", "third", "--linger", "0s"]);
+    }
 }

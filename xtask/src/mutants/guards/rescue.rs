@@ -122,4 +122,10 @@ pub(super) const GUARDS: &[Guard] = &[
         edits: &[("    all.retain(|dir| !seen.contains(dir));", "    all.clear();")],
         tests: &[it(GIT, "submodules::with_a_home_that_permits_local_submodules")],
     },
+    Guard {
+        name: "slots-with-others",
+        file: "crates/git-backend/src/recycle.rs",
+        edits: &[("    nested::check_alone(site, plan.slot)?;\n", "")],
+        tests: &[it(CLI, "repository::slot_with_files_beside_its_worktree_is_not_used_again")],
+    },
 ];
