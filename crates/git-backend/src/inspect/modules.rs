@@ -1,5 +1,5 @@
-//! The repositories of submodules in a worktree's administrative directory. They go with it, whether
-//! or not the submodules are still checked out in the worktree.
+//! The repositories of submodules in a worktree's administrative directory. They go with it,
+//! whether or not the submodules are still checked out in the worktree.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
@@ -52,7 +52,8 @@ pub(super) fn look_into(
         match without_tree(site, &dir, &mut bases) {
             Ok(None) => {}
             Ok(Some(why)) => found(format!(
-                "{shown} is a submodule's repository that {why}; if that can go, run: rm -rf {shown}"
+                "{shown} is a submodule's repository that {why}; if that can go, run: \
+                 rm -rf {shown}"
             )),
             Err(e) => found(format!(
                 "{shown} is a submodule's repository that cannot be looked into: {e}"
@@ -98,8 +99,8 @@ pub(super) fn obstacle(
         }
         known.extend(commits::mentioned_in(repo, &admin)?);
     }
-    // Everything that it knows has to be on a remote, in the commit that the lease began with, or have
-    // come with it.
+    // Everything that it knows has to be on a remote, in the commit that the lease began with, or
+    // have come with it.
     for name in ["HEAD", "ORIG_HEAD", "packed-refs"] {
         if let Ok(content) = fs::read(git_dir.join(name)) {
             commits::mentioned(repo, &content, &mut known);
@@ -122,9 +123,9 @@ pub(super) fn obstacle(
     Ok((lost > 0).then(|| format!("has {} that no remote has", counted(lost, "commit"))))
 }
 
-/// Why a linked worktree of the submodule's repository, by its administrative directory there, keeps
-/// that repository. One that git would prune does so only by what is staged; its commits are counted
-/// with the repository's.
+/// Why a linked worktree of the submodule's repository, by its administrative directory there,
+/// keeps that repository. One that git would prune does so only by what is staged; its commits are
+/// counted with the repository's.
 fn worktree(site: &Site, admin: &Path) -> Result<Option<String>> {
     let gitdir = admin.join("gitdir");
     let root = match read_link_file(&gitdir, b"") {

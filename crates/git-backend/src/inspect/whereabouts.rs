@@ -57,8 +57,8 @@ pub(super) fn complete(
     Ok(Some(report))
 }
 
-/// Finds the worktree that was handed out for a lease where it is now, other than at its slot's path.
-/// `None` if it is there or nowhere, or if its log does not tell.
+/// Finds the worktree that was handed out for a lease where it is now, other than at its slot's
+/// path. `None` if it is there or nowhere, or if its log does not tell.
 ///
 /// # Errors
 ///
