@@ -111,7 +111,7 @@ fn a_pool_inside_a_worktree_is_refused() {
 fn inside_a_lease_the_pool_is_the_same_and_the_base_its_own() {
     let bench = Bench::new();
     let other = Bench::new();
-    let exe = env!("CARGO_BIN_EXE_wtpool");
+    let exe = crate::bench::quoted();
     let script = format!(
         "echo x > x && git add x && git commit -qm x && git rev-parse HEAD && \
          {exe} run -q -- git rev-parse HEAD && cd {} && {exe} run -q -- git rev-parse HEAD~0",
