@@ -4,7 +4,7 @@
 //! Cargo takes `build.target-dir` and `build.build-dir` from the nearest `.cargo/config.toml` that sets them, and from a
 //! variable before any file. The slot's own file is nearer than all that are not in the worktree.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use pool_core::{CacheFinding, Error, ErrorKind, Result, open_plain};
 
 use crate::files;
-use crate::install::{Build, CargoConfig};
+use crate::install::{Build, CargoConfig, Variable};
 
 /// What of a user's surroundings decides where cargo builds. The library looks for none of it by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(crate) struct Confinement {
     target: Option<PathBuf>,
     build: Option<PathBuf>,
     /// Variables that nested cargos would get from a configuration outside of the repository.
-    nested: BTreeMap<String, String>,
+    nested: BTreeMap<String, Variable>,
     /// Why builds here share nothing: the repository itself names a directory outside of the worktree.
     pub(crate) trouble: Option<String>,
     /// The directory for such a worktree's builds.
@@ -54,12 +54,15 @@ impl Confinement {
         let outside = Outside::find(worktree, slot_dir, around);
         let inside = Inside::find(worktree, slot_dir);
         let nested_in = |target: &Path| {
-            let names = outside.nested.iter().cloned();
-            names
-                .map(|name| {
+            let variables = outside.nested.iter();
+            variables
+                .map(|(name, is_table)| {
                     let is_build = name == DIRECTORY_VARIABLES[2];
                     let value = if is_build { OWN.into() } else { target.to_string_lossy() };
-                    (name, value.into_owned())
+                    let value = value.into_owned();
+                    let variable =
+                        if *is_table { Variable::Table { value } } else { Variable::Plain(value) };
+                    (name.clone(), variable)
                 })
                 .collect()
         };
@@ -231,8 +234,8 @@ struct Outside {
     build: Option<Source>,
     /// Whether a variable says where to build: no configuration overrules that.
     by_variable: bool,
-    /// Which of the variables a configuration sets for what cargo runs.
-    nested: BTreeSet<String>,
+    /// Which of the variables a configuration sets for what cargo runs, and whether by a table.
+    nested: BTreeMap<String, bool>,
 }
 
 impl Outside {
@@ -262,9 +265,10 @@ impl Outside {
                     }
                 }
                 let env = table.get("env").and_then(toml::Value::as_table);
-                let names = DIRECTORY_VARIABLES.iter().map(|name| (*name).to_owned());
-                let set = names.filter(|name| env.is_some_and(|env| env.contains_key(name)));
-                found.nested.extend(set);
+                found.nested.extend(DIRECTORY_VARIABLES.iter().filter_map(|name| {
+                    let value = env?.get(*name)?;
+                    Some(((*name).to_owned(), value.is_table()))
+                }));
             }
         }
         found

@@ -20,9 +20,17 @@ pub(crate) struct CargoConfig {
     pub(crate) build: Build,
     /// Variables for what cargo runs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, Variable>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) profile: BTreeMap<String, Profile>,
+}
+
+/// A variable in `[env]`. Cargo merges those of several files only if they have the same shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Variable {
+    Plain(String),
+    Table { value: String },
 }
 
 /// `[build]`.

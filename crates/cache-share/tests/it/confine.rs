@@ -85,6 +85,16 @@ fn config_above_the_pool_holds_in_no_lease() {
 }
 
 #[test]
+fn variable_in_a_configuration_above_the_pool_holds_in_no_lease() {
+    for value in ["'/shared'", "{ value = '/shared', force = true }"] {
+        assert_apart(&FILES, STRATEGIES[0], |root| {
+            write(root, ".cargo/config.toml", &format!("[env]\nCARGO_TARGET_DIR = {value}\n"));
+            none()
+        });
+    }
+}
+
+#[test]
 fn cargo_home_that_is_changed_later_holds_in_no_lease_of_one_workspace() {
     assert_apart(&FILES, STRATEGIES[0], |root| {
         write(root, "home/config.toml", "[build]\ntarget-dir = \"shared\"\n");
