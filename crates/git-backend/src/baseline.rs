@@ -176,6 +176,15 @@ pub(crate) fn decides(
             }
         }
     }
+    // `git replace` has other objects stand for those of the commit.
+    let replacing = || format!("list what is replaced in {}", site.common_dir.display());
+    let references = repo.references().map_err(|e| gix_error(replacing(), e))?;
+    let replaced = references.prefixed("refs/replace/").map_err(|e| gix_error(replacing(), e))?;
+    for one in replaced {
+        let one = one.map_err(|e| Error::io(replacing(), io::Error::other(e)))?;
+        let target = one.target().try_id().map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+        add(&[b"replaced", one.name().as_bstr(), &target]);
+    }
     for path in conversions::attributes_beside(repo, &site.settings) {
         let content = fs::read(&path).unwrap_or_default();
         add(&[b"attributes", &os::bytes(path.as_os_str()), &content]);

@@ -88,6 +88,7 @@ pub(crate) fn resolve(site: &Site, wish: &Wish, name: &LeaseName) -> Result<Base
                 )
                 .with_hint("leave the base out to continue the branch, or choose another name"));
             }
+            refuse_symbolic(&found, name)?;
             if let Some(place) = occupant(site, &full, None)? {
                 return Err(taken(name, &place));
             }
@@ -141,9 +142,11 @@ pub(crate) fn attach(site: &Site, admin: &Path, plan: &Plan) -> Result<()> {
             remote::track(site, &branch.name, &upstream)?;
         }
     } else {
-        let found = settled(&slot_repo, || slot_repo.find_reference(&full))
-            .and_then(|mut found| found.peel_to_commit().map(|commit| commit.id))
-            .map_err(|e| gix_error(format!("find the branch {}", branch.name), e))?;
+        let finding = || format!("find the branch {}", branch.name);
+        let mut found = settled(&slot_repo, || slot_repo.find_reference(&full))
+            .map_err(|e| gix_error(finding(), e))?;
+        refuse_symbolic(&found, &branch.name)?;
+        let found = found.peel_to_commit().map_err(|e| gix_error(finding(), e))?.id;
         if found != base {
             return Err(Error::new(
                 ErrorKind::Busy,
@@ -367,6 +370,14 @@ fn obstructed(name: &str, other: &str) -> String {
 fn blocked(name: &str, other: &str) -> Error {
     Error::new(ErrorKind::NameTaken, obstructed(name, other))
         .with_hint(format!("choose another name, or run `git branch -m {other} NEW-NAME`"))
+}
+
+/// A commit on a symbolic branch moves the branch it leads to, which may be checked out elsewhere.
+fn refuse_symbolic(found: &gix::Reference<'_>, name: &str) -> Result<()> {
+    let gix::refs::TargetRef::Symbolic(target) = found.target() else { return Ok(()) };
+    let target = target.shorten();
+    let message = format!("cannot lease the branch {name}: it is a symbolic reference to {target}");
+    Err(Error::new(ErrorKind::InvalidInput, message).with_hint(format!("use `--branch {target}`")))
 }
 
 /// Where a branch is checked out now, if it is; `None` if there is no such branch.

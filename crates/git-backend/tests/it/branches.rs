@@ -316,3 +316,21 @@ async fn renamed_branch_is_reported_under_its_new_name() {
         assert!(git_succeeds(&fixture.repo, &["rev-parse", "--verify", "-q", now]), "{did:?}");
     }
 }
+
+#[tokio::test]
+async fn symbolic_branch_is_not_leased() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    git(&fixture.repo, &["symbolic-ref", "refs/heads/alias", "refs/heads/main"]);
+    let error = named(&isolator, "alias").await.expect_err("it leads to the user's branch");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("symbolic reference to main"), "{error}");
+    assert_eq!(hint(&error), "use `--branch main`");
+
+    // It may have become one since it was resolved.
+    git(&fixture.repo, &["branch", "other"]);
+    let base = named(&isolator, "other").await.expect("an ordinary branch");
+    git(&fixture.repo, &["symbolic-ref", "refs/heads/other", "refs/heads/main"]);
+    let plan = plan_of(1, "n", base);
+    assert!(isolator.provision(&plan).await.is_err());
+}

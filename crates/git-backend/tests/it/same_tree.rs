@@ -797,3 +797,24 @@ async fn configuration_that_a_variable_names_decides_line_ends() {
     let content = fs::read(isolator.place(SlotId(1)).join("text.txt")).unwrap();
     assert_eq!(content, b"one\r\ntwo\r\n");
 }
+
+/// Not in a table: git may take such a file for changed, since its content is not that of the commit.
+#[tokio::test]
+async fn file_that_another_object_replaces_is_the_same() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let first = plan(&isolator, 1, "first").await;
+    isolator.provision(&first).await.expect("made");
+    let saved = proof(&isolator, &first).await;
+    write(&fixture.repo, "replacement", "as it should have been");
+    let new = git(&fixture.repo, &["hash-object", "-w", "replacement"]);
+    git(&fixture.repo, &["replace", "HEAD:README.md", new.trim()]);
+    let second = plan(&isolator, 1, "used").await;
+    isolator.recycle(&second, saved).await.expect("used again");
+    let made = plan(&isolator, 2, "made").await;
+    isolator.provision(&made).await.expect("made");
+    for slot in [1, 2] {
+        let content = fs::read_to_string(isolator.place(SlotId(slot)).join("README.md"));
+        assert_eq!(content.expect("read"), "as it should have been", "slot {slot}");
+    }
+}
