@@ -28,7 +28,7 @@ use pool_core::{BranchReport, Error, ErrorKind, Inspection, Losses, Plan, Result
 
 use crate::aside;
 use crate::copy::Copied;
-use crate::nested::{self, At, Nested, State};
+use crate::nested::{self, At, Nested, State, misplaced};
 use crate::patterns::Patterns;
 use crate::provision::{OWN_CONFIG, remembered};
 use crate::references::settled;
@@ -278,6 +278,12 @@ fn look_at(site: &Site, plan: &Plan, at: At) -> Result<Look> {
         }
         fingerprint = hasher.finish();
     }
+    let misplaced = misplaced::find(site, plan.slot, &all)?;
+    if !misplaced.is_empty() {
+        let mut hasher = DefaultHasher::new();
+        (fingerprint, &misplaced).hash(&mut hasher);
+        fingerprint = hasher.finish();
+    }
     let own = trees.iter().find(|tree| tree.nested.is_none()).map(|tree| &tree.survey);
     let admins: Vec<&Path> = trees.iter().filter_map(Tree::key).collect();
     let branch = match own {
@@ -285,9 +291,11 @@ fn look_at(site: &Site, plan: &Plan, at: At) -> Result<Look> {
         None => branch,
     };
     let last_write = trees.iter().filter_map(|tree| tree.last_write).max();
+    let mut losses = total(site, &trees, plan);
+    losses.unsavable.extend(misplaced.into_iter().take(NAMED));
     let inspection = Inspection {
         plan: plan.clone(),
-        losses: total(site, &trees, plan),
+        losses,
         branch,
         last_write: last_write.and_then(|t| jiff::Timestamp::try_from(t).ok()),
         fingerprint: Some(fingerprint),

@@ -8,6 +8,8 @@
 //!
 //! A registration whose worktree lies anywhere else is never touched.
 
+pub(crate) mod misplaced;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -20,8 +22,9 @@ use crate::aside;
 use crate::directory;
 use crate::dispose;
 use crate::registration;
-use crate::site::Site;
+use crate::site::{Site, read_link_file};
 use crate::trash::Bin;
+use misplaced::{Owner, owner};
 
 /// A linked worktree in a slot's directory that is not the slot's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +114,24 @@ fn state(site: &Site, admin: &Path, root: &Path, now: &Path, at: At) -> State {
         }
         Err(e) => State::Obstructed(format!("it cannot be looked at: {e}")),
         Ok(meta) if is_dir && meta.is_file() && site.is_linked(admin, now) => State::Sound,
-        Ok(_) => State::Obstructed("another repository is in its place: move that away".into()),
+        Ok(_) => State::Obstructed(match misnamed(site, admin, now) {
+            true => format!(
+                "its `.git` names another path: run `git --git-dir {} worktree repair {}`",
+                site.common_dir.display(),
+                root.display()
+            ),
+            false => "another repository is in its place: move that away".into(),
+        }),
     }
+}
+
+/// Whether the `.git` of a tree names a registration of that name that is gone: the repository was
+/// moved.
+fn misnamed(site: &Site, admin: &Path, tree: &Path) -> bool {
+    let Ok(named) = read_link_file(&tree.join(".git"), b"gitdir: ") else { return false };
+    let named = tree.join(named);
+    let is_gone = !aside::is_there(&named);
+    is_gone && named.file_name() == admin.file_name() && site.is_common_dir_of(admin)
 }
 
 impl Nested {
@@ -293,7 +312,16 @@ pub(crate) fn others(site: &Site, is_known: &dyn Fn(&OsStr) -> bool) -> Result<V
             };
             let what = match fs::symlink_metadata(path.join(".git")) {
                 Ok(meta) if kind.is_dir() && meta.is_dir() => "a repository of its own",
-                Ok(_) if kind.is_dir() => "a worktree of another repository",
+                Ok(_) if kind.is_dir() => {
+                    let dot_git = path.join(".git");
+                    let named = read_link_file(&dot_git, b"gitdir: ");
+                    let owner = named.map(|named| owner(&site.common_dir, &dot_git, &named));
+                    match owner.unwrap_or(Owner::Other) {
+                        Owner::This => "a linked worktree of this repository that was moved",
+                        Owner::Gone => "a worktree of a repository that is gone",
+                        Owner::Other => "a worktree of another repository",
+                    }
+                }
                 _ if kind.is_dir() => "a directory",
                 _ if kind.is_symlink() => "a symlink",
                 _ => "a file",
@@ -302,6 +330,9 @@ pub(crate) fn others(site: &Site, is_known: &dyn Fn(&OsStr) -> bool) -> Result<V
             let command = match what {
                 "a worktree of another repository" => {
                     format!("git -C {shown} worktree move {shown} NEW-PATH")
+                }
+                "a linked worktree of this repository that was moved" => {
+                    format!("git --git-dir {} worktree repair {shown}", site.common_dir.display())
                 }
                 _ => format!("mv {shown} NEW-PATH"),
             };

@@ -298,7 +298,8 @@ impl Site {
         self.is_worktree_of(admin, root) && self.is_common_dir_of(admin)
     }
 
-    fn is_common_dir_of(&self, admin: &Path) -> bool {
+    /// Whether an administrative directory says that it is of the repository.
+    pub(crate) fn is_common_dir_of(&self, admin: &Path) -> bool {
         read_link_file(&admin.join("commondir"), b"")
             .is_ok_and(|common| resolved(&admin.join(common)) == self.common_dir)
     }

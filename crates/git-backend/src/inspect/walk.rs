@@ -19,6 +19,7 @@ use pool_core::{Error, Result};
 use super::compare::{Comparer, Verdict};
 use super::{os, staged, text};
 use crate::copy::Copied;
+use crate::nested::misplaced::{self, Owner};
 use crate::patterns::Patterns;
 
 /// What a path was found to be.
@@ -174,7 +175,8 @@ pub(crate) fn walk(
         };
         if name == ".git" {
             if !regenerable {
-                tell(Status::Unsavable(repository_at(&full, &meta)), Some(&meta))?;
+                let what = repository_at(ground.repo, &full, &meta);
+                tell(Status::Unsavable(what), Some(&meta))?;
             }
             continue;
         }
@@ -315,17 +317,20 @@ fn absent(
 }
 
 /// What a `.git` inside the worktree says is nested there.
-fn repository_at(dot_git: &Path, meta: &Metadata) -> String {
+fn repository_at(repo: &gix::Repository, dot_git: &Path, meta: &Metadata) -> String {
     let own = "a repository of its own is nested here".to_owned();
     if !meta.is_file() {
         return own;
     }
     match crate::site::read_link_file(dot_git, b"gitdir: ") {
         Ok(git_dir) => {
+            let of = match misplaced::owner(repo.common_dir(), dot_git, &git_dir) {
+                Owner::This => "a linked worktree of this repository",
+                Owner::Gone => "a worktree of a repository that is gone",
+                Owner::Other => "a worktree of another repository",
+            };
             let git_dir = text(os::bytes(git_dir.as_os_str()).as_ref().into());
-            format!(
-                "a worktree of another repository is nested here, with its git directory at {git_dir}"
-            )
+            format!("{of} is nested here, with its git directory at {git_dir}")
         }
         Err(_) => own,
     }

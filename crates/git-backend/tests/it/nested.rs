@@ -423,3 +423,99 @@ async fn commit_in_nested_worktrees_of_two_pools_is_saved() {
     let both = [isolator.inspect(&plan).await.unwrap(), second.inspect(&other).await.unwrap()];
     assert_eq!(both.map(|seen| seen.losses.commits), [1, 1]);
 }
+
+/// Moves or damages one of a nested worktree and its registration, so that the latter does not lead
+/// to the worktree; returns where that is then.
+type Misplace = fn(nested: &Path, admin: &Path) -> PathBuf;
+
+const MISPLACED: [(&str, Misplace); 6] = [
+    ("made in a container", |nested, admin| {
+        fs::write(admin.join("gitdir"), "/no-such/container/target/sub/.git\n").unwrap();
+        nested.to_owned()
+    }),
+    ("moved by hand", |nested, _| {
+        let to = nested.with_file_name("moved");
+        fs::rename(nested, &to).unwrap();
+        to
+    }),
+    ("empty registration", |nested, admin| {
+        fs::write(admin.join("gitdir"), "").unwrap();
+        nested.to_owned()
+    }),
+    ("incomplete registration", |nested, admin| {
+        fs::remove_file(admin.join("gitdir")).unwrap();
+        nested.to_owned()
+    }),
+    ("moved with its repository", |nested, admin| {
+        fs::write(admin.join("gitdir"), "/no-such/before/target/sub/.git\n").unwrap();
+        write(nested, ".git", "gitdir: /no-such/repo/.git/worktrees/sub\n");
+        nested.to_owned()
+    }),
+    ("moved with its repository only", |nested, _| {
+        write(nested, ".git", "gitdir: /no-such/repo/.git/worktrees/sub\n");
+        nested.to_owned()
+    }),
+];
+
+/// No ignored directory hides it, and git's own command makes it a nested worktree like others.
+#[tokio::test]
+async fn worktree_that_its_registration_does_not_lead_to_keeps_the_slot() {
+    for path in ["target/sub", "target/deep/er/sub", INSIDE, BESIDE] {
+        for (how, misplace) in MISPLACED {
+            let fixture = Fixture::new();
+            let (isolator, plan, nested) = with_nested(&fixture, path).await;
+            write(&nested, "untracked.txt", "untracked\n");
+            let name = nested.file_name().unwrap();
+            let admin = fixture.repo.join(".git/worktrees").join(name);
+            if name == "beside" && how.starts_with("moved with") {
+                continue;
+            }
+            let now = misplace(&nested, &admin);
+            let why = refused(&isolator, &plan).await;
+            let repair = format!("worktree repair {}`", now.display());
+            assert!(why.contains(&repair), "{path}, {how}: {why}");
+            assert_eq!(read(now.join("untracked.txt")), "untracked\n");
+            git(&fixture.repo, &["worktree", "repair", now.to_str().unwrap()]);
+            let proof = proof(&isolator, &plan).await;
+            assert!(proof.rescue().is_some_and(|rescue| rescue.files == 1), "{path}, {how}");
+            isolator.dispose(proof).await.unwrap();
+            assert_eq!(registrations(&fixture.repo), 0, "{path}, {how}");
+        }
+    }
+}
+
+/// It goes through `take`'s second look, too.
+#[tokio::test]
+async fn worktree_that_is_misplaced_after_the_look_keeps_the_slot() {
+    let fixture = Fixture::new();
+    let (isolator, plan, nested) = with_nested(&fixture, "target/sub").await;
+    let seen = proof(&isolator, &plan).await;
+    let to = nested.with_file_name("moved");
+    fs::rename(&nested, &to).unwrap();
+    let error = isolator.dispose(seen).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    assert!(to.join("README.md").exists());
+    let why = refused(&isolator, &plan).await;
+    assert!(why.contains(&format!("worktree repair {}`", to.display())), "{why}");
+}
+
+/// The registration of a worktree that was deleted keeps no slot, nor do other repositories in a
+/// directory that can be made again.
+#[tokio::test]
+async fn stale_registration_keeps_no_slot() {
+    let other = Fixture::new();
+    let fixture = Fixture::new();
+    let (isolator, plan, nested) = with_nested(&fixture, "target/sub").await;
+    let stale = fixture.root.path().join("stale");
+    git(&fixture.repo, &["worktree", "add", "-q", "--detach", stale.to_str().unwrap()]);
+    fs::remove_dir_all(&stale).unwrap();
+    let target = nested.parent().unwrap();
+    git(target, &["clone", "-q", fixture.repo.to_str().unwrap(), "clone"]);
+    let of_other = target.join("other");
+    git(&other.repo, &["worktree", "add", "-q", "--detach", of_other.to_str().unwrap()]);
+    fs::create_dir(target.join("copy")).unwrap();
+    fs::copy(nested.join(".git"), target.join("copy/.git")).unwrap();
+    let proof = proof(&isolator, &plan).await;
+    isolator.dispose(proof).await.unwrap();
+    assert_eq!(registrations(&fixture.repo), 1);
+}

@@ -21,6 +21,12 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "nested::locked_nested_worktree_is_kept_until_it_is_unlocked")],
     },
     Guard {
+        name: "misplaced-worktrees-are-searched",
+        file: "crates/git-backend/src/nested/misplaced.rs",
+        edits: &[("if registrations.doubtful.is_empty() {", "if true {")],
+        tests: &[it(GIT, "nested::worktree_that_its_registration_does_not_lead_to_keeps_the_slot")],
+    },
+    Guard {
         name: "nested-worktrees-of-this-slot-only",
         file: "crates/git-backend/src/nested.rs",
         edits: &[(
