@@ -116,6 +116,7 @@ pub(crate) fn take_over(site: &Site, repository: &Repository, by_user: bool) -> 
         for link in links {
             link.repair()?;
         }
+        judged.repair_of_nested(pool_dir, repository.common_dir())?;
         judged.repair_of_deleted(pool_dir, repository.common_dir())?;
         pool_core::fail_point!("git-backend::owner::repaired");
         // Until the last step, the pool still tells what it was.

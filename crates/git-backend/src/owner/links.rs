@@ -103,6 +103,69 @@ impl Paths<'_> {
         Ok(())
     }
 
+    /// Has the linked worktrees that agents made deeper in their slots' directories, and their
+    /// registrations, name each other by the paths of now.
+    ///
+    /// What cannot be repaired stays as it is: no slot in which such a worktree lies is cleared.
+    ///
+    /// # Errors
+    ///
+    /// If the registrations cannot be listed.
+    pub(super) fn repair_of_nested(&self) -> Result<()> {
+        let worktrees = self.common_dir.join("worktrees");
+        let reading = |e| Error::io(format!("read {}", worktrees.display()), e);
+        let entries = match fs::read_dir(&worktrees) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(reading)?,
+        };
+        for entry in entries {
+            let admin = entry.map_err(reading)?.path();
+            let Some((tree, is_relative)) = self.nested(&admin) else { continue };
+            let slots = self.pool_dir.join("slots");
+            let slot = tree.strip_prefix(&slots).ok().and_then(|inside| inside.iter().next());
+            let slot_dir = slots.join(slot.unwrap_or_default());
+            if let Err(error) = connect(&admin, &tree, &tree, is_relative, &slot_dir) {
+                tracing::debug!(%error, "cannot repair a nested worktree");
+            }
+        }
+        Ok(())
+    }
+
+    /// The worktree deeper in a slot's directory that a registration names, by a path of before or
+    /// of now, and which names the registration; and whether its path is relative.
+    fn nested(&self, admin: &Path) -> Option<(PathBuf, bool)> {
+        let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+        let named_git = read_link_file(&admin.join("gitdir"), b"").ok()?;
+        let common_dirs =
+            self.old_common_dirs.iter().map(PathBuf::as_path).chain([self.common_dir]);
+        let id = admin.file_name()?;
+        let admins: Vec<_> = common_dirs.map(|dir| dir.join("worktrees").join(id)).collect();
+        let pools = self.old_pool_dirs.iter().map(PathBuf::as_path).chain([self.pool_dir]);
+        let slots: Vec<_> = pools.map(|pool| pool.join("slots")).collect();
+        let (named, inside) = admins.iter().find_map(|from| {
+            let named = lexical(from, &named_git);
+            let inside = slots.iter().find_map(|slots| named.strip_prefix(slots).ok());
+            inside.map(Path::to_owned).map(|inside| (named, inside))
+        })?;
+        let dot_git = self.pool_dir.join("slots").join(&inside);
+        let tree = dot_git.parent()?.to_owned();
+        // Those of fewer are the slots' and those right beside them.
+        let is_deeper = inside.components().count() > 3 && dot_git.ends_with(".git");
+        if !is_deeper || resolved(&tree) != tree || !is_file(&dot_git) {
+            return None;
+        }
+        // What is at the path of before is the original, and this is a copy of it.
+        if named != dot_git && crate::aside::is_there(&named) && !is_same(&named, &dot_git) {
+            return None;
+        }
+        let named_admin = read_link_file(&dot_git, b"gitdir: ").ok()?;
+        let mut trees = slots.iter().filter_map(|slots| Some(slots.join(inside.parent()?)));
+        let names_admin = trees.any(|tree| admins.contains(&lexical(&tree, &named_admin)));
+        let common = read_link_file(&admin.join("commondir"), b"").ok()?;
+        let is_ours = resolved(&admin.join(common)) == self.common_dir;
+        (names_admin && is_ours).then(|| (tree, named_git.is_relative()))
+    }
+
     fn link(&self, slot: SlotId, slot_dir: &Path, tree: PathBuf) -> Option<Link> {
         let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
         let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
@@ -162,19 +225,7 @@ impl Link {
     /// If one of their files can't be written.
     pub(super) fn repair(&self) -> Result<()> {
         let place = self.slot_dir.join(&self.name);
-        let (dot_git, worktrees) = (place.join(".git"), self.admin.clone());
-        let (to_tree, to_admin) = match self.is_relative {
-            true => (relative(&worktrees, &dot_git), relative(&place, &worktrees)),
-            false => (dot_git, worktrees),
-        };
-        // The registration first: as long as it names a path that is gone, `git worktree prune` takes it.
-        let line = [&*bytes(to_tree.as_os_str()), b"\n"].concat();
-        replace_unless_same(&self.admin.join("gitdir"), &line, &self.admin)?;
-        pool_core::fail_point!("git-backend::owner::registration-repaired");
-        let line = [b"gitdir: ", &*bytes(to_admin.as_os_str()), b"\n"].concat();
-        // Put together outside of the tree, where a leftover would be taken for work.
-        replace_unless_same(&self.tree.join(".git"), &line, &self.slot_dir)?;
-        pool_core::fail_point!("git-backend::owner::worktree-repaired");
+        connect(&self.admin, &place, &self.tree, self.is_relative, &self.slot_dir)?;
         // What the pool remembers of it must stay the same as what git reads.
         for config in [
             self.admin.join(OWN_CONFIG[0]),
@@ -207,6 +258,31 @@ impl Link {
         config.write_to(&mut text).map_err(|e| Error::io(doing(), e))?;
         replace(path, &text)
     }
+}
+
+/// Has a registration and its worktree name each other. That belongs at `place`, and is at `tree`; its
+/// `.git` file is put together in `staging`.
+fn connect(
+    admin: &Path,
+    place: &Path,
+    tree: &Path,
+    is_relative: bool,
+    staging: &Path,
+) -> Result<()> {
+    let dot_git = place.join(".git");
+    let (to_tree, to_admin) = match is_relative {
+        true => (relative(admin, &dot_git), relative(place, admin)),
+        false => (dot_git, admin.to_owned()),
+    };
+    // The registration first: as long as it names a path that is gone, `git worktree prune` takes it.
+    let line = [&*bytes(to_tree.as_os_str()), b"\n"].concat();
+    replace_unless_same(&admin.join("gitdir"), &line, admin)?;
+    pool_core::fail_point!("git-backend::owner::registration-repaired");
+    let line = [b"gitdir: ", &*bytes(to_admin.as_os_str()), b"\n"].concat();
+    // Put together outside of the tree, where a leftover would be taken for work.
+    replace_unless_same(&tree.join(".git"), &line, staging)?;
+    pool_core::fail_point!("git-backend::owner::worktree-repaired");
+    Ok(())
 }
 
 /// A path that starts at `from`, with `.` and `..` taken out. What it names need not exist.

@@ -110,6 +110,11 @@ impl Judged {
         self.with_paths(pool_dir, common_dir, |paths| paths.repair_of_deleted())
     }
 
+    /// See [`Paths::repair_of_nested`].
+    pub(super) fn repair_of_nested(&self, pool_dir: &Path, common_dir: &Path) -> Result<()> {
+        self.with_paths(pool_dir, common_dir, |paths| paths.repair_of_nested())
+    }
+
     fn with_paths<T>(
         &self,
         pool_dir: &Path,

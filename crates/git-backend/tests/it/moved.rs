@@ -108,3 +108,50 @@ async fn registration_of_a_deleted_worktree_is_found_after_a_move() {
     let now = moved.join("slots/1/demo");
     assert!(list.contains(now.to_str().expect("UTF-8")), "{list}");
 }
+
+/// Those that an agent made deeper in its slot's directory, where no other look finds them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nested_worktrees_and_their_registrations_follow_a_move() {
+    let moves = [(true, true), (true, false), (false, true)];
+    for ((moves_repo, moves_pool), is_relative) in
+        moves.into_iter().flat_map(|moved| [(moved, false), (moved, true)])
+    {
+        let fixture = pool().await;
+        let (mut repo, mut pool_dir) = (fixture.repo.clone(), fixture.pool_dir());
+        let inside = "slots/1/demo/target/deep/nested";
+        let nested = pool_dir.join(inside);
+        git(&repo, &["worktree", "add", "-q", "--detach", nested.to_str().expect("UTF-8")]);
+        if is_relative {
+            let up = "../".repeat(inside.split('/').count() + 1);
+            let gitdir = format!("../../../../pool/{inside}/.git\n");
+            fs::write(repo.join(".git/worktrees/nested/gitdir"), gitdir).expect("written");
+            write(&nested, ".git", &format!("gitdir: {up}demo/.git/worktrees/nested\n"));
+            assert!(git_succeeds(&nested, &["rev-parse", "HEAD"]));
+        }
+        write(&nested, "w", "w\n");
+        // Another directory at the same depth, as relative paths need it if both are moved.
+        let to = fixture.root.path().canonicalize().expect("it exists").join("elsewhere");
+        fs::create_dir(&to).expect("made");
+        if moves_repo {
+            fs::rename(&repo, to.join("demo")).expect("moved");
+            repo = to.join("demo");
+        }
+        if moves_pool {
+            fs::rename(&pool_dir, to.join("pool")).expect("moved");
+            pool_dir = to.join("pool");
+        }
+        sound(&repo, &pool_dir).await;
+        let nested = pool_dir.canonicalize().expect("it exists").join(inside);
+        assert_eq!(git(&nested, &["status", "--short"]), "?? w");
+        let admin = repo.join(".git/worktrees/nested");
+        let gitdir = fs::read_to_string(admin.join("gitdir")).expect("read");
+        assert_eq!(Path::new(&gitdir).is_relative(), is_relative);
+        let named = admin.join(gitdir.trim_end()).canonicalize().expect("it exists");
+        assert_eq!(named, nested.join(".git"));
+        // Git has known relative paths since version 2.48 only.
+        if !is_relative {
+            assert!(git_succeeds(&repo, &["worktree", "prune"]));
+            assert_eq!(git(&nested, &["status", "--short"]), "?? w");
+        }
+    }
+}
