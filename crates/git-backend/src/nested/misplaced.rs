@@ -15,6 +15,7 @@ use pool_core::{Error, Result, SlotId};
 
 use super::{Nested, State};
 use crate::aside;
+use crate::dispose::numbered;
 use crate::site::{Site, read_link_file, resolved};
 
 /// The registrations of a repository's worktrees, by whether they lead to these.
@@ -54,15 +55,24 @@ pub(crate) fn find(site: &Site, slot: SlotId, nested: &[Nested]) -> Result<Vec<S
     };
     let is_known = |home: &Path| home == place || nested.iter().any(|one| one.root == home);
     let mut found = Vec::new();
-    let mut pending = vec![site.slot_dir(slot)];
+    let own_dir = site.slot_dir(slot);
+    // It may have been moved to another slot; its registration goes with this one.
+    let gone = nested.iter().filter(|one| one.state == State::Gone);
+    let gone: BTreeSet<_> = gone.filter_map(|one| one.admin.file_name()).collect();
+    let mut pending = vec![own_dir.clone()];
+    if !gone.is_empty() {
+        let others = numbered(&site.slots_dir())?.into_iter().filter(|other| *other != slot);
+        pending.extend(others.map(|other| site.slot_dir(other)));
+    }
     while let Some(dir) = pending.pop() {
+        let is_own = dir.starts_with(&own_dir);
         let listed = fs::read_dir(&dir).and_then(|entries| {
             let entries = entries.map(|entry| entry.and_then(|e| Ok((e.path(), e.file_type()?))));
             entries.collect::<io::Result<Vec<_>>>()
         });
         let entries = match listed {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound || !is_own => continue,
             Err(e) => {
                 let dir = at_home(&dir);
                 found.push(format!(
@@ -73,7 +83,12 @@ pub(crate) fn find(site: &Site, slot: SlotId, nested: &[Nested]) -> Result<Vec<S
             }
         };
         for (path, kind) in entries {
-            if path.file_name().is_some_and(|name| name == ".git") {
+            let is_git = path.file_name().is_some_and(|name| name == ".git");
+            let may_be = || {
+                let named = git_dir(&dir, &path, kind).ok();
+                named.is_some_and(|named| named.file_name().is_some_and(|id| gone.contains(id)))
+            };
+            if is_git && (is_own || may_be()) {
                 let home = at_home(&dir);
                 let why = registrations.obstacle(site, &dir, &path, kind, &home);
                 found.extend(why.filter(|_| !is_known(&home)));

@@ -484,6 +484,30 @@ async fn worktree_that_its_registration_does_not_lead_to_keeps_the_slot() {
     }
 }
 
+/// Without its registration, which would go with the first slot, the second would hide it.
+#[tokio::test]
+async fn worktree_that_was_moved_to_another_slot_keeps_both() {
+    let fixture = Fixture::new();
+    let (isolator, first, nested) = with_nested(&fixture, "target/sub").await;
+    let second = self::plan(&isolator, 2, "second").await;
+    isolator.provision(&second).await.unwrap();
+    let target = isolator.place(SlotId(2)).join("target");
+    fs::create_dir_all(&target).unwrap();
+    let to = target.join("sub");
+    fs::rename(&nested, &to).unwrap();
+    write(&to, "untracked.txt", "untracked\n");
+    for plan in [&first, &second] {
+        let why = refused(&isolator, plan).await;
+        assert!(why.contains(&format!("worktree repair {}`", to.display())), "{why}");
+    }
+    git(&fixture.repo, &["worktree", "repair", to.to_str().unwrap()]);
+    let saved = proof(&isolator, &first).await;
+    assert!(saved.rescue().is_none());
+    isolator.dispose(saved).await.unwrap();
+    let saved = proof(&isolator, &second).await;
+    assert!(saved.rescue().is_some_and(|rescue| rescue.files == 1));
+}
+
 /// It goes through `take`'s second look, too.
 #[tokio::test]
 async fn worktree_that_is_misplaced_after_the_look_keeps_the_slot() {

@@ -27,6 +27,12 @@ pub(super) const GUARDS: &[Guard] = &[
         tests: &[it(GIT, "nested::worktree_that_its_registration_does_not_lead_to_keeps_the_slot")],
     },
     Guard {
+        name: "nested-worktrees-in-other-slots",
+        file: "crates/git-backend/src/nested/misplaced.rs",
+        edits: &[("if !gone.is_empty() {", "if false {")],
+        tests: &[it(GIT, "nested::worktree_that_was_moved_to_another_slot_keeps_both")],
+    },
+    Guard {
         name: "nested-worktrees-of-this-slot-only",
         file: "crates/git-backend/src/nested.rs",
         edits: &[(
