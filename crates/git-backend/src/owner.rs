@@ -2,7 +2,8 @@
 //!
 //! A pool names its repository by path, and remembers what else tells it from every other one. If
 //! the repository or the pool was moved, it is taken over only where that is certain: nothing is at
-//! the path of before, or another repository, and the one at hand is the very one, no copy of it.
+//! the path of before, or another repository, or what leads to the one at hand; and that is the very
+//! one, no copy of it.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};

@@ -142,10 +142,17 @@ impl Site {
     pub(crate) fn check_in_place(&self) -> Result<()> {
         let common_dir = &self.common_dir;
         let is_there = common_dir.is_dir();
-        if is_there && (self.identity.is_none() || Identity::of(common_dir) == self.identity) {
+        let is_same = self.identity.is_none() || Identity::of(common_dir) == self.identity;
+        // Whichever path of it git writes down, it has to be that of the pool's.
+        let is_straight = resolved(common_dir) == *common_dir;
+        if is_there && is_same && is_straight {
             return Ok(());
         }
-        let what = if is_there { "another repository is there now" } else { "it is gone" };
+        let what = match is_there {
+            false => "it is gone",
+            true if is_same => "it was moved, and a symlink is there now",
+            true => "another repository is there now",
+        };
         let message = format!("cannot use the repository {}: {what}", common_dir.display());
         Err(Error::new(ErrorKind::NoRepository, message)
             .with_hint("run the command again in the repository, where it is now"))

@@ -288,9 +288,13 @@ impl Ground {
         Ok(Self { pool, repository: File::open(context.repository.common_dir())? })
     }
 
-    /// Whether both are where they were, and the pool is the repository's.
+    /// Whether both are where they were, and the pool is the repository's. A symlink at the old path of
+    /// one that was moved does not count.
     fn is_as_opened(&self, context: &Context) -> bool {
-        is_at(&self.pool, &context.pool_dir)
+        let is_straight = |path: &Path| path.canonicalize().is_ok_and(|now| now == path);
+        is_straight(&context.pool_dir)
+            && is_straight(context.repository.common_dir())
+            && is_at(&self.pool, &context.pool_dir)
             && is_at(&self.repository, context.repository.common_dir())
             && context.git.check_in_place().is_ok()
     }

@@ -92,6 +92,9 @@ impl View {
 pub(super) struct Memory {
     /// That of the repository's common directory.
     identity: Option<Identity>,
+    /// Those of before: of the directories that a copy at the same path took the place of.
+    #[serde(default)]
+    formerly: Vec<Identity>,
     /// That of the process which wrote this.
     view: Option<View>,
     /// The last component of each slot's path: the repository's name when the pool was made.
@@ -137,6 +140,7 @@ impl Memory {
     pub(super) fn now(pool_dir: &Path, identity: Option<Identity>, name: &str) -> Result<Self> {
         Ok(Self {
             identity,
+            formerly: Vec::new(),
             view: View::now(),
             name: name.to_owned(),
             pool_dir: Escaped::new(pool_dir)?,
@@ -156,9 +160,15 @@ impl Memory {
         Ok(self)
     }
 
-    /// The same, with the paths at which the pool was before.
+    /// The same, with the paths at which the pool was before, and the identities that it had.
     pub(super) fn after(mut self, before: Option<Self>) -> Self {
         let Some(before) = before else { return self };
+        for identity in before.identity.into_iter().chain(before.formerly) {
+            let is_known = self.is_of(Some(identity)) || self.formerly.contains(&identity);
+            if !is_known && self.formerly.len() < EARLIER {
+                self.formerly.push(identity);
+            }
+        }
         let all = std::iter::once(before.pool_dir).chain(before.earlier);
         for path in all.filter(|path| *path != self.pool_dir) {
             if !self.earlier.contains(&path) && self.earlier.len() < EARLIER {
@@ -218,6 +228,11 @@ impl Memory {
     /// Whether that is the repository that is remembered, for certain.
     pub(super) fn is_of(&self, identity: Option<Identity>) -> bool {
         self.identity.is_some() && self.identity == identity
+    }
+
+    /// Whether that is the repository that was remembered before, for certain.
+    pub(super) fn was_of(&self, identity: Option<Identity>) -> bool {
+        identity.is_some_and(|identity| self.formerly.contains(&identity))
     }
 
     /// Whether that is another repository, for certain.

@@ -8,7 +8,7 @@ use pool_core::Result;
 
 use super::identity::Memory;
 use super::links::relative;
-use super::standing::{Judged, Standing};
+use super::standing::{Judged, Standing, led_to};
 use super::{check_above, pool_owner};
 use crate::dispose::numbered;
 use crate::repository::Repository;
@@ -68,8 +68,11 @@ pub(crate) fn default_pool(repository: &Repository, nominal: PathBuf) -> PathBuf
 /// All default pools that may once have been the repository's: those beside it, and those that its
 /// registrations name. None lies where a lease could have made it.
 fn candidates(repository: &Repository) -> BTreeSet<PathBuf> {
-    let beside = fs::read_dir(repository.beside().join(POOLS)).into_iter().flatten().flatten();
-    let mut found: BTreeSet<PathBuf> = beside.map(|entry| entry.path()).collect();
+    // Beside the main worktree, too: the git directory may have been there before.
+    let beside = [Some(repository.beside()), repository.main_worktree().and_then(Path::parent)];
+    let beside = beside.into_iter().flatten();
+    let entries = beside.flat_map(|dir| fs::read_dir(dir.join(POOLS)).into_iter().flatten());
+    let mut found: BTreeSet<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     let worktrees = repository.common_dir().join("worktrees");
     let mut trees: Vec<PathBuf> =
         repository.main_worktree().map(Path::to_owned).into_iter().collect();
@@ -120,6 +123,14 @@ impl Repository {
                 ),
                 format!("if it is, run: wtpool adopt {path}"),
             ),
+            Standing::Copied if slots > 0 => (
+                format!(
+                    "is the pool of this repository from when it was {}, where a copy of it is \
+                     now, which has the pool's leases",
+                    owner.display()
+                ),
+                format!("run: wtpool list --repo {}", owner.display()),
+            ),
             Standing::Former if slots > 0 => (
                 format!("is the pool of a repository that was at {} before", owner.display()),
                 "use it inside that repository where it is now; if that is gone, save what is in \
@@ -132,8 +143,9 @@ impl Repository {
     }
 }
 
-/// Returns the repository of a pool that was moved together with it, such as by renaming the
-/// directory that both are in; `None` if there is none for certain.
+/// Returns the repository of a pool that the path in the pool leads to, by a symlink or a `.git`
+/// file, or that was moved together with the pool, such as by renaming the directory that both are
+/// in; `None` if there is none for certain.
 ///
 /// # Errors
 ///
@@ -143,9 +155,16 @@ pub fn repository_beside(pool_dir: &Path) -> Result<Option<Repository>> {
     let (Some(owner), Some(old)) = (owner, memory.and_then(|memory| memory.pool_dir())) else {
         return Ok(None);
     };
-    let beside = resolved(&pool_dir.join(relative(&old, &owner)));
-    let Ok(repository) = Repository::find(&beside) else { return Ok(None) };
-    let is_certain = repository.common_dir() == beside
-        && Judged::new(pool_dir, &repository)?.standing == Standing::Moved;
-    Ok(is_certain.then_some(repository))
+    let beside = pool_dir.join(relative(&old, &owner));
+    for path in [owner, beside] {
+        // A `.git` file is that of the directory which it is in.
+        let start = if path.is_file() { path.parent().unwrap_or(&path) } else { &path };
+        let Ok(repository) = Repository::find(start) else { continue };
+        if repository.common_dir() == led_to(&path)
+            && Judged::new(pool_dir, &repository)?.standing == Standing::Moved
+        {
+            return Ok(Some(repository));
+        }
+    }
+    Ok(None)
 }

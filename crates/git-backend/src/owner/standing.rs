@@ -11,6 +11,7 @@ use super::links::{Link, Paths};
 use super::{OWNER_FILE, is_same, pool_owner};
 use crate::dispose::numbered;
 use crate::repository::Repository;
+use crate::site::{read_link_file, resolved};
 
 /// How a pool stands to a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) enum Standing {
     Moved,
     /// It is the repository's as far as can be seen; why that is not certain.
     Likely(String),
+    /// It was the repository's, at whose old path a copy of it is now, which has the pool's worktrees.
+    Copied,
     /// It belongs to a repository that was at this one's path before.
     Former,
     /// It is a copy of the pool at that path.
@@ -48,11 +51,18 @@ impl Standing {
                 refused(format!("the pool {pool} was at another path before: {why}"))
                     .with_hint(format!("if it was moved, run: wtpool adopt {pool}"))
             }
-            Self::Likely(why) => refused(format!(
-                "the pool {pool} belongs to the repository {owner_dir}, which is gone, and {place} \
-                 may be that repository: {why}"
-            ))
-            .with_hint(format!("if it is, run: wtpool adopt {pool}")),
+            Self::Likely(why) => {
+                let now = match () {
+                    () if is_gone(owner) => "is gone",
+                    () if led_to(owner) == repository.common_dir() => "is now a link",
+                    () => "is now another one",
+                };
+                refused(format!(
+                    "the pool {pool} belongs to the repository {owner_dir}, which {now}, and \
+                     {place} may be that repository: {why}"
+                ))
+                .with_hint(format!("if it is, run: wtpool adopt {pool}"))
+            }
             Self::Former => refused(format!(
                 "the pool {pool} belongs to a repository that was at {owner_dir} before"
             ))
@@ -154,20 +164,27 @@ fn standing(
     let is_empty = || Ok(numbered(&pool_dir.join("slots"))?.is_empty());
     let identity = Identity::of(common_dir);
     let is_at_its_path = owner == common_dir;
-    if is_at_its_path && memory.is_some_and(|memory| memory.is_not_of(identity)) {
+    let owner_now = led_to(owner);
+    let is_led_to = owner_now == common_dir;
+    if (is_at_its_path || is_led_to) && memory.is_some_and(|memory| memory.is_not_of(identity)) {
         // Made again at the same path: by a clone, or by somebody who copied it away and back.
         if !is_empty()? && !has_links()? {
             return Ok(Standing::Former);
         }
     }
     let was_moved = old_pool_dir.as_deref().is_some_and(|old| old != pool_dir);
-    // Another repository is at the owner's path, which has none of the pool's worktrees.
-    let is_replaced = || {
-        let is_other = memory.is_some_and(|memory| memory.is_not_of(Identity::of(owner)));
-        Ok::<_, Error>(is_other && !are_linked(owner)?)
-    };
-    if !is_at_its_path && !is_gone(owner) && !is_replaced()? {
-        return Ok(Standing::Another);
+    // The owner's path is that of another repository by now, or leads to one.
+    let is_other = memory.is_some_and(|memory| memory.is_not_of(Identity::of(&owner_now)));
+    if !is_at_its_path && !is_led_to && !is_gone(&owner_now) {
+        let is_linked = || are_linked(&owner_now);
+        // The other one has none of the pool's worktrees.
+        if !is_other || is_linked()? {
+            let was_ours = memory.is_some_and(|memory| match is_other {
+                true => memory.is_of(identity),
+                false => memory.was_of(identity),
+            });
+            return Ok(if was_ours { Standing::Copied } else { Standing::Another });
+        }
     }
     if was_moved && let Some(original) = old_pool_dir.as_deref() {
         let is_there = fs::symlink_metadata(original.join(OWNER_FILE)).is_ok();
@@ -200,6 +217,23 @@ fn standing(
         return Ok(Standing::Likely(why.to_owned()));
     }
     Ok(Standing::Moved)
+}
+
+/// Returns the common directory that the path of a repository's one leads to by now: through
+/// symlinks, and through a `.git` file as git follows it.
+pub(super) fn led_to(owner: &Path) -> PathBuf {
+    let found = resolved(owner);
+    if !fs::symlink_metadata(&found).is_ok_and(|meta| meta.is_file()) {
+        return found;
+    }
+    let (Ok(named), Some(dir)) = (read_link_file(&found, b"gitdir: "), found.parent()) else {
+        return found;
+    };
+    let git_dir = resolved(&dir.join(named));
+    match read_link_file(&git_dir.join("commondir"), b"") {
+        Ok(common) => resolved(&git_dir.join(common)),
+        Err(_) => git_dir,
+    }
 }
 
 /// Whether a path is missing for certain.

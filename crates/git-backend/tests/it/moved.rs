@@ -91,6 +91,21 @@ async fn repository_that_is_replaced_under_a_process_is_not_worked_on() {
     assert!(!git_succeeds(&fixture.repo, &["rev-parse", "-q", "--verify", "wtpool/second"]));
 }
 
+/// Git would name its worktrees by another path than the pool.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repository_moved_behind_a_symlink_is_not_worked_on() {
+    let fixture = pool().await;
+    let isolator = fixture.isolator();
+    let plan = plan(&isolator, 2, "second").await;
+    let moved = fixture.repo.with_file_name("moved");
+    fs::rename(&fixture.repo, &moved).expect("moved");
+    std::os::unix::fs::symlink("moved", &fixture.repo).expect("linked");
+    let refused = isolator.provision(&plan).await.expect_err("its path is another one");
+    assert!(refused.to_string().contains("a symlink is there now"), "{refused}");
+    assert!(!git_succeeds(&moved, &["rev-parse", "-q", "--verify", "wtpool/second"]));
+}
+
 /// Its registration is all that still leads to its commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registration_of_a_deleted_worktree_is_found_after_a_move() {

@@ -81,6 +81,8 @@ fn renamed_repository_keeps_its_leases() {
     let bench = Bench::new();
     let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
     write(slot.join("work"), "work\n");
+    // One that only begins finds nothing at its path, and ends.
+    drop(bench.reaper_lock());
     let moved = Renamed::new(&bench.repo(), "renamed");
     assert_eq!(slots_in(&bench, &moved.to), leased("kept"));
     assert!(git_in(&bench, &slot, &["status", "-s"]).out.contains("?? work"));
@@ -154,6 +156,197 @@ fn reaper_follows_a_renamed_repository() {
         eventually("the reaper ends the lease", || !slot_now.exists());
         drop(moved);
     }
+}
+
+/// A directory that has another name for now, to which a symlink at its old path leads.
+struct Linked(Renamed);
+
+impl Linked {
+    fn new(from: &Path, name: &str) -> Self {
+        let renamed = Renamed::new(from, name);
+        std::os::unix::fs::symlink(name, from).expect("linked");
+        Self(renamed)
+    }
+
+    fn to(&self) -> &Path {
+        &self.0.to
+    }
+}
+
+impl Drop for Linked {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0.from);
+    }
+}
+
+/// Has the repository's `.git` be a file that leads to a directory beside it.
+fn separate(bench: &Bench) -> PathBuf {
+    let store = bench.repo().with_file_name("store");
+    let option = format!("--separate-git-dir={}", store.display());
+    assert_eq!(git_in(bench, &bench.repo(), &["init", "-q", &option]).code, Some(0));
+    store
+}
+
+#[test]
+fn repository_with_a_symlink_at_its_old_path_keeps_its_leases() {
+    for (is_nested, verb) in [(true, "list"), (false, "list"), (true, "release"), (false, "adopt")]
+    {
+        let bench = Bench::of(if is_nested { Layout::Nested } else { Layout::Plain });
+        let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+        write(slot.join("work"), "work\n");
+        // One that only begins finds nothing at its path, and ends.
+        drop(bench.reaper_lock());
+        let (repo, pool) = (bench.repo(), bench.pool());
+        let parent = repo.parent().expect("it has one").to_owned();
+        let moved = Linked::new(if is_nested { &parent } else { &repo }, "elsewhere");
+        match verb {
+            // By the old path, too.
+            "list" => assert_eq!(slots_in(&bench, &repo), leased("kept")),
+            "adopt" => assert_eq!(run_in(&bench, &repo, &["adopt", path(&pool)]).code, Some(0)),
+            _ => {}
+        }
+        let doctor = ok_in(&bench, &repo, &["doctor"]);
+        assert!(!doctor.out.contains("WRONG"), "{doctor:?}");
+        let released = ok_in(&bench, bench.home.path(), &["release", path(&slot)]);
+        assert!(released.err.contains("saved 1 uncommitted file"), "{released:?}");
+        let repo_now = repo.canonicalize().expect("it is there");
+        assert!(repo_now.starts_with(moved.to()) && !slot.exists());
+        assert!(slots_in(&bench, &repo_now).is_empty());
+    }
+}
+
+#[test]
+fn repository_whose_git_directory_was_separated_keeps_its_leases() {
+    for verb in ["list", "release", "list in the slot"] {
+        let bench = Bench::new();
+        let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+        write(slot.join("work"), "work\n");
+        let pool = bench.pool();
+        let store = separate(&bench);
+        match verb {
+            "list" => assert_eq!(slots_in(&bench, &bench.repo()), leased("kept")),
+            "release" => {}
+            _ => assert_eq!(slots_in(&bench, &slot), leased("kept")),
+        }
+        // From a directory without a repository.
+        let home = bench.home.path();
+        ok_in(&bench, home, &["list", "--pool-dir", path(&pool)]);
+        let released = ok_in(&bench, home, &["release", path(&slot)]);
+        assert!(released.err.contains("saved 1 uncommitted file"), "{released:?}");
+        assert_eq!(list_in(&bench, &bench.repo())["pool_dir"], path(&pool), "also without slots");
+        fs::remove_file(bench.repo().join(".git")).expect("removed");
+        fs::rename(&store, bench.repo().join(".git")).expect("moved back");
+    }
+}
+
+#[test]
+fn git_directory_replaced_by_a_linked_worktree_keeps_leases() {
+    let bench = Bench::new();
+    let slot = bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+    let repo = bench.repo();
+    assert_eq!(git_in(&bench, &repo, &["checkout", "-q", "--detach"]).code, Some(0));
+    let bare = repo.with_file_name("bare.git");
+    fs::rename(repo.join(".git"), &bare).expect("moved");
+    fs::remove_dir_all(&repo).expect("removed");
+    fs::remove_file(bare.join("index")).expect("removed");
+    git_in(&bench, &bare, &["config", "core.bare", "true"]);
+    assert_eq!(git_in(&bench, &bare, &["worktree", "add", "-q", path(&repo)]).code, Some(0));
+    assert_eq!(slots_in(&bench, &repo), leased("kept"));
+    assert_eq!(git_in(&bench, &slot, &["status", "-s"]).code, Some(0));
+    ok_in(&bench, &repo, &["release", "kept"]);
+    let removed = git_in(&bench, &bare, &["worktree", "remove", path(&repo)]);
+    assert_eq!(removed.code, Some(0), "{removed:?}");
+    git_in(&bench, &bare, &["config", "core.bare", "false"]);
+    fs::create_dir(&repo).expect("made");
+    fs::rename(&bare, repo.join(".git")).expect("moved back");
+}
+
+#[test]
+fn reaper_follows_a_repository_that_its_old_path_leads_to() {
+    for is_separated in [false, true] {
+        let bench = Bench::of(Layout::Nested);
+        let owner = Sleeper::new();
+        let slot = bench.acquire(&["--owner-pid", &owner.pid(), "--linger", "0s"]);
+        drop(bench.reaper_lock());
+        let (repo, pool) = (bench.repo(), bench.pool());
+        let parent = repo.parent().expect("it has one").to_owned();
+        let was = fs::read(pool.join("repository")).expect("read");
+        let linked = (!is_separated).then(|| Linked::new(&parent, "elsewhere"));
+        let store = is_separated.then(|| separate(&bench));
+        // Only the reaper sees this: no verb is run.
+        eventually("the reaper takes it over", || {
+            fs::read(pool.join("repository")).is_ok_and(|now| now != was)
+        });
+        owner.kill();
+        eventually("the reaper ends the lease", || !slot.exists());
+        drop(linked);
+        if let Some(store) = store {
+            fs::remove_file(repo.join(".git")).expect("removed");
+            fs::rename(&store, repo.join(".git")).expect("moved back");
+        }
+    }
+}
+
+/// A path that leads to a copy, or to a clone, does not make that the pool's repository.
+#[test]
+fn copy_that_the_old_path_leads_to_gets_no_lease() {
+    for kind in ["copy", "clone"] {
+        let bench = Bench::new();
+        bench.acquire(&["--ttl", "1h", "--name", "of-the-original"]);
+        drop(bench.reaper_lock());
+        bench.kill_reaper();
+        let (repo, pool) = (bench.repo(), bench.pool());
+        let before = traces(&pool);
+        let moved = Renamed::new(&repo, "original");
+        let other = repo.with_file_name("other");
+        let (from, to) = (path(&moved.to), path(&other));
+        let made = match kind {
+            "copy" => finish(bench.command("cp", &["-a", from, to]).current_dir(&moved.to)),
+            _ => git_in(&bench, &moved.to, &["clone", "-q", ".", to]),
+        };
+        assert_eq!(made.code, Some(0));
+        std::os::unix::fs::symlink("other", &repo).expect("linked");
+        assert!(slots_in(&bench, &repo).is_empty(), "{kind}");
+        let refused = run_in(&bench, &repo, &["acquire", "--pool-dir", path(&pool)]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(!refused.err.contains("which is gone"), "{refused:?}");
+        assert_eq!(traces(&pool), before, "{kind}");
+        let original = run_in(&bench, &moved.to, &["list"]);
+        match kind {
+            "copy" => assert!(original.err.contains(path(&pool)), "{original:?}"),
+            _ => assert!(original.out.contains("of-the-original"), "{original:?}"),
+        }
+        fs::remove_file(&repo).expect("removed");
+        fs::remove_dir_all(&other).expect("removed");
+        assert_eq!(slots_in(&bench, &moved.to), leased("of-the-original"));
+    }
+}
+
+#[test]
+fn original_whose_old_path_has_a_copy_is_told_of_its_leases() {
+    let bench = Bench::new();
+    bench.acquire(&["--ttl", "1h", "--name", "kept"]);
+    drop(bench.reaper_lock());
+    bench.kill_reaper();
+    let (repo, pool) = (bench.repo(), bench.pool());
+    let moved = Renamed::new(&repo, "original");
+    let mut copy = bench.command("cp", &["-a", path(&moved.to), path(&repo)]);
+    let copied = finish(copy.current_dir(&moved.to));
+    assert_eq!(copied.code, Some(0));
+    let command = format!("wtpool list --repo {}", repo.join(".git").display());
+    // Before and after the copy uses the pool.
+    for _ in 0..2 {
+        for verb in ["list", "doctor"] {
+            let said = run_in(&bench, &moved.to, &[verb]);
+            let said = said.out + &said.err;
+            assert!(said.contains(path(&pool)) && said.contains(&command), "{verb}: {said}");
+        }
+        assert_eq!(slots_in(&bench, &repo), leased("kept"));
+        assert!(!run_in(&bench, &repo, &["list"]).err.contains("copy"));
+        ok_in(&bench, &repo, &["prune"]);
+    }
+    ok_in(&bench, &repo, &["release", "kept"]);
+    fs::remove_dir_all(&moved.to).expect("removed");
 }
 
 #[test]
