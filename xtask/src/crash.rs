@@ -57,7 +57,7 @@ impl Options {
     pub(crate) fn slice() -> Self {
         Self {
             kills: 3000,
-            seconds: Some(120),
+            seconds: Some(60),
             seed: None,
             point: None,
             random_only: false,

@@ -58,8 +58,12 @@ fn has_the_exit_status_of_its_command_even_when_its_lease_can_t_be_given_back() 
     let bench = Bench::new();
     let (records, aside) = (bench.pool().join("pool.db"), bench.pool().join("aside"));
     // No rebuild helps where something else has the name.
-    let script =
-        format!("mv '{0}' '{1}' && mkdir '{0}'; exit 3", records.display(), aside.display());
+    // The reaper may put a new database there in between.
+    let script = format!(
+        "mv '{0}' '{1}'; until mkdir '{0}'; do rm -f '{0}'; done 2>/dev/null; exit 3",
+        records.display(),
+        aside.display()
+    );
     let ran = bench.run(&["run", "--linger", "0s", "--", "sh", "-c", &script]);
     assert_eq!(ran.code, Some(3), "{ran:?}");
     assert!(ran.err.contains("error: "), "{ran:?}");
