@@ -128,7 +128,7 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "pool-of-a-copy",
         file: "crates/git-backend/src/owner/standing.rs",
-        edits: &[("if !is_at_its_path && !is_gone(owner) && !is_replaced()? {", "if false {")],
+        edits: &[("if !is_at_its_path && !is_led_to && !is_gone(&owner_now) {", "if false {")],
         tests: &[it(CLI, "moved::copy_of_a_repository_gets_no_lease_of_the_original")],
     },
     Guard {
