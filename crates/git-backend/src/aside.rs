@@ -143,8 +143,8 @@ fn unlock(admin: &Path) -> Result<()> {
     Ok(())
 }
 
-/// For a slot of which a tree was still aside, since somebody was killed there: puts it back, looks at it, and
-/// saves what is in it. The proof that was given spoke of a place where nothing was.
+/// For a slot of which a tree was still aside, since a process was killed there: puts it back, looks
+/// at it, and saves what is in it. The proof that was given spoke of a place where nothing was.
 ///
 /// # Errors
 ///

@@ -25,6 +25,7 @@ mod registration;
 mod repository;
 mod rescue;
 mod settings;
+mod shell;
 mod site;
 mod source;
 mod sources;

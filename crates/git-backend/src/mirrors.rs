@@ -12,6 +12,7 @@ use gix::refspec::parse::Operation;
 use gix::refspec::{Instruction, MatchGroup, RefSpecRef};
 use pool_core::Result;
 
+use crate::shell::shell_word;
 use crate::site::{Site, open_repository};
 
 /// What all rescues have in front of their names.
@@ -214,15 +215,5 @@ fn pattern(name: &str) -> String {
 
 fn add(remote: &Remote, direction: &str, spec: &str) -> String {
     let key = format!("remote.{}.{direction}", remote.name);
-    format!("git config --add {} {}", quoted(&key), quoted(spec))
-}
-
-/// As a shell needs it.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
-    if word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+    format!("git config --add {} {}", shell_word(&key), shell_word(spec))
 }

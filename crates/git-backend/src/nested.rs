@@ -22,7 +22,7 @@ use crate::aside;
 use crate::directory;
 use crate::dispose;
 use crate::registration;
-use crate::site::{Site, read_link_file};
+use crate::site::{Site, entries, read_link_file};
 use crate::trash::Bin;
 use misplaced::{Owner, owner};
 
@@ -356,13 +356,7 @@ fn strays(
     let mut found = Vec::new();
     while let Some(dir) = pending.pop() {
         let reading = |e| Error::io(format!("read {}", dir.display()), e);
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(reading(e)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(reading)?;
+        for entry in entries(&dir)? {
             let (name, path) = (entry.file_name(), entry.path());
             let is_pools = dir == top && (site.is_own_entry(slot, &name) || is_known(&name));
             if is_pools || nested.iter().any(|one| one.root == path) {

@@ -20,6 +20,7 @@ use gix::config::{File, Source};
 use pool_core::{Error, ErrorKind, Result};
 
 use crate::inspect::os::bytes;
+use crate::shell::shell_word;
 use crate::site::{Site, gix_error, resolved};
 
 /// Where git in a worktree would work.
@@ -102,14 +103,8 @@ pub(crate) fn verify(site: &Site, admin: &Path, place: &Path) -> Result<()> {
     Err(Error::new(ErrorKind::Unsupported, message).with_hint(format!("run: {hint}")))
 }
 
-/// A word of a shell's command. An agent may have written the value: it must not be a command of its own.
-fn quoted(word: &Path) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-    let text = word.display().to_string();
-    match text.starts_with('-') || !text.chars().all(is_plain) {
-        true => gix::quote::single(text.as_str().into()).to_string(),
-        false => text,
-    }
+fn quoted(path: &Path) -> String {
+    shell_word(&path.display().to_string())
 }
 
 fn redirection(site: &Site, admin: &Path, place: &Path) -> Result<Redirection> {

@@ -65,7 +65,7 @@ pub(crate) fn recycle(
         return Err(Error::new(ErrorKind::NotFound, message));
     };
     pool_core::fail_point!("git-backend::recycle::set-aside");
-    // Before the mark: what is half made is nobody's work, and these may not be saved again.
+    // Before the mark: what is half made is taken for no work, and these may not be saved again.
     let mut bin = Bin::new(site);
     nested::remove(site, plan.slot, &taken.nested, interrupt, &mut bin)?;
     let marker = site.making_marker(plan.slot);
@@ -166,7 +166,8 @@ fn wait_for_locks(admin: &Path) -> Result<()> {
 
 fn clear_state(admin: &Path, bin: &mut Bin) -> Result<()> {
     let _head = registration::hold_head(admin);
-    // A file that locks another is never ours; and the worktree stays locked, by whom it may be, for as long as nothing is at its place.
+    // A file that locks another is never the pool's. The worktree's own lock stays as long as nothing
+    // is at its place, whichever process made it.
     clear(admin, bin, &|name| {
         let is_lock = name == registration::LOCK || name.ends_with(".lock");
         is_lock || LASTING.contains(&name)

@@ -19,7 +19,7 @@ use pool_core::{Error, ErrorKind, Plan, Result, SlotId, open_plain};
 use crate::branch;
 use crate::durable;
 use crate::git::Git;
-use crate::site::{MAKING, Site, gix_error};
+use crate::site::{MAKING, Site, entries, gix_error};
 use crate::trash::Bin;
 
 mod whole;
@@ -290,14 +290,8 @@ fn is_beginning(admin: &Path) -> Result<bool> {
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {
-    let reading = |e| Error::io(format!("read {}", dir.display()), e);
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(reading(e)),
-    };
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    names.collect::<io::Result<_>>().map_err(reading)
+    let names = entries(dir)?.into_iter().map(|entry| entry.file_name());
+    Ok(names.map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
 /// Waits until nobody's git is at a worktree's `HEAD`, and keeps others from it: a `git gc` that is writing its log

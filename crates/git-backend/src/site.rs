@@ -620,6 +620,19 @@ pub(crate) fn read_link_file(path: &Path, prefix: &[u8]) -> io::Result<PathBuf> 
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it names no valid path"))
 }
 
+/// Lists a directory; nothing, if there is none.
+///
+/// # Errors
+///
+/// If it can't be read.
+pub(crate) fn entries(dir: &Path) -> Result<Vec<fs::DirEntry>> {
+    let reading = |e| Error::io(format!("read {}", dir.display()), e);
+    match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect).map_err(reading),
+    }
+}
+
 /// With links and `..` resolved as far as the path exists.
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     gix::path::realpath(path).unwrap_or_else(|_| path.to_owned())

@@ -14,7 +14,7 @@ use pool_core::{Error, Result};
 use super::{Survey, admin, commits, failed, staged, tree_of};
 use crate::provision::CLONED_REFS;
 use crate::registration::LOCK;
-use crate::site::{Site, open_untrusted, read_link_file, resolved};
+use crate::site::{Site, entries, open_untrusted, read_link_file, resolved};
 
 /// Tells `found` why each of the repositories has to stay, apart from those of `seen`, whose
 /// submodules were looked into. `base`: the commit that the lease began with.
@@ -199,14 +199,8 @@ fn is_repository(dir: &Path) -> bool {
 /// stays.
 fn subdirectories(dir: &Path) -> Result<Vec<OsString>> {
     let reading = |e| Error::io(format_args!("read {}", dir.display()), e);
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(reading(e)),
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(reading)?;
+    for entry in entries(dir)? {
         if entry.file_type().map_err(reading)?.is_dir() {
             found.push(entry.file_name());
         }

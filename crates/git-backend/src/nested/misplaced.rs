@@ -11,12 +11,12 @@ use std::fs::{self, FileType};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pool_core::{Error, Result, SlotId};
+use pool_core::{Result, SlotId};
 
 use super::{Nested, State};
 use crate::aside;
 use crate::dispose::numbered;
-use crate::site::{Site, read_link_file, resolved};
+use crate::site::{Site, entries, read_link_file, resolved};
 
 /// The registrations of a repository's worktrees, by whether they lead to these.
 struct Registrations {
@@ -105,16 +105,8 @@ pub(crate) fn find(site: &Site, slot: SlotId, nested: &[Nested]) -> Result<Vec<S
 impl Registrations {
     fn read(site: &Site, slot: SlotId, nested: &[Nested]) -> Result<Self> {
         let mut found = Self { verified: BTreeSet::new(), doubtful: BTreeSet::new() };
-        let dir = site.worktrees_dir();
-        let reading = |e| Error::io(format!("read {}", dir.display()), e);
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
-            Err(e) => return Err(reading(e)),
-        };
         let pools_mount = mount(&site.slot_dir(slot));
-        for entry in entries {
-            let entry = entry.map_err(reading)?;
+        for entry in entries(&site.worktrees_dir())? {
             if entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 continue;
             }

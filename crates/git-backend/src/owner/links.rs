@@ -6,6 +6,7 @@
 //! the pool remembers it. So a slot counts only if both sides still name each other by the paths of
 //! before or of now.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -16,7 +17,7 @@ use pool_core::{Error, Result, SlotId};
 use crate::dispose::numbered;
 use crate::inspect::os::bytes;
 use crate::provision::OWN_CONFIG;
-use crate::site::{gix_error, read_link_file, resolved};
+use crate::site::{entries, gix_error, read_link_file, resolved};
 
 use super::{is_same, replace};
 
@@ -58,13 +59,11 @@ impl Paths<'_> {
         let mut found = Vec::new();
         for slot in numbered(&slots)? {
             let slot_dir = slots.join(slot.to_string());
-            let reading = |e| Error::io(format!("read {}", slot_dir.display()), e);
-            if !fs::symlink_metadata(&slot_dir).is_ok_and(|meta| meta.is_dir()) {
+            if !is_dir(&slot_dir) {
                 continue;
             }
-            for entry in fs::read_dir(&slot_dir).map_err(reading)? {
-                let tree = entry.map_err(reading)?.path();
-                found.extend(self.link(slot, &slot_dir, tree));
+            for entry in entries(&slot_dir)? {
+                found.extend(self.link(slot, &slot_dir, entry.path()));
             }
         }
         Ok(found)
@@ -77,14 +76,8 @@ impl Paths<'_> {
     ///
     /// If one can't be read or written.
     pub(super) fn repair_of_deleted(&self) -> Result<()> {
-        let worktrees = self.common_dir.join("worktrees");
-        let reading = |e| Error::io(format!("read {}", worktrees.display()), e);
-        let entries = match fs::read_dir(&worktrees) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(reading)?,
-        };
-        for entry in entries {
-            let admin = entry.map_err(reading)?.path();
+        for entry in entries(&self.common_dir.join("worktrees"))? {
+            let admin = entry.path();
             let Ok(named) = read_link_file(&admin.join("gitdir"), b"") else { continue };
             let mut old = self.old_pool_dirs.iter().map(|old| old.join("slots"));
             let Some(inside) = old.find_map(|old| named.strip_prefix(old).ok().map(Path::to_owned))
@@ -112,14 +105,8 @@ impl Paths<'_> {
     ///
     /// If the registrations cannot be listed.
     pub(super) fn repair_of_nested(&self) -> Result<()> {
-        let worktrees = self.common_dir.join("worktrees");
-        let reading = |e| Error::io(format!("read {}", worktrees.display()), e);
-        let entries = match fs::read_dir(&worktrees) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(reading)?,
-        };
-        for entry in entries {
-            let admin = entry.map_err(reading)?.path();
+        for entry in entries(&self.common_dir.join("worktrees"))? {
+            let admin = entry.path();
             let Some((tree, is_relative)) = self.nested(&admin) else { continue };
             let slots = self.pool_dir.join("slots");
             let slot = tree.strip_prefix(&slots).ok().and_then(|inside| inside.iter().next());
@@ -134,12 +121,8 @@ impl Paths<'_> {
     /// The worktree deeper in a slot's directory that a registration names, by a path of before or
     /// of now, and which names the registration; and whether its path is relative.
     fn nested(&self, admin: &Path) -> Option<(PathBuf, bool)> {
-        let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
         let named_git = read_link_file(&admin.join("gitdir"), b"").ok()?;
-        let common_dirs =
-            self.old_common_dirs.iter().map(PathBuf::as_path).chain([self.common_dir]);
-        let id = admin.file_name()?;
-        let admins: Vec<_> = common_dirs.map(|dir| dir.join("worktrees").join(id)).collect();
+        let admins = self.admins(admin.file_name()?);
         let pools = self.old_pool_dirs.iter().map(PathBuf::as_path).chain([self.pool_dir]);
         let slots: Vec<_> = pools.map(|pool| pool.join("slots")).collect();
         let (named, inside) = admins.iter().find_map(|from| {
@@ -166,9 +149,14 @@ impl Paths<'_> {
         (names_admin && is_ours).then(|| (tree, named_git.is_relative()))
     }
 
+    /// The paths of now and of before of the registration with that name, those of before first.
+    fn admins(&self, id: &OsStr) -> Vec<PathBuf> {
+        let common_dirs =
+            self.old_common_dirs.iter().map(PathBuf::as_path).chain([self.common_dir]);
+        common_dirs.map(|dir| dir.join("worktrees").join(id)).collect()
+    }
+
     fn link(&self, slot: SlotId, slot_dir: &Path, tree: PathBuf) -> Option<Link> {
-        let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
-        let is_file = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
         let dot_git = tree.join(".git");
         if !is_dir(&tree) || !is_file(&dot_git) {
             return None;
@@ -185,9 +173,7 @@ impl Paths<'_> {
         let inside = Path::new("slots").join(slot.to_string()).join(&name);
         let old_places: Vec<_> = self.old_pool_dirs.iter().map(|pool| pool.join(&inside)).collect();
         // By its path of now or of before.
-        let common_dirs =
-            self.old_common_dirs.iter().map(PathBuf::as_path).chain([self.common_dir]);
-        let admins: Vec<_> = common_dirs.map(|dir| dir.join("worktrees").join(id)).collect();
+        let admins = self.admins(id);
         let names_admin = old_places.iter().chain([&place]).any(|place| {
             let named = lexical(place, &named_admin);
             admins.contains(&named)
@@ -238,8 +224,7 @@ impl Link {
 
     /// Changes a `core.worktree` that names the worktree's path of before.
     fn repair_config(&self, path: &Path, place: &Path) -> Result<()> {
-        if self.named_place == place || !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file())
-        {
+        if self.named_place == place || !is_file(path) {
             return Ok(());
         }
         let doing = || format!("set core.worktree in {}", path.display());
@@ -283,6 +268,14 @@ fn connect(
     replace_unless_same(&tree.join(".git"), &line, staging)?;
     pool_core::fail_point!("git-backend::owner::worktree-repaired");
     Ok(())
+}
+
+fn is_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file())
+}
+
+fn is_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
 /// A path that starts at `from`, with `.` and `..` taken out. What it names need not exist.

@@ -167,7 +167,7 @@ fn standing(
     let owner_now = led_to(owner);
     let is_led_to = owner_now == common_dir;
     if (is_at_its_path || is_led_to) && memory.is_some_and(|memory| memory.is_not_of(identity)) {
-        // Made again at the same path: by a clone, or by somebody who copied it away and back.
+        // Made again at the same path: by a clone, or by a copy away and back.
         if !is_empty()? && !has_links()? {
             return Ok(Standing::Former);
         }
