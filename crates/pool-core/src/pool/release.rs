@@ -123,13 +123,15 @@ impl Inner {
     async fn ended(&self, token: &Token) -> Result<ReleaseReport> {
         loop {
             let state = self.store.load().await?;
-            if let Some(ended) = state.ended(token) {
+            // One that was quarantined may be looked at again, by another process: what is recorded of
+            // its end is then from before.
+            let Some((slot, worker)) = state.leaving(token) else {
+                let ended = state.ended(token).ok_or_else(|| {
+                    let message = format!("the lease {} is over, and was forgotten", token.lease);
+                    Error::new(ErrorKind::StaleLease, message)
+                })?;
                 let kept = state.slots.get(&ended.slot).and_then(kept_because);
                 return Ok(report_of(ended, self.worker(), kept));
-            }
-            let Some((slot, worker)) = state.leaving(token) else {
-                let message = format!("the lease {} is over, and was forgotten", token.lease);
-                return Err(Error::new(ErrorKind::StaleLease, message));
             };
             if worker == self.worker() {
                 // The task that does it may have been dropped with its runtime.

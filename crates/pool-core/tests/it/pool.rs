@@ -726,6 +726,34 @@ async fn second_release_looks_again_at_a_quarantined_slot() {
 }
 
 #[tokio::test]
+async fn release_waits_while_another_process_looks_again() {
+    const SPAN: Duration = Duration::from_secs(1);
+    let machine = Machine::new(1);
+    let pool = machine.process("host");
+    let token = pool.acquire(detached()).await.unwrap().keep().token();
+    machine.isolator.set_unsavable(SlotId(1), Some("a socket"));
+    let report = pool.release(&token, Release::default()).await.unwrap();
+    assert_eq!(report.disposition, Disposition::Quarantined);
+    machine.isolator.set_unsavable(SlotId(1), None);
+    let release = |pool: Pool| {
+        let token = token.clone();
+        tokio::spawn(async move { pool.release(&token, Release::default()).await })
+    };
+    machine.chaos.next(Method::Inspect, Answer::Late(SPAN));
+    let first = release(machine.process("other"));
+    quiesce().await;
+    let second = release(pool);
+    quiesce().await;
+    assert!(!second.is_finished(), "what it reports is from before");
+    machine.clock.advance(SPAN);
+    first.await.unwrap().unwrap();
+    machine.clock.advance(machine.settings.poll);
+    let report = second.await.unwrap().unwrap();
+    assert_eq!((report.disposition, report.kept_because), (Disposition::Removed, None));
+    machine.settles().await;
+}
+
+#[tokio::test]
 async fn end_session_waits_for_a_process_that_is_about_to_leave() {
     let mut machine = Machine::new(1);
     machine.settings.patience = Duration::from_secs(2);
