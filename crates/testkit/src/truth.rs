@@ -13,13 +13,13 @@
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use testkit::truth::{self, Pooled, Subject};
+//! use testkit::truth::{self, Hazard, Pooled, Subject};
 //!
 //! # fn pool_with_my_strategy(repo: &Path, pool_dir: &Path) -> pool_core::Pool {
 //! #     let isolator = std::sync::Arc::new(testkit::memory::MemoryIsolator::new());
 //! #     pool_core::Pool::builder(isolator).open().unwrap()
 //! # }
-//! fn subject(repo: &Path, pool_dir: &Path) -> Box<dyn Subject> {
+//! fn subject(_: &Hazard, repo: &Path, pool_dir: &Path) -> Box<dyn Subject> {
 //!     Box::new(Pooled::new("mine", pool_with_my_strategy(repo, pool_dir)))
 //! }
 //!
@@ -127,9 +127,9 @@ impl Subject for Pooled {
     }
 }
 
-/// Opens a pool over the repository at the first path, with everything it makes in the second. Called
-/// inside a tokio runtime, once for each hazard. Each lease must get a copy of the user's `.env`.
-pub type Opener = dyn Fn(&Path, &Path) -> Box<dyn Subject> + Sync;
+/// Opens a pool for this hazard over the repository at the first path, with everything it makes in the second.
+/// Called inside a tokio runtime, once for each hazard. Each lease must get a copy of the user's `.env`.
+pub type Opener = dyn Fn(&Hazard, &Path, &Path) -> Box<dyn Subject> + Sync;
 
 /// What was seen of a strategy in one hazard.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use cache_share::{Lean, Private, Sccache, Seeded, Setup, SharedTarget};
 use pool_core::{CacheStrategy, CommitId, LeaseGuard, Pool, PruneOptions, Release, Request, Wish};
 use testkit::truth::control::{NaiveSeed, NaiveShared};
-use testkit::truth::{self, Pooled, Report, Subject, Verdict};
+use testkit::truth::{self, Hazard, Pooled, Report, Subject, Verdict};
 
 use crate::support::{self, isolator, over};
 
@@ -21,33 +21,59 @@ fn pool(repo: &Path, pool_dir: &Path, cache: Arc<dyn CacheStrategy>) -> Pool {
     over(isolator(repo, pool_dir), cache)
 }
 
-/// Plays these hazards, or all if it is none; of them, only those that `WTPOOL_TRUTH` names, separated by
-/// commas, if it is set.
-fn examine(strategy: &str, open: &truth::Opener, only: &[&str]) -> Report {
-    let Ok(wanted) = std::env::var("WTPOOL_TRUTH") else {
-        return truth::examine(strategy, open, only);
+/// A column of all hazards is a minute or two of two processors. Each ordinary run plays all of them with the
+/// strategy that is the default; of each other column, it plays every fourth hazard, another fourth for each.
+const PART: usize = 4;
+
+/// Plays these hazards, or all if it is none. `part` is the part of them that an ordinary run plays, if it
+/// does not play all. `WTPOOL_TRUTH` plays others: those that it names, separated by commas, or `all`.
+fn examine(strategy: &str, open: &truth::Opener, only: &[&str], part: Option<usize>) -> Report {
+    let all: Vec<&str> = truth::all().iter().map(Hazard::name).collect();
+    let wanted = std::env::var("WTPOOL_TRUTH").ok();
+    let wanted: Option<Vec<&str>> = wanted.as_deref().map(|names| names.split(',').collect());
+    let plays = |(index, name): &(usize, &str)| match (&wanted, part) {
+        (Some(wanted), _) => wanted == &["all"] || wanted.contains(name),
+        (None, Some(part)) => index % PART == part,
+        (None, None) => true,
     };
-    let known = |name: &&str| truth::all().iter().any(|hazard| hazard.name() == *name);
-    let mut wanted: Vec<&str> = wanted.split(',').collect();
-    assert!(wanted.iter().all(known), "WTPOOL_TRUTH names a hazard that there is not");
-    wanted.retain(|name| only.is_empty() || only.contains(name));
-    if wanted.is_empty() {
+    if let Some(wanted) = wanted.as_ref().filter(|wanted| **wanted != ["all"]) {
+        let known = wanted.iter().all(|name| all.contains(name));
+        assert!(known, "WTPOOL_TRUTH names a hazard that there is not");
+    }
+    let candidates = all.iter().copied().filter(|name| only.is_empty() || only.contains(name));
+    let played: Vec<&str> = candidates.enumerate().filter(plays).map(|(_, name)| name).collect();
+    if played.is_empty() {
         return Report { strategy: strategy.to_owned(), rows: Vec::new() };
     }
-    truth::examine(strategy, open, &wanted)
+    truth::examine(strategy, open, &played)
 }
 
 #[test]
 fn private_is_right() {
-    let open: &truth::Opener = &|repo, pool_dir| {
+    let open: &truth::Opener = &|_, repo, pool_dir| {
         Box::new(Pooled::new(Private::NAME, pool(repo, pool_dir, Arc::new(Private::new()))))
     };
-    let report = examine(Private::NAME, open, &[]);
+    let report = examine(Private::NAME, open, &[], Some(0));
     report.assert_never_wrong();
     truth::assert_in_step(table(), &report);
 }
 
-/// A pool that starts from a base of everything that can be built.
+/// Builds what the hazard's script builds; with `WTPOOL_TRUTH=all`, all that can be built.
+fn warm_command(hazard: &Hazard) -> String {
+    let everything = std::env::var("WTPOOL_TRUTH").is_ok_and(|wanted| wanted == "all");
+    let also = [
+        ("check", "cargo check --workspace --all-targets"),
+        ("clippy", "cargo clippy --workspace"),
+        ("--release", "cargo build --workspace --release"),
+        ("doc", "cargo doc --no-deps"),
+    ];
+    let also = also.into_iter().filter(|(word, _)| everything || hazard.runs(word));
+    let commands = also.map(|(_, command)| command);
+    let build = ["cargo build --workspace --all-targets"];
+    build.into_iter().chain(commands).collect::<Vec<_>>().join("; ")
+}
+
+/// A pool that starts from a base of what can be built.
 #[derive(Debug)]
 struct Based {
     pool: Pool,
@@ -57,11 +83,9 @@ struct Based {
 }
 
 impl Based {
-    fn new(repo: &Path, pool_dir: &Path, lean: Lean) -> Self {
-        let all = "cargo build --workspace --all-targets; cargo check --workspace --all-targets; \
-                   cargo clippy --workspace; cargo build --workspace --release; cargo doc --no-deps";
+    fn new(hazard: &Hazard, repo: &Path, pool_dir: &Path, lean: Lean) -> Self {
         let pool = support::seeded(repo, pool_dir, |setup| {
-            setup.warm_command = Some(all.to_owned());
+            setup.warm_command = Some(warm_command(hazard));
             setup.lean = lean;
         });
         Self { pool, lean, flag: pool_dir.join("cache/lean") }
@@ -111,8 +135,9 @@ impl Subject for Based {
 
 #[test]
 fn seeded_is_right() {
-    let open: &truth::Opener = &|repo, pool_dir| Box::new(Based::new(repo, pool_dir, Lean::Never));
-    let report = examine(Seeded::NAME, open, &[]);
+    let open: &truth::Opener =
+        &|hazard, repo, pool_dir| Box::new(Based::new(hazard, repo, pool_dir, Lean::Never));
+    let report = examine(Seeded::NAME, open, &[], None);
     report.assert_never_wrong();
     truth::assert_in_step(table(), &report);
 }
@@ -146,13 +171,14 @@ const LEAN: [&str; 22] = [
 
 /// [`LEAN`], as far as there are such hazards on this platform.
 fn lean_hazards() -> Vec<&'static str> {
-    truth::all().iter().map(truth::Hazard::name).filter(|name| LEAN.contains(name)).collect()
+    truth::all().iter().map(Hazard::name).filter(|name| LEAN.contains(name)).collect()
 }
 
 #[test]
 fn seeded_and_lean_is_right() {
-    let open: &truth::Opener = &|repo, pool_dir| Box::new(Based::new(repo, pool_dir, Lean::Always));
-    let report = examine("seeded, lean", open, &lean_hazards());
+    let open: &truth::Opener =
+        &|hazard, repo, pool_dir| Box::new(Based::new(hazard, repo, pool_dir, Lean::Always));
+    let report = examine("seeded, lean", open, &lean_hazards(), Some(1));
     report.assert_never_wrong();
     truth::assert_in_step(table(), &report);
 }
@@ -160,15 +186,16 @@ fn seeded_and_lean_is_right() {
 /// As it is when others come and go, while one works.
 #[test]
 fn seeded_and_lean_by_turns_is_right() {
-    let open: &truth::Opener = &|repo, pool_dir| Box::new(Based::new(repo, pool_dir, Lean::Auto));
-    let report = examine("seeded, lean by turns", open, &lean_hazards());
+    let open: &truth::Opener =
+        &|hazard, repo, pool_dir| Box::new(Based::new(hazard, repo, pool_dir, Lean::Auto));
+    let report = examine("seeded, lean by turns", open, &lean_hazards(), Some(3));
     report.assert_never_wrong();
     truth::assert_in_step(table(), &report);
 }
 
 #[test]
 fn shared_target_is_right() {
-    let open: &truth::Opener = &|repo, pool_dir| {
+    let open: &truth::Opener = &|_, repo, pool_dir| {
         let isolator = isolator(repo, pool_dir);
         let setup = Setup {
             wrapper: Some(env!("CARGO_BIN_EXE_wtpool-rustc").into()),
@@ -177,7 +204,7 @@ fn shared_target_is_right() {
         let pool = over(isolator, Arc::new(SharedTarget::new(setup)));
         Box::new(Pooled::new(SharedTarget::NAME, pool))
     };
-    let report = examine(SharedTarget::NAME, open, &[]);
+    let report = examine(SharedTarget::NAME, open, &[], Some(1));
     report.assert_never_wrong();
     truth::assert_in_step(table(), &report);
 }
@@ -242,11 +269,11 @@ fn sccache_is_right() {
     let Some(program) = crate::sccache::program() else { return };
     let pools = Arc::new(Mutex::new(Vec::new()));
     let made = pools.clone();
-    let open = move |repo: &Path, pool_dir: &Path| -> Box<dyn Subject> {
+    let open = move |_: &Hazard, repo: &Path, pool_dir: &Path| -> Box<dyn Subject> {
         made.lock().expect("nothing panics here").push(pool_dir.to_owned());
         Box::new(Cached::new(repo, pool_dir, &program))
     };
-    let report = examine(Sccache::NAME, &open, &[]);
+    let report = examine(Sccache::NAME, &open, &[], Some(2));
     for pool_dir in &*pools.lock().expect("nothing panics here") {
         crate::sccache::wait_for_server(pool_dir);
     }
@@ -264,11 +291,11 @@ fn missed(report: &Report) -> Vec<&'static str> {
 /// What everybody writes first. A hazard that it survives is no hazard, unless another control fails in it.
 #[test]
 fn a_shared_target_is_seen_to_be_wrong() {
-    let open: &truth::Opener = &|repo, pool_dir| {
+    let open: &truth::Opener = &|_, repo, pool_dir| {
         let cache = NaiveShared::new(pool_dir.join("shared-target"));
         Box::new(Pooled::new(NaiveShared::NAME, pool(repo, pool_dir, Arc::new(cache))))
     };
-    let report = examine(NaiveShared::NAME, open, &[]);
+    let report = examine(NaiveShared::NAME, open, &[], Some(3));
     // These are below.
     let others = ["dot-env", "own-wrapper", "back-again"];
     let missed: Vec<_> = missed(&report).into_iter().filter(|h| !others.contains(h)).collect();
@@ -281,7 +308,7 @@ fn a_shared_target_is_seen_to_be_wrong() {
 fn a_wrapper_per_slot_is_seen_to_be_wrong() {
     use testkit::truth::control::NaiveWrapper;
 
-    let open: &truth::Opener = &|repo, pool_dir| {
+    let open: &truth::Opener = &|_, repo, pool_dir| {
         let cache = NaiveWrapper::new(pool_dir.join("cache"));
         Box::new(Pooled::new(NaiveWrapper::NAME, pool(repo, pool_dir, Arc::new(cache))))
     };
@@ -294,7 +321,7 @@ fn a_wrapper_per_slot_is_seen_to_be_wrong() {
         "own-wrapper",
         "target-dir-above",
     ];
-    let report = examine(NaiveWrapper::NAME, open, &hazards);
+    let report = examine(NaiveWrapper::NAME, open, &hazards, None);
     assert_eq!(missed(&report), Vec::<&str>::new(), "{report}");
 }
 
@@ -312,8 +339,8 @@ fn a_linked_target_is_seen_to_be_wrong() {
         "macro-untracked",
         "back-again",
     ];
-    let open: &truth::Opener = &|repo, pool_dir| Box::new(Linked::new(repo, pool_dir));
-    let report = examine(NaiveSeed::NAME, open, &hazards);
+    let open: &truth::Opener = &|_, repo, pool_dir| Box::new(Linked::new(repo, pool_dir));
+    let report = examine(NaiveSeed::NAME, open, &hazards, None);
     assert_eq!(missed(&report), Vec::<&str>::new(), "{report}");
     let in_place = report.rows.iter().find(|row| row.hazard == "in-place");
     if let Some(Verdict::Wrong { touched, .. }) = in_place.map(|row| &row.verdict) {

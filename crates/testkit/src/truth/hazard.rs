@@ -237,6 +237,14 @@ impl Hazard {
         self.step(Step::Act(vec![who], Act::Page { name }))
     }
 
+    /// Whether cargo is run with this word, such as `clippy` or `--release`, in the script.
+    pub fn runs(&self, word: &str) -> bool {
+        self.script.iter().any(|step| match step {
+            Step::Act(_, Act::Cargo { args, .. }) => args.split_whitespace().any(|arg| arg == word),
+            _ => false,
+        })
+    }
+
     /// Makes the repository. Equal lock files give equal commits, which are returned.
     pub(crate) fn make(&self, repo: &Path, locks: &Locks) -> Vec<String> {
         write_all(repo, &self.files);

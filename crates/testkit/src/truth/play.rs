@@ -45,7 +45,7 @@ pub(crate) fn play(hazard: &Hazard, open: &Opener) -> (Verdict, Vec<String>) {
         .expect("a runtime can be made");
     let subject = {
         let _inside = runtime.enter();
-        open(&repo, &root.join("pool"))
+        open(hazard, &repo, &root.join("pool"))
     };
     let mut game = Game {
         hazard,
