@@ -2,8 +2,8 @@
 //! there: moved by hand, made under another path (in a container, say), or with a damaged
 //! registration.
 //!
-//! Such a registration tells neither where its worktree is nor where it is not. As long as each
-//! registration of the repository leads to its worktree, nothing is searched.
+//! Such a registration tells neither where its worktree is nor where it is not, and may be pruned
+//! by `git worktree prune` or `git gc`. So the slot's directory is searched for `.git` files.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -34,9 +34,6 @@ struct Registrations {
 /// If the registrations cannot be listed.
 pub(crate) fn find(site: &Site, slot: SlotId, nested: &[Nested]) -> Result<Vec<String>> {
     let registrations = Registrations::read(site, slot, nested)?;
-    if registrations.doubtful.is_empty() {
-        return Ok(Vec::new());
-    }
     let (place, aside) = (site.place(slot), aside::path(site, slot));
     // By its path while nothing is set aside: the user can go there, and what a killed process left
     // aside comes back there.
@@ -73,6 +70,8 @@ pub(crate) fn find(site: &Site, slot: SlotId, nested: &[Nested]) -> Result<Vec<S
         let entries = match listed {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound || !is_own => continue,
+            // What git ignores and the user may not read is lost with the slot anyway.
+            Err(_) if registrations.doubtful.is_empty() => continue,
             Err(e) => {
                 let dir = at_home(&dir);
                 found.push(format!(
@@ -153,8 +152,14 @@ impl Registrations {
         if self.verified.contains(&git_dir) || git_dir.is_dir() && !is_here(site, &git_dir) {
             return None;
         }
-        (is_of_worktrees || is_here(site, &git_dir)).then(|| {
-            format!("{shown} is a linked worktree whose registration {} is gone", git_dir.display())
+        // Another repository's, unless this one was moved.
+        let may_be_here = is_of_worktrees && !self.doubtful.is_empty() || is_here(site, &git_dir);
+        may_be_here.then(|| {
+            format!(
+                "{shown} is a linked worktree whose registration {} is gone: take what you need from \
+                 it, then run `rm -r {shown}`",
+                git_dir.display()
+            )
         })
     }
 }

@@ -484,6 +484,25 @@ async fn worktree_that_its_registration_does_not_lead_to_keeps_the_slot() {
     }
 }
 
+/// As `git gc` prunes it, some months later.
+#[tokio::test]
+async fn worktree_whose_registration_was_pruned_keeps_the_slot() {
+    for path in ["target/sub", "target/deep/er/sub", INSIDE] {
+        let fixture = Fixture::new();
+        let (isolator, plan, nested) = with_nested(&fixture, path).await;
+        write(&nested, "untracked.txt", "untracked\n");
+        let to = nested.with_file_name("moved");
+        fs::rename(&nested, &to).unwrap();
+        git(&fixture.repo, &["worktree", "prune", "--expire=now"]);
+        let why = refused(&isolator, &plan).await;
+        assert!(why.contains(&format!("`rm -r {}`", to.display())), "{path}: {why}");
+        assert_eq!(read(to.join("untracked.txt")), "untracked\n");
+        fs::remove_dir_all(&to).unwrap();
+        let proof = proof(&isolator, &plan).await;
+        isolator.dispose(proof).await.unwrap();
+    }
+}
+
 /// Without its registration, which would go with the first slot, the second would hide it.
 #[tokio::test]
 async fn worktree_that_was_moved_to_another_slot_keeps_both() {

@@ -23,8 +23,14 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "misplaced-worktrees-are-searched",
         file: "crates/git-backend/src/nested/misplaced.rs",
-        edits: &[("if registrations.doubtful.is_empty() {", "if true {")],
+        edits: &[("self.doubtful.contains(name) && is_of_worktrees", "false")],
         tests: &[it(GIT, "nested::worktree_that_its_registration_does_not_lead_to_keeps_the_slot")],
+    },
+    Guard {
+        name: "pruned-worktrees-are-searched",
+        file: "crates/git-backend/src/nested/misplaced.rs",
+        edits: &[("let mut pending = vec![own_dir.clone()];", "let mut pending = Vec::new();")],
+        tests: &[it(GIT, "nested::worktree_whose_registration_was_pruned_keeps_the_slot")],
     },
     Guard {
         name: "nested-worktrees-in-other-slots",
