@@ -78,12 +78,24 @@ pub(crate) fn save(site: &Site, slot: SlotId, repo: &gix::Repository, decides: &
     fs::write(&path, decides).map_err(|e| Error::io(format!("write {}", path.display()), e))
 }
 
+/// Removes the probe that a killed process left.
+fn remove_probe(site: &Site, slot: SlotId) -> Result<()> {
+    let probe = site.slot_dir(slot).join(PROBE);
+    match fs::remove_dir(&probe) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", probe.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Forgets all about a slot's files.
 ///
 /// # Errors
 ///
 /// If a note can't be removed.
 pub(crate) fn forget(site: &Site, slot: SlotId) -> Result<()> {
+    remove_probe(site, slot)?;
     (0..NOTES.len()).rev().try_for_each(|which| remove_file(&note(site, slot, which)))
 }
 
@@ -212,11 +224,9 @@ impl Modes {
     pub(crate) fn find(site: &Site, slot: SlotId) -> Result<Self> {
         let probe = site.slot_dir(slot).join(PROBE);
         let doing = |e| Error::io(format!("create {}", probe.display()), e);
-        match fs::remove_dir(&probe) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(doing(e)),
-            _ => {}
-        }
+        remove_probe(site, slot)?;
         fs::create_dir(&probe).map_err(doing)?;
+        pool_core::fail_point!("git-backend::baseline::probed");
         let directory = fs::symlink_metadata(&probe).map(|meta| os::mode(&meta));
         fs::remove_dir(&probe).and(directory).map(|directory| Self { directory }).map_err(doing)
     }

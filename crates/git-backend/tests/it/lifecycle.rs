@@ -330,6 +330,8 @@ async fn a_half_made_slot_is_seen_and_disposed_of() {
     isolator.provision(&plan).await.unwrap();
     // As SIGKILL in the middle of a checkout leaves it.
     let place = isolator.place(SlotId(1));
+    let slot_dir = place.parent().unwrap();
+    fs::create_dir(slot_dir.join(".umask")).unwrap();
     let admin = PathBuf::from(git(&place, &["rev-parse", "--absolute-git-dir"]));
     fs::write(place.parent().unwrap().join("making"), "by wtpool\n").unwrap();
     fs::write(admin.join("locked"), "initializing\n").unwrap();
@@ -342,6 +344,7 @@ async fn a_half_made_slot_is_seen_and_disposed_of() {
     assert_eq!(isolator.discover().await.unwrap(), []);
     assert_eq!(registrations(&fixture.repo), 0);
     assert_eq!(git(&fixture.repo, &["branch", "--list", "wtpool/*"]), "");
+    assert!(!slot_dir.exists());
 
     // Before git wrote anything.
     fs::create_dir_all(&place).unwrap();
