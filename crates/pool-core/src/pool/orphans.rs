@@ -111,42 +111,24 @@ impl Inner {
     }
 
     async fn adopt_orphan(self: Arc<Self>, orphan: Orphan) {
-        // A runtime that shuts down drops this task as well; then the next reconciliation has it.
-        let again = Unfinished { inner: &self, orphan: Some(orphan.clone()) };
+        // A runtime that shuts down drops this task as well. Then no claim of the lease is left, and
+        // no live task owns the request: the next reconciliation ends both.
         let done = match self.settled().await {
-            Ok(()) => match orphan {
-                Orphan::Request(lease) => self.withdraw(&lease).await,
+            Ok(()) => match &orphan {
+                Orphan::Request(lease) => self.withdraw(lease).await,
                 Orphan::Lease(token, outcome, _claim) => {
-                    let how = Release { outcome, linger: None };
-                    self.release(&token, how, By::Owner(EndReason::Released)).await.map(drop)
+                    let how = Release { outcome: *outcome, linger: None };
+                    self.release(token, how, By::Owner(EndReason::Released)).await.map(drop)
                 }
             },
             failed => failed,
         };
-        match done {
-            // With records that fail, the next reconciliation tries once more.
-            Err(error) if error.kind() != ErrorKind::StaleLease => {
-                tracing::warn!(target: "wtpool", %error, "cannot clean up a dropped request or lease");
-            }
-            _ => again.done(),
+        // With records that fail, the next reconciliation tries once more.
+        if let Err(error) = done
+            && error.kind() != ErrorKind::StaleLease
+        {
+            tracing::warn!(target: "wtpool", %error, "cannot clean up a dropped request or lease");
+            self.orphans().push(orphan);
         }
-    }
-}
-
-/// Puts an orphan back on the list unless it was cleaned up.
-struct Unfinished<'a> {
-    inner: &'a Inner,
-    orphan: Option<Orphan>,
-}
-
-impl Unfinished<'_> {
-    fn done(mut self) {
-        self.orphan = None;
-    }
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        self.inner.orphans().extend(self.orphan.take());
     }
 }

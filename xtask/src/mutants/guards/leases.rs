@@ -111,12 +111,6 @@ pub(super) const GUARDS: &[Guard] = &[
         ],
     },
     Guard {
-        name: "dropped-work-is-resumed",
-        file: "crates/pool-core/src/pool/orphans.rs",
-        edits: &[("self.inner.orphans().extend(self.orphan.take());", "drop(self.orphan.take());")],
-        tests: &[it(CORE, "pool::a_reconciliation_that_was_dropped_is_resumed_by_the_next")],
-    },
-    Guard {
         name: "slot-of-another-maker",
         file: "crates/pool-core/src/scheduler/lease.rs",
         edits: &[("worker: maker, .. } if maker == worker => {", ".. } => {")],

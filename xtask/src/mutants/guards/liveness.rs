@@ -44,7 +44,11 @@ pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "directory-veto-of-reuse",
         file: "crates/pool-core/src/pool/ready.rs",
-        edits: &[("self.unoccupied(slot).map_err(|e| Trouble::Unusable(e.to_string()))?;", "")],
+        // The last look, under the proof, sees it as well.
+        edits: &[
+            ("self.unoccupied(slot).map_err(|e| Trouble::Unusable(e.to_string()))?;", ""),
+            ("proof.watched_by(self.liveness.clone())", "{ let _ = &self.liveness; proof }"),
+        ],
         tests: &[it(CORE, "pool::a_free_slot_in_which_somebody_stands_is_not_given_away")],
     },
     Guard {
