@@ -162,18 +162,46 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 fn replace_by(path: &Path, content: &[u8], unfinished: &Path) -> Result<()> {
-    let failed = |e| Error::io(format!("write {}", path.display()), e);
-    // One that a killed process left, or a link.
-    match fs::remove_file(unfinished) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
-    let written = File::create_new(unfinished).and_then(|mut file| {
+    let replaced = alone_with(unfinished).and_then(|mut file| {
+        // Of one that was killed.
+        file.set_len(0)?;
         file.write_all(content)?;
-        file.sync_all()
+        file.sync_all()?;
+        fs::rename(unfinished, path)
     });
-    written.and_then(|()| fs::rename(unfinished, path)).map_err(failed)?;
+    replaced.map_err(|e| Error::io(format!("write {}", path.display()), e))?;
     path.parent().map_or(Ok(()), |dir| crate::durable::file(dir).map(drop))
+}
+
+/// Opens a file for one process at a time, which gives it another name, or removes it, in the end.
+fn alone_with(unfinished: &Path) -> io::Result<File> {
+    loop {
+        if fs::symlink_metadata(unfinished).is_ok_and(|meta| !meta.is_file()) {
+            fs::remove_file(unfinished)?;
+        }
+        let file = open_plain(File::options().create(true).append(true), unfinished)?;
+        fs4::FileExt::lock(&file)?;
+        if has_name(&file, unfinished) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Whether an open file still has that name.
+#[cfg(unix)]
+fn has_name(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let named = fs::symlink_metadata(path);
+    file.metadata()
+        .ok()
+        .zip(named.ok())
+        .is_some_and(|(open, named)| (open.dev(), open.ino()) == (named.dev(), named.ino()))
+}
+
+/// Whether an open file still has that name: what is open cannot be renamed there.
+#[cfg(not(unix))]
+fn has_name(_: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 /// Whether there is a pool in a directory; not if that is empty.
@@ -396,4 +424,30 @@ pub fn pool_of_another(pool_dir: &Path, owner: &Path) -> Error {
         ),
     )
     .with_hint("start inside that repository, or name another directory with `--pool-dir`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Large, so that each is being written while others are.
+    #[test]
+    fn processes_replace_a_file_at_the_same_time() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("file");
+        let content = |number: u8| vec![number; 1 << 20];
+        std::thread::scope(|scope| {
+            for number in 0..4 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        replace(path, &content(number)).expect("replaced");
+                        let found = fs::read(path).expect("read");
+                        assert_eq!(found, content(found[0]), "it is whole");
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
+    }
 }
