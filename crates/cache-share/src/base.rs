@@ -7,9 +7,11 @@
 //!   tree.git/        what git needs to know of it
 //!   .cargo/          config.toml, the wrapper of rustc, and what that is told
 //!   calls.jsonl      each call of rustc, written by the wrapper
+//!   looks.jsonl      what each of them looked at
 //!   manifest.json    what slots may have of it; written last
 //! ```
 
+pub(crate) mod account;
 mod analysis;
 mod build;
 mod elf;
@@ -23,6 +25,8 @@ use std::path::{Component, Path, PathBuf};
 use pool_core::{CommitId, ContentId, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use account::{Account, Look};
+
 use crate::cargo::Toolchain;
 use crate::files::Recorded;
 
@@ -30,7 +34,7 @@ pub(crate) use analysis::hash_in;
 pub(crate) use build::{Recipe, build, is_being_built, lock, sweep};
 
 /// Of this program's own format. Another one: the base is of no use.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// All that is known of a complete base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +49,8 @@ pub(crate) struct Manifest {
     /// The files of the commit.
     pub(crate) files: BTreeMap<PathBuf, ContentId>,
     pub(crate) units: Vec<Unit>,
+    /// What units looked at, by the numbers that they name.
+    pub(crate) looks: Vec<Look>,
     /// Files of the tree that something read during the build without telling cargo; `None` where that
     /// can't be observed.
     pub(crate) read_silently: Option<Vec<PathBuf>>,
@@ -79,6 +85,15 @@ impl Manifest {
 }
 
 #[cfg(test)]
+impl Unit {
+    /// One without files.
+    pub(crate) fn named(name: &str, account: Option<Account>) -> Self {
+        let (local, shared, copied, dirs) = Default::default();
+        Self { name: name.to_owned(), local, shared, copied, dirs, account }
+    }
+}
+
+#[cfg(test)]
 impl Manifest {
     /// Of a base in which nothing was built.
     pub(crate) fn empty() -> Self {
@@ -90,6 +105,7 @@ impl Manifest {
             canonical: None,
             files: BTreeMap::new(),
             units: Vec::new(),
+            looks: Vec::new(),
             read_silently: None,
             listed: BTreeSet::new(),
             written: Vec::new(),
@@ -114,9 +130,18 @@ pub(crate) struct Unit {
     pub(crate) copied: Vec<Recorded>,
     /// Directories that must be there, even if nothing is in them.
     pub(crate) dirs: Vec<PathBuf>,
+    /// What it looked at; `None` where that cannot be observed.
+    pub(crate) account: Option<Account>,
 }
 
 impl Unit {
+    /// Says why it is never valid elsewhere, if there is a reason.
+    fn bind(&mut self, why: Option<String>) {
+        if let Some(why) = why {
+            self.account.get_or_insert_default().unaccounted.get_or_insert(why);
+        }
+    }
+
     /// All its files.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Recorded> {
         self.shared.iter().chain(&self.copied)
@@ -149,6 +174,11 @@ impl Base {
 
     fn calls(&self) -> PathBuf {
         self.dir.join("calls.jsonl")
+    }
+
+    /// What the build looked at.
+    fn looks(&self) -> PathBuf {
+        self.dir.join("looks.jsonl")
     }
 
     /// What the manifest is called once the base is of no use.

@@ -7,6 +7,7 @@ use pool_core::{CommitId, SlotId};
 use proptest::prelude::*;
 use testkit::fuzz::damage;
 
+use crate::base::account::{Account, Look};
 use crate::base::{Base, Local, Manifest, Unit};
 use crate::files::Recorded;
 use crate::identity::Identity;
@@ -35,7 +36,9 @@ fn manifest() -> String {
         shared: vec![file("debug/deps/libpart-0123456789abcdef.rlib")],
         copied: vec![file("debug/.fingerprint/part-0123456789abcdef/lib-part")],
         dirs: vec!["debug/build/part-0123456789abcdef/out".into()],
+        account: Some(Account { looks: [0].into(), ..Account::default() }),
     }];
+    manifest.looks = vec![Look::Tree("part/src/lib.rs".into())];
     manifest.read_silently = Some(vec!["data.txt".into()]);
     manifest.listed.insert("data".into());
     manifest.written = vec!["part/src/made.rs".into()];

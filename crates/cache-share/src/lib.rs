@@ -13,6 +13,7 @@ mod fuzz;
 mod identity;
 mod install;
 mod note;
+mod observe;
 mod private;
 mod renew;
 pub mod rustc;

@@ -32,6 +32,7 @@ use args::Invocation;
 
 use crate::identity::Identity;
 use crate::install::{self, CargoConfig};
+use crate::observe;
 
 /// The name under which a program that calls [`wrap`] is to be found: it then is the wrapper.
 pub const PROGRAM: &str = "wtpool-rustc";
@@ -122,6 +123,9 @@ pub fn wrap() -> ExitCode {
         };
         return ExitCode::from(u8::from(!permitted));
     }
+    if let Some(code) = observe::requested(&own, &compiler, &arguments) {
+        return code;
+    }
     // Without it there is nothing to do but what cargo wants.
     let mut config = own.parent().and_then(config_of).unwrap_or_default();
     if !may_chain(&config, &arguments) {
@@ -154,6 +158,11 @@ fn may_chain(config: &Config, arguments: &[OsString]) -> bool {
         namespace::keep_to_ourselves(claims);
     }
     cache.ensure_inside()
+}
+
+/// Cargo's hash of the unit that a call of rustc, or of a wrapper of rustc, compiles.
+pub(crate) fn hash_of(arguments: &[OsString]) -> Option<String> {
+    Invocation::read(arguments)?.hash
 }
 
 /// Whether the wrapper at `program` may make namespaces in which `root` stands at `canonical`.

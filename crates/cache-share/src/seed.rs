@@ -5,6 +5,8 @@
 //! base's, each one only if it is the very same file. Whatever differs is newer, and cargo builds anew what
 //! was made from it.
 
+mod looks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -16,6 +18,8 @@ use pool_core::{ContentId, Error, Result};
 use crate::base::{self, Base, Manifest, Unit, times};
 use crate::files;
 use crate::note::UNFINISHED_TREES;
+
+pub(crate) use looks::Looks;
 
 /// What a slot gets of a base.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +37,7 @@ pub(crate) fn decide<'a>(
     manifest: &'a Manifest,
     same_commit: bool,
     contents: &BTreeMap<PathBuf, ContentId>,
+    looks: &Looks<'_>,
 ) -> Decision<'a> {
     // What is in neither commit is something else: nobody knows what it was.
     let same = |path: &Path| {
@@ -66,6 +71,14 @@ pub(crate) fn decide<'a>(
     let times = same_files.map(|path| (path.clone(), times::of_sources())).collect();
     let mut decision = Decision { times, ..Decision::default() };
     for unit in &manifest.units {
+        if let Some(account) = &unit.account {
+            let bound = unit.local.as_ref().and_then(|local| local.bound.clone());
+            match bound.or_else(|| looks.difference(account)) {
+                None => decision.units.push(unit),
+                Some(why) => decision.left.push((unit, why)),
+            }
+            continue;
+        }
         let why_not = unit.local.as_ref().and_then(|local| {
             if let Some(why) = &local.bound {
                 return Some(why.clone());
@@ -93,6 +106,10 @@ pub(crate) fn decide<'a>(
             Some(why) => decision.left.push((unit, why)),
         }
     }
+    let (given, left) = looks::with_their_needs(std::mem::take(&mut decision.units));
+    let why = "what it was made from is not given";
+    decision.left.extend(left.into_iter().map(|unit| (unit, why.to_owned())));
+    decision.units = given;
     decision
 }
 
@@ -315,8 +332,7 @@ mod tests {
     }
 
     fn unit(name: &str, local: Option<Local>) -> Unit {
-        let (shared, copied, dirs) = Default::default();
-        Unit { name: name.to_owned(), local, shared, copied, dirs }
+        Unit { local, ..Unit::named(name, None) }
     }
 
     fn local(package: &str, inputs: &[&str]) -> Local {
@@ -339,8 +355,14 @@ mod tests {
         manifest
     }
 
+    /// In a worktree in which nothing is beside the files of the commit.
+    fn decided<'a>(manifest: &'a Manifest, same_commit: bool, contents: &Contents) -> Decision<'a> {
+        let looks = Looks::new(manifest, same_commit, contents, Path::new("/no/such/worktree"));
+        decide(manifest, same_commit, contents, &looks)
+    }
+
     fn given(manifest: &Manifest, same_commit: bool, contents: &Contents) -> Vec<String> {
-        let decision = decide(manifest, same_commit, contents);
+        let decision = decided(manifest, same_commit, contents);
         assert_eq!(decision.units.len() + decision.left.len(), manifest.units.len());
         decision.units.iter().map(|unit| unit.name.clone()).collect()
     }
@@ -375,7 +397,7 @@ mod tests {
         assert_eq!(given(&manifest(), true, &with("a/src/lib.rs", "2")), ["b", "registry"]);
         let decision = manifest();
         let changed = with("a/src/lib.rs", "2");
-        let decision = decide(&decision, false, &changed);
+        let decision = decided(&decision, false, &changed);
         assert_eq!(decision.left[0].1, "a/src/lib.rs differs");
     }
 
@@ -389,12 +411,14 @@ mod tests {
     #[test]
     fn what_differs_keeps_its_own_time() {
         let (manifest, changed) = (manifest(), with("a/src/lib.rs", "2"));
-        let times = decide(&manifest, false, &changed).times;
+        let times = decided(&manifest, false, &changed).times;
         assert!(!times.contains_key(Path::new("a/src/lib.rs")));
         assert_eq!(times.len(), commit().len() - 1);
         assert!(times.values().all(|time| *time == times::of_sources()));
         let fewer = without("a/data/word.txt");
-        assert!(!decide(&manifest, false, &fewer).times.contains_key(Path::new("a/data/word.txt")));
+        assert!(
+            !decided(&manifest, false, &fewer).times.contains_key(Path::new("a/data/word.txt"))
+        );
     }
 
     #[test]
@@ -402,7 +426,7 @@ mod tests {
         let mut manifest = manifest();
         a_of(&mut manifest).bound = Some("the path of the base is in it".to_owned());
         assert_eq!(given(&manifest, true, &commit()), ["b", "registry"]);
-        assert_eq!(decide(&manifest, true, &commit()).left[0].1, "the path of the base is in it");
+        assert_eq!(decided(&manifest, true, &commit()).left[0].1, "the path of the base is in it");
     }
 
     #[test]

@@ -41,10 +41,10 @@ use crate::setup::{self, Lean, Setup, slot_dir};
 /// - Only the workspace at the root of the repository, with its `target` inside.
 /// - On other systems than Linux, or where namespaces are not permitted, the first edit of a crate in a new
 ///   slot is compiled without incremental state.
-/// - A build script that depends on more of git's state than the commit (a branch's name), or on a variable,
-///   and does not say so keeps what it found in the base, as it does in any checkout after `git switch`.
-/// - Nor is it noticed when something looks for a file that is not there, other than in the directories of its
-///   sources, in its package's own, or in one above that.
+/// - Variables of the environment that cargo does not set and is not told of are not noticed.
+/// - Where builds can't be observed (other systems than Linux, containers without ptrace), a build script that
+///   depends on more than it says keeps what it found in the base, and a look for a file that is not there is
+///   noticed in the directories of its sources, in its package's own, or in one above that.
 /// - Where a build writes among the sources, nothing of the workspace itself is given: it would not be there.
 #[derive(Clone, Debug)]
 pub struct Seeded {
@@ -200,7 +200,8 @@ impl Seeded {
         let canonical = install::canonical(&self.setup.cache())?;
         let (seeded, left, times) = blocking(move || {
             let (base, manifest) = &from;
-            let decision = seed::decide(manifest, same_commit, &contents);
+            let looks = seed::Looks::new(manifest, same_commit, &contents, &path);
+            let decision = seed::decide(manifest, same_commit, &contents, &looks);
             let target = path.join(&manifest.target);
             let places = Places { worktree: &path, canonical: &canonical, target: &target };
             outdate(&decision, &from, &contents, &places)?;
@@ -245,7 +246,11 @@ fn renew(
     let target = site.path.join(manifest.map_or(Path::new("target"), |manifest| &manifest.target));
     let mut note = Note::read(dir);
     let decision = manifest
-        .map(|manifest| seed::decide(manifest, manifest.commit == site.base, contents))
+        .map(|manifest| {
+            let same_commit = manifest.commit == site.base;
+            let looks = seed::Looks::new(manifest, same_commit, contents, &site.path);
+            seed::decide(manifest, same_commit, contents, &looks)
+        })
         .unwrap_or_default();
     let places = Places { worktree: &site.path, canonical, target: &target };
     if !contents.keys().any(|path| site.path.join(path).starts_with(&target)) {

@@ -8,13 +8,15 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use pool_core::{Error, ErrorKind, Result};
+use pool_core::{ContentId, Error, ErrorKind, Result};
 
+use super::account::{Account, Accountant, Places, Table};
 use super::{Base, Local, Unit, elf, inode};
 use crate::cargo::Workspace;
 use crate::confine;
 use crate::depinfo;
 use crate::files::{self, Recorded};
+use crate::observe::{self, Observation};
 use crate::rustc::Call;
 
 /// Where the target directory is, relative to the tree.
@@ -36,6 +38,8 @@ pub(super) fn target_of(workspace: &Workspace, tree: &Path) -> Result<PathBuf> {
     }
 }
 
+const NAMES_THE_BASE: &str = "the path of the base is in it";
+
 /// What is to be analysed.
 pub(super) struct Analysis<'a> {
     pub(super) base: &'a Base,
@@ -43,12 +47,20 @@ pub(super) struct Analysis<'a> {
     pub(super) target: &'a Path,
     /// Where packages are that may change while nobody knows of it.
     pub(super) outside: &'a BTreeSet<PathBuf>,
+    /// The files of the commit.
+    pub(super) files: &'a BTreeMap<PathBuf, ContentId>,
+    /// What the build looked at, where that can be observed.
+    pub(super) observation: Option<&'a Observation>,
+    /// Where the tree stands for incremental compilations.
+    pub(super) canonical: Option<&'a Path>,
 }
 
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) units: Vec<Unit>,
+    /// What they looked at.
+    pub(super) looks: Table,
     pub(super) growth: u64,
     /// Where incremental state is, relative to the target directory.
     pub(super) states: Vec<PathBuf>,
@@ -85,6 +97,14 @@ impl Analysis<'_> {
     pub(super) fn units(&self) -> Result<Found> {
         let calls = self.calls()?;
         let included = included(&calls);
+        let root = self.root();
+        let mut accountant = Accountant::new(Places {
+            base: &self.base.dir,
+            tree: self.tree,
+            target: &root,
+            canonical: self.canonical,
+            files: self.files,
+        });
         let mut outputs: BTreeMap<PathBuf, Outputs> = BTreeMap::new();
         let mut units: BTreeMap<(PathBuf, String), Unit> = BTreeMap::new();
         let mut missing = 0;
@@ -99,14 +119,27 @@ impl Analysis<'_> {
             let Some(outputs) = outputs.get(&dir) else { continue };
             let name = format!("{}-{}", call.package, call.hash);
             match self.compiled(call, outputs, &name)? {
-                Some(unit) => drop(units.insert((dir.clone(), name), unit)),
+                Some(mut unit) => {
+                    let of = observe::Unit::Compilation(call.hash.clone());
+                    unit.account = self.account(&mut accountant, &of, &call.hash);
+                    if !self.is_local(call) {
+                        self.check_foreign(call, &mut unit);
+                    }
+                    units.insert((dir.clone(), name), unit);
+                }
                 None => missing += 1,
             }
             if let Some(script) = call.script_out.as_deref().and_then(Path::parent)
                 && let Some(name) = script.file_name().and_then(|name| name.to_str())
                 && !units.contains_key(&(dir.clone(), name.to_owned()))
-                && let Some(unit) = self.script_run(call, outputs, script, name, &included)?
+                && let Some(mut unit) = self.script_run(call, outputs, script, name, &included)?
             {
+                let of = observe::Unit::Script(script.join("out"));
+                let hash = hash_in(Path::new(name)).unwrap_or_default();
+                unit.account = self.account(&mut accountant, &of, &hash);
+                if !self.is_local(call) {
+                    self.check_foreign_script(script, &mut unit);
+                }
                 units.insert((dir.clone(), name.to_owned()), unit);
             }
         }
@@ -121,7 +154,8 @@ impl Analysis<'_> {
             .filter(|dir| self.root().join(dir).is_dir())
             .collect();
         let growth = self.growth(units.values(), &states);
-        Ok(Found { units: units.into_values().collect(), growth, states })
+        let looks = accountant.into_table();
+        Ok(Found { units: units.into_values().collect(), looks, growth, states })
     }
 
     fn calls(&self) -> Result<Vec<Call>> {
@@ -195,7 +229,8 @@ impl Analysis<'_> {
         shared.sort_by(|a, b| a.path.cmp(&b.path));
         shared.dedup();
         let local = self.is_local(call).then(|| self.origin(call, &shared));
-        Ok(Some(Unit { name: name.to_owned(), local, shared, copied, dirs: Vec::new() }))
+        let (name, account) = (name.to_owned(), None);
+        Ok(Some(Unit { name, local, shared, copied, dirs: Vec::new(), account }))
     }
 
     /// What a build script left when it ran.
@@ -250,7 +285,49 @@ impl Analysis<'_> {
             Local { package, inputs: Vec::new(), this_commit_only: !told, bound }
         });
         let dirs = vec![dir.join("out")];
-        Ok(Some(Unit { name: name.to_owned(), local, shared: Vec::new(), copied, dirs }))
+        let (name, account) = (name.to_owned(), None);
+        Ok(Some(Unit { name, local, shared: Vec::new(), copied, dirs, account }))
+    }
+
+    /// What a unit looked at; `None` where builds cannot be observed.
+    fn account(
+        &self,
+        accountant: &mut Accountant<'_>,
+        unit: &observe::Unit,
+        hash: &str,
+    ) -> Option<Account> {
+        let acts = self.observation?.units.get(unit);
+        Some(match acts {
+            Some(acts) => accountant.account(hash, acts),
+            None => Account::unknown("what it looked at was not seen"),
+        })
+    }
+
+    /// Of a unit that is not of the tree, cargo watches no file of it but by the paths of the base.
+    fn check_foreign(&self, call: &Call, unit: &mut Unit) {
+        let root = self.root();
+        let file = call.out_dir.join(format!("{}-{}.d", call.crate_name, call.hash));
+        let info = fs::read(file).map(|text| depinfo::parse(&text)).unwrap_or_default();
+        let inputs = info.inputs.iter().map(|input| normal(&call.manifest_dir.join(input)));
+        let in_tree = |path: &PathBuf| path.starts_with(self.tree) && !path.starts_with(&root);
+        let why = if let Some(input) = inputs.into_iter().find(in_tree) {
+            Some(format!("it includes {}", input.display()))
+        } else {
+            let mut outputs = unit.shared.iter().map(|file| root.join(&file.path));
+            outputs.any(|path| self.names_the_base(&path)).then(|| NAMES_THE_BASE.to_owned())
+        };
+        unit.bind(why);
+    }
+
+    /// The same for the run of a build script. Cargo replaces the path of its directory in what it said.
+    fn check_foreign_script(&self, script: &Path, unit: &mut Unit) {
+        let out = script.join("out");
+        let said = fs::read(script.join("output")).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).replace(&*out.to_string_lossy(), "");
+        let wrote = files::tree(&out).unwrap_or_default();
+        let names_it = said.contains(&*self.tree.to_string_lossy())
+            || wrote.iter().any(|path| self.names_the_base(&out.join(path)));
+        unit.bind(names_it.then(|| NAMES_THE_BASE.to_owned()));
     }
 
     fn fingerprint(&self, outputs: &Outputs, name: &str) -> Result<Option<Vec<Recorded>>> {
@@ -305,7 +382,7 @@ impl Analysis<'_> {
             }
         }
         if outputs.iter().any(|file| self.names_the_base(&self.root().join(&file.path))) {
-            local.bound.get_or_insert_with(|| "the path of the base is in it".to_owned());
+            local.bound.get_or_insert_with(|| NAMES_THE_BASE.to_owned());
         }
         local
     }

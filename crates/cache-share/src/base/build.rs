@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 use fs4::TryLockError;
@@ -15,6 +16,7 @@ use crate::cargo::{self, Toolchain, Workspace};
 use crate::confine::{Confinement, Surroundings};
 use crate::files;
 use crate::install::{self, CargoConfig};
+use crate::observe::{self, Observation};
 use crate::rustc::{Config, may_unshare};
 use crate::seeded::blocking;
 
@@ -159,16 +161,31 @@ fn make(
             let _ = files::set_modified(&path, times::of_sources());
         }
     }
-    let observed = Observed::begin(base, files.keys());
+    let observer = installed.as_deref().filter(|program| observe::is_possible(program));
+    let observed = match observer {
+        // Each unit by itself, which says more.
+        Some(_) => None,
+        None => Observed::begin(base, files.keys()),
+    };
     let begun = SystemTime::now();
-    let trouble = run(base, recipe)?;
+    let trouble = run(base, recipe, observer)?;
     times::send_back(&tree.join(&target), begun)?;
     // First of all, since looking at anything else lists it.
     let listed = observed.as_ref().map(|observed| observed.listed(&tree)).unwrap_or_default();
     let written = written(&tree, &target, &files);
     let read_silently = observed.map(|observed| observed.read(&tree, files.keys()));
     let outside = cargo::packages_outside(&tree);
-    let found = analysis::Analysis { base, tree: &tree, target: &target, outside: &outside };
+    // Without a log, nothing that was observed is given.
+    let observation = observer.map(|_| Observation::read(&base.looks()).unwrap_or_default());
+    let found = analysis::Analysis {
+        base,
+        tree: &tree,
+        target: &target,
+        outside: &outside,
+        files: &files,
+        observation: observation.as_ref(),
+        canonical: rustc.canonical.as_deref(),
+    };
     let found = match installed {
         Some(_) => found.units()?,
         None => Default::default(),
@@ -183,6 +200,7 @@ fn make(
         canonical: rustc.canonical,
         files,
         units: found.units,
+        looks: found.looks.into_looks(),
         read_silently,
         listed,
         written,
@@ -195,19 +213,19 @@ fn make(
 
 /// Runs what builds. What it says goes to a log; its failure is no error: what was built is of use
 /// nevertheless.
-fn run(base: &Base, recipe: &Recipe) -> Result<Option<String>> {
+fn run(base: &Base, recipe: &Recipe, observer: Option<&Path>) -> Result<Option<String>> {
     let path = base.dir.join("build.log");
     let writing = |e: io::Error| Error::io(format!("write {}", path.display()), e);
     let log = File::create(&path).map_err(writing)?;
     let (shown, mut command) = match &recipe.command {
         Some(line) => {
             let (shell, flag) = if cfg!(windows) { ("cmd", "/C") } else { ("sh", "-c") };
-            let mut command = cargo::command(&base.tree(), OsStr::new(shell));
+            let mut command = command(base, observer, shell);
             command.args([flag, line]);
             (&**line, command)
         }
         None => {
-            let mut command = cargo::command(&base.tree(), OsStr::new("cargo"));
+            let mut command = command(base, observer, "cargo");
             command.args(["build", "--workspace", "--keep-going"]);
             ("cargo build --workspace", command)
         }
@@ -219,6 +237,18 @@ fn run(base: &Base, recipe: &Recipe) -> Result<Option<String>> {
     let status = command.stdout(out).stderr(err).status();
     let status = status.map_err(|e| Error::io(format!("run {shown}"), e))?;
     Ok((!status.success()).then(|| format!("`{shown}` failed in the base, see {}", path.display())))
+}
+
+/// The command that runs this program in the tree of the base, observed where that is possible.
+fn command(base: &Base, observer: Option<&Path>, program: &str) -> Command {
+    match observer {
+        Some(observer) => {
+            let mut command = cargo::command(&base.tree(), observer.as_os_str());
+            observe::with(&mut command, &base.looks(), OsStr::new(program));
+            command
+        }
+        None => cargo::command(&base.tree(), OsStr::new(program)),
+    }
 }
 
 /// The files that came or changed while a base was built, other than where cargo builds.

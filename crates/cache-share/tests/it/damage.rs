@@ -305,7 +305,7 @@ fn a_base_whose_commit_is_gone() {
 fn again(test: &str, unshare: &[&str], script: &str, dir: &Path) {
     let permitted = Command::new("unshare").args(unshare).arg("true").output();
     if !permitted.is_ok_and(|output| output.status.success()) {
-        skipped("namespaces are not permitted here");
+        support::skipped("namespaces are not permitted here");
         return;
     }
     let output = Command::new("unshare")
@@ -323,10 +323,6 @@ fn again(test: &str, unshare: &[&str], script: &str, dir: &Path) {
 }
 
 #[cfg(target_os = "linux")]
-#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
-}
 
 /// Says that the test is the inner one, and in which directory.
 #[cfg(target_os = "linux")]

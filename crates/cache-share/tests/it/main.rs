@@ -3,6 +3,7 @@
 mod audit;
 mod confine;
 mod damage;
+mod observe;
 mod random;
 mod renew;
 mod sccache;

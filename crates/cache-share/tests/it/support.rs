@@ -252,3 +252,9 @@ fn mode_and_inode(meta: &std::fs::Metadata) -> (u32, u64) {
 fn mode_and_inode(_: &std::fs::Metadata) -> (u32, u64) {
     (0, 0)
 }
+
+/// Says that a test was skipped, and why.
+#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+pub(crate) fn skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}

@@ -4,7 +4,19 @@ use super::manifest;
 use crate::truth::Hazard;
 
 pub(super) fn all() -> Vec<Hazard> {
-    vec![tracked(), untracked(), own_code(), listing(), empty_listing(), settings(), whereabouts()]
+    vec![
+        tracked(),
+        untracked(),
+        own_code(),
+        listing(),
+        empty_listing(),
+        listed_targets(),
+        settings(),
+        readme(),
+        metadata(),
+        workspace_file(),
+        whereabouts(),
+    ]
 }
 
 /// A program that prints what a macro of the member `shape` makes of its file `word.txt`.
@@ -107,6 +119,73 @@ fn settings() -> Hazard {
         .commit([("app/shape.toml", "one")])
         .lease('A', 0)
         .lease('B', 1)
+        .by_turns()
+}
+
+/// Cargo lists that directory, too, to find targets.
+fn listed_targets() -> Hazard {
+    let body = "let dir = path.replace(\"word.txt\", \"examples\");\n    \
+        std::fs::read_dir(dir).unwrap().count().to_string()";
+    with_macro("macro-examples", "a macro that counts the examples of its package", &code(body))
+        .file("app/examples/one.rs", "fn main() {}\n")
+        .commit([("app/examples/two.txt", "two")])
+        .lease('A', 0)
+        .lease('B', 1)
+        .by_turns()
+}
+
+/// As `#![doc = include_str!(…)]` is written by macros: the front page, if there is one.
+fn readme() -> Hazard {
+    let body = "let readme = path.replace(\"word.txt\", \"README.md\");\n    \
+        format!(\"{:?}\", std::fs::read_to_string(readme).unwrap_or_default())";
+    with_macro("macro-readme", "a macro that takes in `README.md` if it is there", &code(body))
+        .commit([("app/README.md", "one")])
+        .commit([("app/README.md", "two")])
+        .lease('A', 1)
+        .lease('B', 0)
+        .by_turns()
+        .lease('C', 2)
+        .cargo("C", "run")
+}
+
+/// What a macro takes from a file that is called like that.
+fn of_file(file: &str) -> String {
+    code(&format!(
+        "let file = path.replace(\"word.txt\", \"{file}\");\n    \
+         let text = std::fs::read_to_string(file).unwrap();\n    \
+         let words = text.lines().filter(|line| line.starts_with(\"# word\"));\n    \
+         format!(\"{{:?}}\", words.collect::<Vec<_>>().concat())"
+    ))
+}
+
+/// Cargo tells rustc nothing of what a package notes in its manifest for tools.
+fn metadata() -> Hazard {
+    let manifest = |word: &str| {
+        let rest = format!("[dependencies]\nshape = {{ path = \"../shape\" }}\n# word {word}\n");
+        manifest("app", &rest)
+    };
+    with_macro(
+        "macro-manifest",
+        "a macro that reads its package's `Cargo.toml`",
+        &of_file("Cargo.toml"),
+    )
+    .file("app/Cargo.toml", manifest("base"))
+    .commit([("app/Cargo.toml", &manifest("one"))])
+    .commit([("app/Cargo.toml", &manifest("two"))])
+    .lease('A', 1)
+    .lease('B', 2)
+    .by_turns()
+}
+
+/// It is in no package.
+fn workspace_file() -> Hazard {
+    let file = "../settings/word.lock";
+    with_macro("macro-workspace-file", "a macro that reads a file of the workspace", &of_file(file))
+        .file("settings/word.lock", "# word base\n")
+        .commit([("settings/word.lock", "# word one\n")])
+        .commit([("settings/word.lock", "# word two\n")])
+        .lease('A', 1)
+        .lease('B', 2)
         .by_turns()
 }
 

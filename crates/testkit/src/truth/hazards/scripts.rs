@@ -11,6 +11,8 @@ pub(super) fn all() -> Vec<Hazard> {
         dot_env(),
         git_head(),
         git_head_again(),
+        git_head_told(),
+        configured_env(),
         absolute_rerun(),
         links(),
         in_place(),
@@ -108,6 +110,39 @@ fn git_head_again() -> Hazard {
         .release('B')
         .lease_after('B', 'D', 1)
         .cargo("CD", "run")
+}
+
+/// Who tells something has not told all.
+fn git_head_told() -> Hazard {
+    let name = "git-head-told";
+    let what = "a build script that runs git, and asks to run again if it is itself changed";
+    let told = "use std::process::Command;\n\nfn main() {\n    \
+        println!(\"cargo::rerun-if-changed=build.rs\");\n    \
+        let head = Command::new(\"git\").args([\"rev-parse\", \"HEAD\"]).output().unwrap();\n    \
+        println!(\"cargo::rustc-env=BAKED={}\", String::from_utf8(head.stdout).unwrap().trim());\n}\n";
+    heads(name, what).file("app/build.rs", told).lease('A', 1).lease('B', 2).by_turns()
+}
+
+/// Cargo hands it on, and keeps track of it for `env!` only.
+fn configured_env() -> Hazard {
+    let build = "fn main() {\n    println!(\"cargo::rerun-if-changed=build.rs\");\n    \
+        let word = std::env::var(\"WORD\").unwrap();\n    \
+        println!(\"cargo::rustc-env=BAKED={word}\");\n}\n";
+    let config = |word: &str| format!("[env]\nWORD = \"{word}\"\n");
+    Hazard::new(
+        "configured-env",
+        "a build script that reads a variable of the repository's `[env]`",
+    )
+    .file("Cargo.toml", "[workspace]\nresolver = \"2\"\nmembers = [\"app\"]\n")
+    .file(".cargo/config.toml", config("base"))
+    .file("app/Cargo.toml", manifest("app", ""))
+    .file("app/build.rs", build)
+    .file("app/src/main.rs", "fn main() {\n    println!(\"{}\", env!(\"BAKED\"));\n}\n")
+    .commit([(".cargo/config.toml", &config("one"))])
+    .commit([(".cargo/config.toml", &config("two"))])
+    .lease('A', 1)
+    .lease('B', 2)
+    .by_turns()
 }
 
 fn heads(name: &'static str, what: &'static str) -> Hazard {
