@@ -302,7 +302,7 @@ fn a_base_whose_commit_is_gone() {
 /// Runs that test again in another process, as `script` says, in which `"$0"` is this program, and
 /// `"$@"` its arguments; unless that is not permitted.
 #[cfg(target_os = "linux")]
-fn again(test: &str, unshare: &[&str], script: &str, dir: &Path) {
+pub(crate) fn again(test: &str, unshare: &[&str], script: &str, dir: &Path) {
     let permitted = Command::new("unshare").args(unshare).arg("true").output();
     if !permitted.is_ok_and(|output| output.status.success()) {
         skipped("namespaces are not permitted here");
@@ -324,13 +324,13 @@ fn again(test: &str, unshare: &[&str], script: &str, dir: &Path) {
 
 #[cfg(target_os = "linux")]
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-fn skipped(why: &str) {
+pub(crate) fn skipped(why: &str) {
     eprintln!("skipped: {why}");
 }
 
 /// Says that the test is the inner one, and in which directory.
 #[cfg(target_os = "linux")]
-const INSIDE: &str = "WTPOOL_TEST_INSIDE";
+pub(crate) const INSIDE: &str = "WTPOOL_TEST_INSIDE";
 
 /// In a mount namespace of its own, which ends with the process, whatever comes.
 #[cfg(target_os = "linux")]
