@@ -8,30 +8,42 @@
 //!   .cargo/          config.toml, the wrapper of rustc, and what that is told
 //!   calls.jsonl      each call of rustc, written by the wrapper
 //!   looks.jsonl      what each of them looked at
+//!   build.log        what the build said
 //!   manifest.json    what slots may have of it; written last
+//!   condemned.json   why no slot may start from it; the manifest is removed then
+//! <cache>/base.lock  held by the process that builds
+//! <cache>/base.locks/<number>      the lock of that base
+//! <cache>/base.removed/<number>    what is left of a base that was removed, until it is deleted
 //! ```
+//!
+//! `life.rs` has the states of a base and the steps between them.
 
 pub(crate) mod account;
 mod analysis;
 mod build;
+mod choose;
 mod elf;
+mod life;
+mod lock;
 pub(crate) mod times;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use pool_core::{CommitId, ContentId, Error, Result};
+use pool_core::{CommitId, ContentId};
 use serde::{Deserialize, Serialize};
 
 use account::{Account, Look};
 
 use crate::cargo::Toolchain;
-use crate::files::Recorded;
+use crate::files::{self, Recorded};
 
 pub(crate) use analysis::hash_in;
-pub(crate) use build::{Recipe, build, is_being_built, lock, sweep};
+pub(crate) use build::{Recipe, build};
+pub(crate) use choose::{Choice, choose, preferred};
+pub(crate) use life::{State, is_tidy, leftovers, tidy};
+pub(crate) use lock::{Lock, is_being_built};
 
 /// Of this program's own format. Another one: the base is of no use.
 const FORMAT: u32 = 2;
@@ -181,64 +193,66 @@ impl Base {
         self.dir.join("looks.jsonl")
     }
 
-    /// What the manifest is called once the base is of no use.
-    fn condemned(&self) -> PathBuf {
-        self.dir.join("damaged.json")
-    }
-
-    /// Whether it was given up, since it is not what it was.
-    pub(crate) fn is_condemned(&self) -> bool {
-        self.condemned().exists()
-    }
-
     fn manifest(&self) -> PathBuf {
         self.dir.join("manifest.json")
     }
 
-    /// What the manifest is called while the base is being removed.
-    fn leaving(&self) -> PathBuf {
-        self.dir.join("leaving.json")
+    /// The directory of the strategy.
+    fn cache(&self) -> &Path {
+        self.dir.parent().and_then(Path::parent).unwrap_or(&self.dir)
     }
 
-    /// Whether it is whole, and not being removed. A slot that has noted that it uses the base asks this before it
-    /// takes anything from there: either it sees the base leave, or whoever removes the base sees the note.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.manifest().exists()
+    /// Whether slots may start from it, for all that its manifest says.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.manifest().exists() && !self.condemned().exists()
     }
 
     /// Its number; higher ones are newer.
     pub(crate) fn number(&self) -> u64 {
-        let name = self.dir.file_name().and_then(|name| name.to_str());
-        name.and_then(|name| name.parse().ok()).unwrap_or(0)
+        number_of(&self.dir)
     }
 
-    /// What is known of it; `None` when it is not complete, or not of this program's format.
+    /// What is known of it; `None` when it is not whole, or not of this program's format.
     pub(crate) fn load(&self) -> Option<Manifest> {
+        if !self.is_whole() {
+            return None;
+        }
         let text = fs::read(self.manifest()).ok()?;
         let manifest: Manifest = serde_json::from_slice(&text).ok()?;
         (manifest.format == FORMAT && manifest.stays_inside()).then_some(manifest)
     }
 
-    /// Says that it is not what it was, so that no other slot starts from it.
-    pub(crate) fn condemn(&self, why: &str) {
-        // Should that fail, the next slot finds the same damage.
-        let _ = fs::rename(self.manifest(), self.condemned());
-        tracing::warn!(target: "wtpool", base = %self.dir.display(), why, "the base of the build cache is damaged");
+    /// Whether its manifest is of another version of this program, as far as can be read.
+    fn is_foreign(&self) -> bool {
+        let text = fs::read(self.manifest()).unwrap_or_default();
+        let manifest: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        manifest["format"].as_u64().is_some_and(|format| format != u64::from(FORMAT))
     }
 
-    /// A file of it that is not what it was, if there is one.
-    pub(crate) fn damage(&self, manifest: &Manifest) -> Option<PathBuf> {
+    /// How it differs from what the manifest says, if it does: whether its tree is there, and each
+    /// file that a slot may have. No file is read.
+    pub(crate) fn damage(&self, manifest: &Manifest) -> Option<String> {
         let target = self.tree().join(&manifest.target);
+        let has_target = !manifest.units.is_empty() || !manifest.states.is_empty();
+        let dirs = [Some(self.tree()), has_target.then(|| target.clone())];
+        let mut dirs = dirs.into_iter().flatten();
+        // A link to a directory elsewhere is not what was built.
+        let is_dir = |dir: &PathBuf| fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir());
+        if let Some(missing) = dirs.find(|dir| !is_dir(dir)) {
+            return Some(format!("{} is not there", missing.display()));
+        }
         let files = manifest.units.iter().flat_map(Unit::files);
         let mut damaged = files.filter(|file| !file.is_intact(&target));
-        damaged.next().map(|file| target.join(&file.path))
+        damaged
+            .next()
+            .map(|file| format!("{} is not what it was", target.join(&file.path).display()))
     }
 
     /// Why it would be built anew for slots that start from its own commit, if it would; where everything is
     /// the way it is in `workspace`.
     pub(crate) fn obsolete(&self, manifest: &Manifest, workspace: &Path) -> Option<String> {
-        if let Some(file) = self.damage(manifest) {
-            return Some(format!("{} is not what it was", file.display()));
+        if let Some(damage) = self.damage(manifest) {
+            return Some(damage);
         }
         // Without a toolchain, none better can be built.
         let found = Toolchain::find(workspace).ok()?;
@@ -255,32 +269,13 @@ impl Base {
         let Some(manifest) = self.load() else { return };
         for state in self.states(&manifest) {
             // What stays takes disk, and does no harm.
-            let _ = fs::remove_dir_all(state);
+            let _ = files::remove_tree(&state);
         }
     }
 
     fn states(&self, manifest: &Manifest) -> impl Iterator<Item = PathBuf> {
         let target = self.tree().join(&manifest.target);
         manifest.states.iter().map(move |dir| target.join(dir))
-    }
-
-    /// Removes it, unless a slot uses it by now.
-    fn remove_unless(&self, is_used: impl Fn() -> bool) -> io::Result<()> {
-        // First of all, so that no slot takes it for complete, now and whenever this is interrupted.
-        match fs::rename(self.manifest(), self.leaving()) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        pool_core::fail_point!("cache-share::base::condemned");
-        if is_used() { self.stay() } else { fs::remove_dir_all(&self.dir) }
-    }
-
-    /// Takes back a removal that had just begun.
-    fn stay(&self) -> io::Result<()> {
-        match fs::rename(self.leaving(), self.manifest()) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -290,7 +285,13 @@ pub(crate) fn keep_unicode(files: &mut BTreeMap<PathBuf, ContentId>) {
     files.retain(|path, _| path.to_str().is_some());
 }
 
-/// All complete bases, newest first.
+/// The number that the name of a file is; 0 if it is none.
+fn number_of(path: &Path) -> u64 {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.parse().ok()).unwrap_or(0)
+}
+
+/// All bases, in whichever state, newest first.
 pub(crate) fn all(cache: &Path) -> Vec<Base> {
     let mut found: Vec<Base> = fs::read_dir(cache.join("base"))
         .into_iter()
@@ -303,39 +304,6 @@ pub(crate) fn all(cache: &Path) -> Vec<Base> {
     found
 }
 
-/// The base that a slot which starts from `commit` best starts from: that of the same commit, else the
-/// newest.
-pub(crate) fn choose(cache: &Path, commit: &CommitId) -> Option<(Base, Manifest)> {
-    let mut newest = None;
-    for base in all(cache) {
-        let Some(manifest) = base.load() else { continue };
-        if manifest.commit == *commit {
-            return Some((base, manifest));
-        }
-        newest = newest.or(Some((base, manifest)));
-    }
-    newest
-}
-
-/// Removes bases that are incomplete, and all but the newest `keep` complete ones, save those that are `used`, which is
-/// asked anew for each. To be called under the [lock](build::lock) of those who build.
-pub(crate) fn tidy(cache: &Path, keep: usize, used: &dyn Fn() -> Vec<u64>) -> Result<()> {
-    let mut kept = 0;
-    for base in all(cache) {
-        let failed = |e| Error::io(format!("remove {}", base.dir.display()), e);
-        let is_used = || used().contains(&base.number());
-        let complete = base.is_complete();
-        if complete && (kept < keep || is_used()) {
-            kept += 1;
-        } else if is_used() {
-            base.stay().map_err(failed)?;
-        } else {
-            base.remove_unless(is_used).map_err(failed)?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(unix)]
 pub(crate) fn inode(meta: &fs::Metadata) -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
@@ -345,36 +313,4 @@ pub(crate) fn inode(meta: &fs::Metadata) -> Option<u64> {
 #[cfg(not(unix))]
 pub(crate) fn inode(_: &fs::Metadata) -> Option<u64> {
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    #[test]
-    fn base_that_a_slot_takes_while_it_is_removed_stays() {
-        let cache = tempfile::tempdir().expect("a temporary directory");
-        let base = Base { dir: cache.path().join("base/1") };
-        let make = || {
-            fs::create_dir_all(&base.dir).expect("made");
-            fs::write(base.manifest(), "{}").expect("written");
-        };
-        // A slot notes its use between the two looks.
-        make();
-        let looks = Cell::new(0);
-        let used = || {
-            looks.set(looks.get() + 1);
-            if looks.get() > 2 { vec![1] } else { Vec::new() }
-        };
-        tidy(cache.path(), 0, &used).expect("tidied");
-        assert!(base.is_complete() && !base.leaving().exists());
-        // Whoever removed it was killed, and a slot uses it.
-        fs::rename(base.manifest(), base.leaving()).expect("renamed");
-        tidy(cache.path(), 0, &|| vec![1]).expect("tidied");
-        assert!(base.is_complete());
-        tidy(cache.path(), 0, &Vec::new).expect("tidied");
-        assert!(!base.dir.exists());
-    }
 }

@@ -1,5 +1,7 @@
 //! Giving a slot what the base has: shared where the filesystem can share, else copied.
 
+mod remove;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,6 +9,8 @@ use std::time::SystemTime;
 
 use pool_core::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use remove::remove_tree;
 
 /// A file as it was when it was recorded. Another size or time: it is another file by now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,11 +131,6 @@ pub(crate) fn remove(file: &Path) -> io::Result<()> {
     unless_gone(fs::remove_file(file))
 }
 
-/// Removes a directory and all in it, if it is there.
-pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
-    unless_gone(fs::remove_dir_all(dir))
-}
-
 /// [`remove`], saying which file it was.
 pub(crate) fn discard(file: &Path) -> Result<()> {
     remove(file).map_err(|e| Error::io(format!("remove {}", file.display()), e))
@@ -147,6 +146,23 @@ fn unless_gone(removed: io::Result<()>) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Lets its owner write to a directory.
+#[cfg(unix)]
+pub(crate) fn make_writable(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let meta = fs::symlink_metadata(dir)?;
+    if !meta.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(meta.permissions().mode() | 0o700))
+}
+
+/// Does nothing: a directory's attribute is no obstacle there.
+#[cfg(not(unix))]
+pub(crate) fn make_writable(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// Whether a directory has nothing in it, or is not there.

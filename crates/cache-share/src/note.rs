@@ -121,7 +121,7 @@ fn discard_unfinished(slot_dir: &Path) -> Result<()> {
     for entry in fs::read_dir(slot_dir).into_iter().flatten().flatten() {
         let (name, path) = (entry.file_name(), entry.path());
         let removed = if UNFINISHED_TREES.iter().any(|tree| name == *tree) {
-            fs::remove_dir_all(&path)
+            files::remove_tree(&path)
         } else if name.to_string_lossy().starts_with(files::UNFINISHED) {
             fs::remove_file(&path)
         } else {

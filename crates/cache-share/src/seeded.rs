@@ -14,7 +14,7 @@ use pool_core::{
     Prepared, Result,
 };
 
-use crate::base::{self, Base, Manifest};
+use crate::base::{self, Base, Choice, Lock, Manifest};
 use crate::cargo::Toolchain;
 use crate::confine::Confinement;
 use crate::files;
@@ -24,6 +24,9 @@ use crate::renew::{self, Places};
 use crate::rustc::Config;
 use crate::seed;
 use crate::setup::{self, Lean, Setup, slot_dir};
+
+/// The lock that keeps a base as it is while it is read.
+type Reading = Option<Arc<Lock>>;
 
 /// Each workspace builds into its own `target`; that of a new slot begins with what a *base* has, which the
 /// pool built from a clean commit ([`prepare`](CacheStrategy::prepare)).
@@ -116,7 +119,21 @@ impl Seeded {
     /// Gives a slot what it may have, and takes from it what it must not have.
     async fn begin(&self, site: &CacheSite, confinement: Confinement) -> Result<Attachment> {
         let (cache, commit) = (self.setup.cache(), site.base.clone());
-        let base = blocking(move || Ok(base::choose(&cache, &commit))).await?;
+        let mut choice = blocking(move || Ok(base::choose(&cache, &commit))).await?;
+        let base = choice.base.take();
+        let is_none = base.is_none();
+        let begun = self.begin_from(site, confinement, base, &choice.lock).await?;
+        Ok(told_of(&choice, is_none, begun))
+    }
+
+    /// Does that with the base that was chosen, which `lock` keeps as it is.
+    async fn begin_from(
+        &self,
+        site: &CacheSite,
+        confinement: Confinement,
+        base: Option<(Base, Manifest)>,
+        lock: &Reading,
+    ) -> Result<Attachment> {
         self.set_pressure(site.in_use, base.as_ref().map(|(_, manifest)| manifest));
         self.install(site, base.as_ref(), &confinement)?;
         let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
@@ -130,20 +147,18 @@ impl Seeded {
         // Another workspace in it may have been built in nevertheless.
         blocking(move || note::begin(&dir, &place, &target, &commit)).await?;
         if !is_new {
-            return self.renew(site, base).await;
+            return self.renew(site, base, lock).await;
         }
         let stateless = base.as_ref().is_some_and(|(base, manifest)| !base.has_state(manifest));
         let unprepared = stateless && !self.lean_flag().exists();
         match base {
             Some(base) => {
-                let seeded = self.seed(site, base).await?;
+                let seeded = self.seed(site, base, lock).await?;
                 Ok(Attachment { unprepared: seeded.unprepared || unprepared, ..seeded })
             }
             None => {
-                self.renew(site, None).await?;
-                let reason = "nothing was built for this pool yet; `wtpool warm` does it ahead";
-                let none = self.attachment(false, Some(reason.to_owned()));
-                Ok(Attachment { unprepared: true, ..none })
+                self.renew(site, None, lock).await?;
+                Ok(Attachment { unprepared: true, ..self.attachment(false, None) })
             }
         }
     }
@@ -165,13 +180,22 @@ impl Seeded {
         .await
     }
 
-    async fn renew(&self, site: &CacheSite, base: Option<(Base, Manifest)>) -> Result<Attachment> {
+    async fn renew(
+        &self,
+        site: &CacheSite,
+        base: Option<(Base, Manifest)>,
+        lock: &Reading,
+    ) -> Result<Attachment> {
         let mut contents = self.setup.sources.files(&site.base).await?;
         base::keep_unicode(&mut contents);
         let canonical = install::canonical(&self.setup.cache())?;
         let (of, dir) = (site.clone(), slot_dir(&site.path).to_owned());
-        let times = match blocking(move || renew(&of, &canonical, base.as_ref(), &contents)).await?
-        {
+        let lock = lock.clone();
+        let renewed = blocking(move || {
+            let _lock = lock;
+            renew(&of, &canonical, base.as_ref(), &contents)
+        });
+        let times = match renewed.await? {
             Ok(None) => return Ok(self.attachment(true, None)),
             Ok(Some(times)) => times,
             Err(damage) => {
@@ -185,11 +209,16 @@ impl Seeded {
         Ok(self.attachment(true, None))
     }
 
-    async fn seed(&self, site: &CacheSite, from: (Base, Manifest)) -> Result<Attachment> {
+    async fn seed(
+        &self,
+        site: &CacheSite,
+        from: (Base, Manifest),
+        lock: &Reading,
+    ) -> Result<Attachment> {
         let (manifest, path) = (&from.1, site.path.clone());
         let found = blocking(move || Toolchain::find(&path)).await?;
         if let Some(why) = manifest.toolchain.difference(&found) {
-            self.renew(site, None).await?;
+            self.renew(site, None, lock).await?;
             let reason = format!("the base is of no use here: {why}");
             return Ok(Attachment { unprepared: true, ..self.attachment(false, Some(reason)) });
         }
@@ -198,7 +227,10 @@ impl Seeded {
         let same_commit = manifest.commit == site.base;
         let (path, commit) = (site.path.clone(), site.base.clone());
         let canonical = install::canonical(&self.setup.cache())?;
+        let empty = manifest.units.is_empty().then(|| nothing_in(&from.0, manifest));
+        let lock = lock.clone();
         let (seeded, left, times) = blocking(move || {
+            let _lock = lock;
             let (base, manifest) = &from;
             let looks = seed::Looks::new(manifest, same_commit, &contents, &path);
             let decision = seed::decide(manifest, same_commit, &contents, &looks);
@@ -209,11 +241,6 @@ impl Seeded {
             let note = Note { base: Some(base.number()), commit: Some(commit), ..Note::default() };
             note.write(slot_dir(&path))?;
             pool_core::fail_point!("cache-share::seeded::noted");
-            if !base.is_complete() {
-                let damage = Some("it was removed just now".to_owned());
-                let none = seed::Seeded { damage, ..seed::Seeded::default() };
-                return Ok((none, summary(&decision.left), decision.times));
-            }
             let seeded = seed::apply(base, manifest, &decision, slot_dir(&path), &path)?;
             if let Some(damage) = &seeded.damage {
                 base.condemn(damage);
@@ -227,10 +254,39 @@ impl Seeded {
         let unprepared = seeded.damage.is_some();
         let reason = match (seeded.damage, left) {
             (Some(damage), _) => Some(format!("a part of the base is damaged: {damage}")),
-            (None, left) => left,
+            (None, left) => left.or(empty),
         };
         Ok(Attachment { unprepared, ..self.attachment(seeded.units > 0, reason) })
     }
+}
+
+/// What is told of a lease beyond how it began: which bases were of no use for it, where that is
+/// news or leaves none.
+fn told_of(choice: &Choice, none: bool, begun: Attachment) -> Attachment {
+    let why = choice.damaged.first().or(choice.passed_over.first().filter(|_| none));
+    let reason = match why {
+        Some(why) if none && !begun.warm => Some(format!(
+            "nothing was built for this pool that can be used: {why}; `wtpool warm` builds another"
+        )),
+        None if none && !begun.warm => {
+            Some("nothing was built for this pool yet; `wtpool warm` does it ahead".to_owned())
+        }
+        why => why.cloned(),
+    };
+    // A build that came to nothing is not tried again for each lease.
+    let wanted = begun.unprepared || !choice.damaged.is_empty();
+    let unprepared = wanted && !(none && choice.failed_before);
+    let reason = match (reason, begun.reason) {
+        (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+        (one, other) => one.or(other),
+    };
+    Attachment { reason, unprepared, ..begun }
+}
+
+/// Why a slot has nothing of a base in which there is nothing.
+fn nothing_in(base: &Base, manifest: &Manifest) -> String {
+    let why = manifest.trouble.as_deref().unwrap_or("its build told of no compilation");
+    format!("there is nothing in base {}: {why}", base.number())
 }
 
 /// Brings a slot that was used before back to what the base has, as far as files came back. Returns the times
@@ -258,16 +314,16 @@ fn renew(
     }
     let plan = renew::plan(&decision, base, contents, &places, &note)
         .map_err(|e| Error::io(format!("read {}", site.path.display()), e))?;
+    // Whatever it is given now, its compilations begin with incremental state of that base.
+    if let Some((base, _)) = base {
+        note.base = Some(base.number());
+        note.write(dir)?;
+    }
     let Some(plan) = plan else { return Ok(Ok(None)) };
     let Some((base, manifest)) = base else {
         renew::outdate(&plan)?;
         return Ok(Ok(Some(plan.times)));
     };
-    note.base = Some(base.number());
-    note.write(dir)?;
-    if !base.is_complete() {
-        return Ok(Err("it was removed just now".to_owned()));
-    }
     let renewed = renew::apply(base, manifest, &plan, dir, &target).inspect_err(|_| {
         // Nothing is better than something that is only half of what it should be; and if that
         // stays, the next one finds out.
@@ -363,8 +419,8 @@ impl CacheStrategy for Seeded {
 
     async fn harvest(&self, site: &CacheSite) -> Result<()> {
         let (cache, commit) = (self.setup.cache(), site.base.clone());
-        let base = blocking(move || Ok(base::choose(&cache, &commit))).await?;
-        self.set_pressure(site.in_use.saturating_sub(1), base.as_ref().map(|(_, m)| m));
+        let base = blocking(move || Ok(base::preferred(&cache, &commit))).await?;
+        self.set_pressure(site.in_use.saturating_sub(1), base.as_ref());
         Ok(())
     }
 
@@ -385,24 +441,28 @@ impl CacheStrategy for Seeded {
         blocking(move || {
             let cache = this.setup.cache();
             install::tidy(&cache)?;
-            base::sweep(&cache, &|| this.used())
+            if !base::is_tidy(&cache) {
+                // `doctor` names what can't be removed.
+                let _ = base::tidy(&cache, usize::MAX, &|| this.used());
+            }
+            Ok(())
         })
         .await
     }
 
-    /// Removes bases, the oldest first; never one that a slot refers to.
+    /// Removes bases, the oldest first; never one that a slot refers to, or that is being built or
+    /// read.
     async fn trim(&self, budget: u64) -> Result<u64> {
         let this = self.clone();
         blocking(move || {
             let cache = this.setup.cache();
             let before = files::allocated(&[&cache]);
-            // What is being built is not complete, and somebody's.
-            let Some(_lock) = base::lock(&cache)? else { return Ok(0) };
             for keep in (0..base::all(&cache).len()).rev() {
                 if files::allocated(&[&cache]) <= budget {
                     break;
                 }
-                base::tidy(&cache, keep, &|| this.used())?;
+                // `doctor` names what can't be removed.
+                let _ = base::tidy(&cache, keep, &|| this.used());
             }
             Ok(before.saturating_sub(files::allocated(&[&cache])))
         })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -146,6 +147,39 @@ fn manifests(worktree: &Path) -> Vec<PathBuf> {
     manifests.map(walkdir::DirEntry::into_path).collect()
 }
 
+/// Empties the directories of profiles in a build directory, unless a build is running. Cargo's
+/// lock in each of them is held meanwhile, and stays: a cargo that waits for it has the file open.
+fn empty(dir: &Path) -> io::Result<()> {
+    let mut held: Vec<(PathBuf, File)> = Vec::new();
+    // In order, so that a directory comes before those inside it.
+    for path in files::tree(dir)? {
+        let profile = dir.join(path.parent().unwrap_or(Path::new("")));
+        let is_lock = path.file_name().is_some_and(|name| name == LOCK);
+        // What a build script had cargo build goes with the rest.
+        if !is_lock || held.iter().any(|(outer, _)| profile.starts_with(outer)) {
+            continue;
+        }
+        let lock = File::options().append(true).open(dir.join(&path))?;
+        match fs4::FileExt::try_lock(&lock) {
+            Ok(()) => held.push((profile, lock)),
+            Err(_) => return Ok(()),
+        }
+    }
+    for (profile, _) in &held {
+        for entry in fs::read_dir(profile)?.flatten() {
+            match entry.file_type()?.is_dir() {
+                _ if entry.file_name() == LOCK => {}
+                true => files::remove_tree(&entry.path())?,
+                false => files::remove(&entry.path())?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Cargo's lock of the directory of a profile.
+const LOCK: &str = ".cargo-lock";
+
 #[async_trait]
 impl CacheStrategy for SharedTarget {
     fn name(&self) -> &str {
@@ -192,7 +226,8 @@ impl CacheStrategy for SharedTarget {
         blocking(move || note::forget(&dir)).await
     }
 
-    /// Empties the build directory, unless it takes no more than `budget` or a build is running.
+    /// Empties the directories of all profiles, unless the build directory takes no more than
+    /// `budget` or a build is running.
     async fn trim(&self, budget: u64) -> Result<u64> {
         let dir = self.dir();
         blocking(move || {
@@ -200,28 +235,8 @@ impl CacheStrategy for SharedTarget {
             if size <= budget {
                 return Ok(0);
             }
-            let failed = |e| Error::io(format!("empty {}", dir.display()), e);
-            // Held until all is gone: cargo waits for them.
-            let mut held = Vec::new();
-            for path in files::tree(&dir).map_err(failed)? {
-                if path.file_name().is_some_and(|name| name == ".cargo-lock") {
-                    let lock =
-                        File::options().append(true).open(dir.join(&path)).map_err(failed)?;
-                    if fs4::FileExt::try_lock(&lock).is_err() {
-                        return Ok(0);
-                    }
-                    held.push(lock);
-                }
-            }
-            for entry in fs::read_dir(&dir).map_err(failed)?.flatten() {
-                let path = entry.path();
-                let removed = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    true => fs::remove_dir_all(&path),
-                    false => fs::remove_file(&path),
-                };
-                removed.map_err(failed)?;
-            }
-            Ok(size)
+            empty(&dir).map_err(|e| Error::io(format!("empty {}", dir.display()), e))?;
+            Ok(size.saturating_sub(files::allocated(&[&dir])))
         })
         .await
     }
@@ -229,5 +244,41 @@ impl CacheStrategy for SharedTarget {
     async fn usage(&self) -> Result<u64> {
         let dir = self.dir();
         blocking(move || Ok(files::allocated(&[&dir]))).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trimming_leaves_the_locks_that_a_waiting_cargo_has_open() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let write = |path: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().expect("it has one")).expect("made");
+            fs::write(path, "x").expect("written");
+        };
+        let nested = "debug/build/a/out/target/debug/.cargo-lock";
+        let profiles = ["debug", "x86_64-unknown-linux-gnu/release"];
+        for path in ["CACHEDIR.TAG", nested, "debug/deps/a.rlib", "begun/deps/b.rlib"] {
+            write(path);
+        }
+        profiles.iter().for_each(|profile| write(&format!("{profile}/{LOCK}")));
+        let lock = dir.path().join("debug").join(LOCK);
+        let waits = File::options().append(true).open(&lock).expect("opened");
+        fs4::FileExt::lock(&waits).expect("locked");
+        empty(dir.path()).expect("a build runs");
+        assert!(dir.path().join("debug/deps/a.rlib").exists());
+        fs4::FileExt::unlock(&waits).expect("unlocked");
+        empty(dir.path()).expect("emptied");
+        // A build that begins meanwhile has no lock yet.
+        let left = files::tree(dir.path()).expect("listed");
+        let expected =
+            ["CACHEDIR.TAG", "begun/deps/b.rlib", "debug/.cargo-lock"].map(PathBuf::from);
+        assert_eq!(left[..3], expected);
+        assert_eq!(left[3], Path::new(profiles[1]).join(LOCK));
+        let found = fs::metadata(&lock).expect("there");
+        assert!(crate::base::inode(&found) == crate::base::inode(&waits.metadata().expect("read")));
     }
 }

@@ -72,6 +72,11 @@ pub enum Prepared {
     Present,
     /// Another process is at it.
     Busy,
+    /// It could not be built; workspaces go on to start from what was built before.
+    Failed {
+        /// Why, and the end of what was said.
+        why: String,
+    },
     /// It is there now.
     Built {
         /// What did not go well, if anything: a part of it is missing, then.
@@ -105,7 +110,7 @@ pub trait CacheStrategy: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Any; workspaces then go on to start with what there is.
+    /// Any; workspaces then start with nothing, and [attachments](Attachment::reason) say why.
     async fn prepare(
         &self,
         base: &CommitId,

@@ -239,8 +239,17 @@ fn places(
     only("branches", &|name| numbers.contains(name))?;
     only("trash", &|_| false)?;
     only("cache", &|name| {
-        ["base", "base.lock", "lean", "shared", "worktree", "wrapper.lock", "wtpool-rustc"]
-            .contains(&name)
+        [
+            "base",
+            "base.lock",
+            "base.locks",
+            "lean",
+            "shared",
+            "worktree",
+            "wrapper.lock",
+            "wtpool-rustc",
+        ]
+        .contains(&name)
     })?;
     for number in &numbers {
         let slot = format!("slots/{number}");
@@ -263,12 +272,23 @@ fn places(
     }
     for base in names(&pool.join("cache/base"))? {
         let dir = format!("cache/base/{base}");
-        if !pool.join(&dir).join("manifest.json").exists() {
+        // One that is of no use stays for a slot that uses it, or to say why its build came to
+        // nothing.
+        let has = |name: &str| pool.join(&dir).join(name).exists();
+        if !has("manifest.json") && !has("condemned.json") {
             only("cache/base", &|name| name != base)?;
         }
         only(&dir, &|name| {
-            ["tree", "tree.git", ".cargo", "calls.jsonl", "build.log", "manifest.json"]
-                .contains(&name)
+            [
+                "tree",
+                "tree.git",
+                ".cargo",
+                "calls.jsonl",
+                "build.log",
+                "manifest.json",
+                "condemned.json",
+            ]
+            .contains(&name)
         })?;
         only(&format!("{dir}/.cargo"), &is_configuration)?;
     }

@@ -193,13 +193,14 @@ const PLAIN: Scenario = Scenario {
 };
 
 /// All of them.
-pub(super) const ALL: [Scenario; 16] = [
+pub(super) const ALL: [Scenario; 17] = [
     Scenario { name: "run", ..PLAIN },
     Scenario { name: "session", play: session, ..PLAIN },
     Scenario { name: "lingering", cap: 1, play: lingering, ..PLAIN },
     Scenario { name: "acquire", play: acquire, ..PLAIN },
     Scenario { name: "warm", play: warm, ..PLAIN },
     Scenario { name: "seeded", cache: "seeded", play: seeded, ..PLAIN },
+    Scenario { name: "condemned", cache: "seeded", play: condemned, ..PLAIN },
     Scenario { name: "shared-target", cache: "shared-target", play: shared_target, ..PLAIN },
     Scenario { name: "reaper", play: reaper, ..PLAIN },
     Scenario { name: "queue", cap: 1, play: queue, ..PLAIN },
@@ -270,6 +271,23 @@ fn seeded(play: &Play<'_>) -> Result {
     play.wtpool(&["release", "a"])?;
     play.wtpool(&["end-session", "s"])?;
     play.wtpool(&["prune", "--all"])?;
+    play.wtpool(&["cache", "trim"]).map(drop)
+}
+
+/// A base that is damaged, one whose build comes to nothing, and one that takes their place.
+fn condemned(play: &Play<'_>) -> Result {
+    play.wtpool(&["warm", "0"])?;
+    std::fs::remove_dir_all(play.pool_file("cache/base/1/tree/target"))?;
+    play.run(&["--linger", "0s"], "one")?;
+    let mut fails = play.command(&["warm", "0"]);
+    let output = fails.env("WTPOOL_CACHE__WARM_COMMAND", "exit 3").output()?;
+    if play.was_killed() {
+        return Err("killed".into());
+    }
+    if output.status.code() != Some(1) {
+        return Err(format!("a failing command: {}, not 1", output.status).into());
+    }
+    play.wtpool(&["warm", "0"])?;
     play.wtpool(&["cache", "trim"]).map(drop)
 }
 

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use fs4::TryLockError;
-use pool_core::{CommitId, ContentId, Error, Prepared, Result, Sources, open_plain};
+use pool_core::{CommitId, ContentId, Error, ErrorKind, Prepared, Result, Sources};
 
-use super::{Base, FORMAT, Manifest, all, analysis, choose, tidy, times};
+use super::life::{self, Building, LOG, Leftover};
+use super::{Base, FORMAT, Manifest, all, analysis, lock, times};
 use crate::cargo::{self, Toolchain, Workspace};
 use crate::confine::{Confinement, Surroundings};
 use crate::files;
@@ -38,99 +38,173 @@ pub(crate) struct Recipe {
     pub(crate) used: Box<dyn Fn() -> Vec<u64> + Send + Sync>,
 }
 
-const LOCK: &str = "base.lock";
-
-/// The lock of whoever builds; `None` when somebody else has it.
-pub(crate) fn lock(cache: &Path) -> Result<Option<File>> {
-    let path = cache.join(LOCK);
-    let failed = |e| Error::io(format!("lock {}", path.display()), e);
-    fs::create_dir_all(cache).map_err(failed)?;
-    let file = open_plain(File::options().create(true).append(true), &path).map_err(failed)?;
-    match fs4::FileExt::try_lock(&file) {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(e)) => Err(failed(e)),
-    }
-}
-
 /// Whether there is a base of `commit` that is whole, and that was made as one would be made today.
 fn is_present(cache: &Path, commit: &CommitId) -> bool {
-    let Some((base, manifest)) = choose(cache, commit) else { return false };
-    manifest.commit == *commit
-        && base.has_state(&manifest)
-        && base.obsolete(&manifest, &base.tree()).is_none()
+    all(cache).iter().any(|base| {
+        base.load().is_some_and(|manifest| {
+            manifest.commit == *commit
+                && base.has_state(&manifest)
+                && base.obsolete(&manifest, &base.tree()).is_none()
+        })
+    })
 }
 
-/// Whether somebody is building a base.
-pub(crate) fn is_being_built(cache: &Path) -> bool {
-    let Ok(file) = open_plain(File::options().read(true), &cache.join(LOCK)) else { return false };
-    // Shared: those who look do not take each other for a builder.
-    matches!(fs4::FileExt::try_lock_shared(&file), Err(TryLockError::WouldBlock))
-}
-
-/// Removes what those have left who were killed while they built a base, or removed one; unless somebody is
-/// building, who does so first of all.
-pub(crate) fn sweep(cache: &Path, used: &dyn Fn() -> Vec<u64>) -> Result<()> {
-    if all(cache).iter().all(Base::is_complete) {
-        return Ok(());
-    }
-    match lock(cache)? {
-        Some(_lock) => tidy(cache, usize::MAX, used),
-        None => Ok(()),
-    }
-}
-
-/// Builds a base of `commit`, unless there is one, or somebody else is at it. Whoever was killed at it
-/// leaves a directory without a manifest, which is removed here.
+/// Builds a base of `commit`, unless there is one, or another process builds.
+///
+/// # Errors
+///
+/// When no base could be built, and there is none that slots can start from.
 pub(crate) async fn build(
     sources: &dyn Sources,
     recipe: Recipe,
     commit: &CommitId,
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
 ) -> Result<Prepared> {
-    let Some(lock) = lock(&recipe.cache)? else { return Ok(Prepared::Busy) };
-    tidy(&recipe.cache, usize::MAX, &*recipe.used)?;
     let (cache, same) = (recipe.cache.clone(), commit.clone());
-    let present = blocking(move || Ok(is_present(&cache, &same))).await?;
+    let failed = |e| Error::io(format!("lock the bases in {}", recipe.cache.display()), e);
+    let Some(turn) = lock::turn(&cache).map_err(failed)? else { return Ok(Prepared::Busy) };
+    let (present, recipe) = blocking(move || {
+        warn(&life::tidy(&cache, usize::MAX, &*recipe.used));
+        Ok((is_present(&cache, &same), recipe))
+    })
+    .await?;
     if present {
         return Ok(Prepared::Present);
     }
-    let number = all(&recipe.cache).first().map_or(1, |newest| newest.number() + 1);
-    let base = Base { dir: recipe.cache.join("base").join(number.to_string()) };
-    fs::create_dir_all(&base.dir)
-        .map_err(|e| Error::io(format!("create {}", base.dir.display()), e))?;
+    let building = Building::reserve(&recipe.cache)?;
     pool_core::fail_point!("cache-share::base::begun");
     progress("checking out");
-    sources.export(commit, &base.tree()).await?;
-    let mut files = sources.files(commit).await?;
-    super::keep_unicode(&mut files);
+    let files = match export(sources, commit, &building.base).await {
+        Ok(files) => files,
+        Err(error) => {
+            blocking(move || {
+                building.abandon();
+                Ok(())
+            })
+            .await?;
+            return Err(error);
+        }
+    };
     pool_core::fail_point!("cache-share::base::exported");
     progress("building");
     let commit = commit.clone();
     let work = tokio::task::spawn_blocking(move || {
-        let manifest = make(&base, &recipe, commit, files)?;
-        pool_core::fail_point!("cache-share::base::built");
-        let trouble = manifest.trouble.clone();
-        let text = serde_json::to_vec(&manifest).map_err(|e| Error::io("write JSON", e.into()))?;
-        files::write(&base.manifest(), &text)
-            .map_err(|e| Error::io(format!("write {}", base.manifest().display()), e))?;
-        pool_core::fail_point!("cache-share::base::complete");
-        tidy(&recipe.cache, 1, &*recipe.used)?;
-        drop(lock);
-        Ok(Prepared::Built { trouble })
+        let prepared = build_in(building, &recipe, commit, files);
+        drop(turn);
+        prepared
     });
     work.await.unwrap_or_else(|e| {
         let message = "the building of a base ended unexpectedly";
-        Err(Error::new(pool_core::ErrorKind::Other, message).with_source(e))
+        Err(Error::new(ErrorKind::Other, message).with_source(e))
     })
 }
 
-fn make(
+async fn export(
+    sources: &dyn Sources,
+    commit: &CommitId,
     base: &Base,
+) -> Result<BTreeMap<PathBuf, ContentId>> {
+    sources.export(commit, &base.tree()).await?;
+    let mut files = sources.files(commit).await?;
+    super::keep_unicode(&mut files);
+    Ok(files)
+}
+
+fn build_in(
+    building: Building,
+    recipe: &Recipe,
+    commit: CommitId,
+    files: BTreeMap<PathBuf, ContentId>,
+) -> Result<Prepared> {
+    let manifest = match make(&building, recipe, commit.clone(), files) {
+        Ok(manifest) => manifest,
+        // It would be the same the next time.
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            building.fail(error.to_string(), &commit)?;
+            return Err(error);
+        }
+        Err(error) => {
+            building.abandon();
+            return Err(error);
+        }
+    };
+    pool_core::fail_point!("cache-share::base::built");
+    if let Some(why) = came_to_nothing(&manifest, recipe)
+        && building.damage(&manifest).is_none()
+    {
+        let log = building.base.dir.join(LOG);
+        let end = end_of(&log);
+        building.fail(why.clone(), &commit)?;
+        warn(&life::tidy(&recipe.cache, usize::MAX, &*recipe.used));
+        return came_to_nothing_because(&recipe.cache, &why, &log, &end);
+    }
+    let trouble = manifest.trouble.clone();
+    building.complete(&manifest)?;
+    warn(&life::tidy(&recipe.cache, 1, &*recipe.used));
+    Ok(Prepared::Built { trouble })
+}
+
+/// Why nothing that was built is of use to slots, if so.
+fn came_to_nothing(manifest: &Manifest, recipe: &Recipe) -> Option<String> {
+    if !manifest.units.is_empty() {
+        return None;
+    }
+    manifest.trouble.clone().or_else(|| {
+        // Without the wrapper, what was built can't be told.
+        recipe.wrapper.as_ref()?;
+        let command = recipe.command.as_ref()?;
+        Some(format!("`{command}` built nothing in the base's target directory"))
+    })
+}
+
+/// What is told of a build that came to nothing: an error, unless slots can start from another
+/// base.
+fn came_to_nothing_because(cache: &Path, why: &str, log: &Path, end: &str) -> Result<Prepared> {
+    let others = all(cache).into_iter().filter_map(|base| Some((base.load()?, base)));
+    let mut whole = others.filter(|(manifest, base)| base.damage(manifest).is_none());
+    if let Some((_, base)) = whole.next() {
+        let why = format!("{why}; new worktrees start from base {}{end}", base.number());
+        return Ok(Prepared::Failed { why });
+    }
+    Err(Error::new(ErrorKind::Other, format!("cannot build a base: {why}{end}"))
+        .with_hint(format!("the whole log: {}", log.display())))
+}
+
+/// The last lines of a log, each on a line of its own after a line that says so; empty if there are
+/// none.
+fn end_of(log: &Path) -> String {
+    /// So much of it is looked at.
+    const BYTES: u64 = 16 * 1024;
+    const LINES: usize = 20;
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
+        let mut text = Vec::new();
+        file.take(BYTES).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let text = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(LINES)..];
+    match last {
+        [] => String::new(),
+        _ => format!("\nthe end of its log:\n  {}", last.join("\n  ")),
+    }
+}
+
+fn warn(left: &[Leftover]) {
+    left.iter().for_each(Leftover::warn);
+}
+
+fn make(
+    building: &Building,
     recipe: &Recipe,
     commit: CommitId,
     files: BTreeMap<PathBuf, ContentId>,
 ) -> Result<Manifest> {
+    let base = &building.base;
     let tree = base.tree();
     let confinement = Confinement::of(&tree, &base.dir, &recipe.surroundings);
     install::put_only(&base.dir, &confinement)?;
@@ -168,7 +242,7 @@ fn make(
         None => Observed::begin(base, files.keys()),
     };
     let begun = SystemTime::now();
-    let trouble = run(base, recipe, observer)?;
+    let trouble = run(building, recipe, observer)?;
     times::send_back(&tree.join(&target), begun)?;
     // First of all, since looking at anything else lists it.
     let listed = observed.as_ref().map(|observed| observed.listed(&tree)).unwrap_or_default();
@@ -213,8 +287,9 @@ fn make(
 
 /// Runs what builds. What it says goes to a log; its failure is no error: what was built is of use
 /// nevertheless.
-fn run(base: &Base, recipe: &Recipe, observer: Option<&Path>) -> Result<Option<String>> {
-    let path = base.dir.join("build.log");
+fn run(building: &Building, recipe: &Recipe, observer: Option<&Path>) -> Result<Option<String>> {
+    let base = &building.base;
+    let path = base.dir.join(LOG);
     let writing = |e: io::Error| Error::io(format!("write {}", path.display()), e);
     let log = File::create(&path).map_err(writing)?;
     let (shown, mut command) = match &recipe.command {
@@ -234,9 +309,13 @@ fn run(base: &Base, recipe: &Recipe, observer: Option<&Path>) -> Result<Option<S
         command.env("CARGO_BUILD_JOBS", jobs.to_string());
     }
     let (out, err) = (log.try_clone().map_err(writing)?, log);
+    // If this process is killed, the base stays locked until the build has ended.
+    #[cfg(unix)]
+    command.stdin(building.lock.for_child().map_err(|e| Error::io("share a lock", e))?);
     let status = command.stdout(out).stderr(err).status();
     let status = status.map_err(|e| Error::io(format!("run {shown}"), e))?;
-    Ok((!status.success()).then(|| format!("`{shown}` failed in the base, see {}", path.display())))
+    Ok((!status.success())
+        .then(|| format!("`{shown}` failed in the base ({status}), see {}", path.display())))
 }
 
 /// The command that runs this program in the tree of the base, observed where that is possible.
@@ -349,19 +428,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_that_was_not_finished_is_swept_unless_somebody_builds() {
+    fn end_of_a_log_is_its_last_lines() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let base = |number: u64| Base { dir: dir.path().join("base").join(number.to_string()) };
-        for number in 1..=3 {
-            fs::create_dir_all(base(number).tree()).expect("made");
-        }
-        fs::write(base(1).manifest(), "{}").expect("written");
-        let building = lock(dir.path()).expect("opened").expect("nobody has it");
-        sweep(dir.path(), &Vec::new).expect("somebody builds");
-        assert!(base(2).dir.exists());
-        drop(building);
-        sweep(dir.path(), &|| vec![3]).expect("swept");
-        assert!(base(1).dir.exists() && !base(2).dir.exists());
-        assert!(base(3).dir.exists(), "a slot refers to it");
+        let log = dir.path().join(LOG);
+        assert_eq!(end_of(&log), "");
+        fs::write(&log, "").expect("written");
+        assert_eq!(end_of(&log), "");
+        let text: String = (0..3000).map(|n| format!("line {n}\n\n")).collect();
+        fs::write(&log, text).expect("written");
+        let end = end_of(&log);
+        assert!(end.starts_with("\nthe end of its log:\n  line 2980\n"), "{end}");
+        assert!(end.ends_with("\n  line 2999"), "{end}");
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pool_core::CacheFinding;
 
-use crate::base::{self, Base, Manifest};
+use crate::base::{self, Base, Manifest, State};
 use crate::confine;
 use crate::rustc::may_unshare;
 use crate::setup::{Lean, Setup};
@@ -23,13 +23,29 @@ pub(super) fn examine(setup: &Setup, workspace: &Path, lean: &Path) -> Vec<Cache
     if being_built {
         found.push(CacheFinding::fine("a base is being built"));
     }
-    let given_up = bases.iter().filter(|base| base.is_condemned()).count();
-    if given_up > 0 && complete.is_empty() && !being_built {
-        found.push(CacheFinding::trouble(
-            "the base was damaged, and was given up: somebody wrote into its files",
-            WARM,
-        ));
-    } else if complete.is_empty() && !being_built {
+    let mut given_up = Vec::new();
+    for base in &bases {
+        match base.state() {
+            State::Condemned(verdict) => {
+                given_up.push(format!("base {} was given up: {}", base.number(), verdict.why));
+            }
+            State::Unfinished => found.push(left_at(&base.dir)),
+            State::Building if !being_built => found.push(CacheFinding::fine(format!(
+                "the builder of base {} was killed, and what it started still runs",
+                base.number()
+            ))),
+            State::Building | State::Whole => {}
+        }
+    }
+    found.extend(base::leftovers(&cache).iter().map(|path| left_at(path)));
+    let is_wanted = complete.is_empty() && !being_built;
+    for why in given_up {
+        found.push(match is_wanted {
+            true => CacheFinding::trouble(why, WARM),
+            false => CacheFinding::fine(why),
+        });
+    }
+    if is_wanted {
         found.push(CacheFinding::trouble(
             "there is no base: the first build in a new worktree compiles everything",
             WARM,
@@ -47,6 +63,18 @@ pub(super) fn examine(setup: &Setup, workspace: &Path, lean: &Path) -> Vec<Cache
 }
 
 const WARM: &str = "`wtpool warm 0` builds one; so does, in the background, a lease that lasts";
+
+/// What is left of a base, and is in no other's way.
+fn left_at(path: &Path) -> CacheFinding {
+    CacheFinding::trouble(
+        format!("{} is left of a base that was removed, or not finished", path.display()),
+        format!(
+            "`wtpool prune` deletes it. If it stays, something in it can't be deleted: a mount, an immutable \
+             file, a directory of another user. When that is put right, run: rm -rf '{}'",
+            path.display()
+        ),
+    )
+}
 
 fn of_base(base: &Base, manifest: &Manifest, workspace: &Path) -> CacheFinding {
     let number = base.number();

@@ -8,7 +8,7 @@ use std::process::Command;
 use pool_core::Prepared;
 use testkit::git;
 
-use crate::support::{Lease, Workshop, assert_same, commit, look, request, write};
+use crate::support::{self, Lease, Workshop, assert_same, commit, look, request, write};
 
 const MAIN: &str =
     "fn main() {\n    println!(\"{} {}\", part::word(), itoa::Buffer::new().format(7));\n}\n";
@@ -302,7 +302,7 @@ fn a_base_whose_commit_is_gone() {
 /// Runs that test again in another process, as `script` says, in which `"$0"` is this program, and
 /// `"$@"` its arguments; unless that is not permitted.
 #[cfg(target_os = "linux")]
-fn again(test: &str, unshare: &[&str], script: &str, dir: &Path) {
+pub(crate) fn again(test: &str, unshare: &[&str], script: &str, dir: &Path) {
     let permitted = Command::new("unshare").args(unshare).arg("true").output();
     if !permitted.is_ok_and(|output| output.status.success()) {
         support::skipped("namespaces are not permitted here");
@@ -322,11 +322,9 @@ fn again(test: &str, unshare: &[&str], script: &str, dir: &Path) {
     assert!(said.contains("1 passed"), "{said}");
 }
 
-#[cfg(target_os = "linux")]
-
 /// Says that the test is the inner one, and in which directory.
 #[cfg(target_os = "linux")]
-const INSIDE: &str = "WTPOOL_TEST_INSIDE";
+pub(crate) const INSIDE: &str = "WTPOOL_TEST_INSIDE";
 
 /// In a mount namespace of its own, which ends with the process, whatever comes.
 #[cfg(target_os = "linux")]

@@ -1,6 +1,7 @@
 //! The integration tests of the crate, in one binary, which links once.
 
 mod audit;
+mod base;
 mod confine;
 mod damage;
 mod observe;

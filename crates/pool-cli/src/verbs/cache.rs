@@ -1,7 +1,9 @@
 //! `wtpool cache`.
 
+use std::time::Duration;
+
 use bytesize::ByteSize;
-use pool_core::{Prepared, SlotId};
+use pool_core::{Error, Prepared, SlotId};
 use serde::Serialize;
 
 use crate::background;
@@ -80,8 +82,11 @@ pub(crate) async fn build_base(global: &Global, base: String, strategy: &str) ->
     background::detach();
     background::yield_to_others();
     let context = Context::open(global, Some(strategy), Access::Visit)?;
-    if context.exists {
-        context.pool.prepare_cache(Some(base), None, &|_| ()).await?;
+    if context.exists
+        && let Prepared::Failed { why } =
+            context.pool.prepare_cache(Some(base), None, &|_| ()).await?
+    {
+        context.out.remark(format!("wtpool: {FAILED}: {why}"));
     }
     Ok(0)
 }
@@ -100,32 +105,41 @@ pub(crate) fn start_if_missing(context: &Context, lease: &pool_core::Lease) {
     }
 }
 
-/// Builds it now, while somebody waits.
-pub(crate) async fn prepare(context: &Context, base: Option<String>) -> Result<()> {
+/// How often a process that waits for another one's build looks whether that has ended.
+const BUILT_YET: Duration = Duration::from_millis(200);
+
+const FAILED: &str = "the base of the build cache could not be built";
+
+/// Builds the base now. Waits for another process that builds one. Returns why there is none
+/// afterwards, if a strategy builds one at all.
+pub(crate) async fn prepare(context: &Context, base: Option<String>) -> Option<Error> {
     let progress = Progress::spinner(&context.out, "building the base of the build cache");
     let origin = context.repository.worktree().map(std::path::Path::to_owned);
     let tell = |step: &str| progress.message(format!("the base of the build cache: {step}"));
-    let prepared = context.pool.prepare_cache(base, origin, &tell).await;
+    let mut waits = false;
+    let prepared = loop {
+        match context.pool.prepare_cache(base.clone(), origin.clone(), &tell).await {
+            Ok(Prepared::Busy) => {
+                if !waits {
+                    waits = true;
+                    tell("another process builds it");
+                    context.out.remark("wtpool: waiting for another process that builds the base");
+                }
+                tokio::time::sleep(BUILT_YET).await;
+            }
+            prepared => break prepared,
+        }
+    };
     drop(progress);
-    match prepared {
-        Ok(Prepared::Built { trouble: None }) => {
-            context.out.remark("wtpool: the base of the build cache is built");
-        }
+    let said = match prepared {
+        Ok(Prepared::Built { trouble: None }) => "the base of the build cache is built".to_owned(),
         Ok(Prepared::Built { trouble: Some(trouble) }) => {
-            context
-                .out
-                .remark(format!("wtpool: the base of the build cache is incomplete: {trouble}"));
+            format!("the base of the build cache is incomplete: {trouble}")
         }
-        Ok(Prepared::Busy) => {
-            context
-                .out
-                .remark("wtpool: the base of the build cache is being built by another process");
-        }
-        Ok(_) => {}
-        // A cache never keeps anybody from working.
-        Err(error) => {
-            context.out.remark(format!("wtpool: there is no base of the build cache: {error}"))
-        }
-    }
-    Ok(())
+        Ok(Prepared::Failed { why }) => format!("{FAILED}: {why}"),
+        Ok(_) => return None,
+        Err(error) => return Some(error),
+    };
+    context.out.remark(format!("wtpool: {said}"));
+    None
 }

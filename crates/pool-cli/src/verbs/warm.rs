@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::Global;
 use crate::context::{Access, Context};
-use crate::error::Result;
+use crate::error::{self, Result};
 use crate::output::counted;
 use crate::progress::Progress;
 use crate::reaper;
@@ -25,7 +25,7 @@ pub(crate) async fn perform(
 ) -> Result<u8> {
     let context = Context::open(global, cache, Access::Lease)?;
     let count = count.unwrap_or(context.settings.keep_warm);
-    super::cache::prepare(&context, base.clone()).await?;
+    let no_base = super::cache::prepare(&context, base.clone()).await;
     let origin = context.repository.worktree().map(Path::to_owned);
     context.leave_slot();
     let progress = Progress::steps(&context.out, u64::from(count), "warming");
@@ -58,5 +58,9 @@ pub(crate) async fn perform(
             context.out.exactly(&path.display().to_string())?;
         }
     }
-    Ok(0)
+    // Slots are made all the same: builds in them are right, and start from nothing.
+    let Some(why) = no_base else { return Ok(0) };
+    let message = format!("there is no base of the build cache: {why}");
+    error::tell(why.kind().as_str(), &message, why.hint(), context.out.json);
+    Ok(1)
 }

@@ -1,6 +1,7 @@
 //! Builds in leases, with real cargo, and the room that a pool takes.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -133,6 +134,83 @@ fn the_doctor_knows_the_base() {
     says(&bench, "ok", "start from base 3");
     let ran = bench.ok(&["run", "--base", "HEAD", "--", "sh", "-c", BUILD]);
     assert_eq!(ran.out, "0\none\n", "{ran:?}");
+}
+
+/// What a killed process has started still builds: its base is neither deleted nor built into.
+#[test]
+fn base_of_a_killed_warm_stays_until_its_build_has_ended() {
+    let bench = cargo_bench();
+    let [begun, go_on] = ["begun", "go-on"].map(|name| bench.home.path().join(name));
+    let waits = format!(
+        "touch '{}'; until [ -e '{}' ]; do sleep 0.05; done; mkdir -p target/late; cargo build",
+        begun.display(),
+        go_on.display()
+    );
+    let slow = bench.wtpool(&["warm", "0"]).env("WTPOOL_CACHE__WARM_COMMAND", waits).spawn();
+    let mut slow = slow.expect("it starts");
+    eventually("the build begins", || begun.exists());
+    slow.kill().expect("it runs");
+    slow.wait().expect("it ends");
+    let base = |number: u32| bench.pool().join(format!("cache/base/{number}"));
+    bench.ok(&["cache", "trim"]);
+    bench.ok(&["prune"]);
+    assert!(base(1).join("tree/Cargo.toml").exists(), "deleted under a build");
+    let warmed = bench.ok(&["warm", "0"]);
+    assert!(warmed.err.contains("the base of the build cache is built"), "{warmed:?}");
+    assert!(base(2).join("manifest.json").exists() && !base(2).join("tree/target/late").exists());
+    fs::write(&go_on, "").expect("written");
+    eventually("what it left is removed", || {
+        bench.ok(&["prune"]);
+        !base(1).exists()
+    });
+    let ran = bench.ok(&["run", "--", "sh", "-c", BUILD]);
+    assert_eq!(ran.out, "0\none\n", "{ran:?}");
+}
+
+#[test]
+fn warm_that_leaves_no_base_fails_and_shows_the_log() {
+    let bench = cargo_bench().var("WTPOOL_CACHE__WARM_COMMAND", "echo it goes wrong; exit 3");
+    let ran = bench.run(&["warm", "1"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("there is no base of the build cache"), "{ran:?}");
+    assert!(ran.err.contains("the end of its log:\n  it goes wrong\n"), "{ran:?}");
+    assert_eq!(ran.out.lines().count(), 1, "the slot is made all the same: {ran:?}");
+    let ran = bench.run(&["warm", "1", "--json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let error: serde_json::Value = serde_json::from_str(&ran.err).expect("one document");
+    assert!(error["error"]["message"].as_str().expect("text").contains("it goes wrong"), "{error}");
+    says(&bench, "note", "base 2 was given up: `echo it goes wrong; exit 3` failed");
+    bench.acquire(&["--name", "cold"]);
+    let shown = bench.json(&["show", "cold"]);
+    assert!(shown["cache"]["reason"].as_str().expect("a reason").contains("exit status: 3"));
+}
+
+/// A second `warm` returns when there is a base, not before.
+#[test]
+fn warm_waits_for_another_that_builds() {
+    let bench = cargo_bench();
+    let [begun, go_on] = ["begun", "go-on"].map(|name| bench.home.path().join(name));
+    let waits = format!(
+        "touch '{}'; until [ -e '{}' ]; do sleep 0.05; done; cargo build",
+        begun.display(),
+        go_on.display()
+    );
+    let bench = bench.var("WTPOOL_CACHE__WARM_COMMAND", &waits);
+    let first = bench.spawn(&["warm", "0"]);
+    eventually("the build begins", || begun.exists());
+    let mut second = bench.spawn(&["warm", "0"]);
+    let mut said = BufReader::new(second.stderr.take().expect("a pipe")).lines();
+    let waits = said.find(|line| line.as_ref().expect("UTF-8").contains("waiting for another"));
+    assert!(waits.is_some(), "it does not wait");
+    fs::write(&go_on, "").expect("written");
+    let rest = std::thread::spawn(move || said.map_while(|line| line.ok()).collect::<Vec<_>>());
+    for warm in [first, second] {
+        let ended = warm.wait_with_output().expect("it ends");
+        assert!(ended.status.success(), "{ended:?}");
+    }
+    rest.join().expect("read");
+    assert!(bench.pool().join("cache/base/1/manifest.json").exists());
+    assert!(!bench.pool().join("cache/base/2").exists());
 }
 
 #[test]

@@ -1,15 +1,75 @@
 //! What keeps builds apart.
 
-use super::CACHE;
+use super::{CACHE, CLI};
 use crate::mutants::Guard;
 use crate::named::{it, unit};
 
 pub(super) const GUARDS: &[Guard] = &[
     Guard {
         name: "base-that-is-used-by-now",
-        file: "crates/cache-share/src/base.rs",
-        edits: &[("if is_used() { self.stay() }", "if is_used() && false { self.stay() }")],
-        tests: &[unit(CACHE, "base::tests::base_that_a_slot_takes_while_it_is_removed_stays")],
+        file: "crates/cache-share/src/base/life.rs",
+        edits: &[("if is_used() {", "if is_used() && false {")],
+        tests: &[unit(
+            CACHE,
+            "base::life::tests::base_that_a_slot_takes_while_it_is_removed_stays",
+        )],
+    },
+    Guard {
+        name: "numbers-of-bases-given-once",
+        file: "crates/cache-share/src/base/life.rs",
+        edits: &[("[\"base\", LOCKS, REMOVED].into_iter()", "[\"base\"].into_iter()")],
+        tests: &[unit(CACHE, "base::life::tests::base_goes_through_its_states")],
+    },
+    Guard {
+        name: "bases-that-failed-in-part-apart",
+        file: "crates/cache-share/src/base/life.rs",
+        edits: &[("if trouble.is_some() {", "if trouble.is_some() && false {")],
+        tests: &[unit(CACHE, "base::life::tests::base_that_failed_in_part_displaces_no_whole_one")],
+    },
+    Guard {
+        name: "base-that-is-what-its-manifest-says",
+        file: "crates/cache-share/src/base/choose.rs",
+        edits: &[(
+            "match base.damage(&manifest) {",
+            "match base.damage(&manifest).filter(|_| false) {",
+        )],
+        tests: &[unit(
+            CACHE,
+            "base::choose::tests::whole_base_is_chosen_before_a_newer_broken_one",
+        )],
+    },
+    Guard {
+        name: "base-locked-while-it-is-read",
+        file: "crates/cache-share/src/base/choose.rs",
+        edits: &[("choice.lock = Some(Arc::new(lock));", "drop(lock);")],
+        tests: &[unit(CACHE, "base::choose::tests::chosen_base_is_locked")],
+    },
+    Guard {
+        name: "build-that-keeps-its-lock",
+        file: "crates/cache-share/src/base/build.rs",
+        edits: &[(
+            "command.stdin(building.lock.for_child().map_err(|e| Error::io(\"share a lock\", e))?);",
+            "let _ = building.lock.for_child();",
+        )],
+        tests: &[it(CLI, "cache::base_of_a_killed_warm_stays_until_its_build_has_ended")],
+    },
+    Guard {
+        name: "read-only-directories-of-a-base",
+        file: "crates/cache-share/src/files/remove.rs",
+        edits: &[("rustix::fs::fchmod(dir, Mode::RWXU)?;", "")],
+        tests: &[it(CACHE, "base::base_with_read_only_directories_is_removed_like_any_other")],
+    },
+    Guard {
+        name: "mounts-in-a-base",
+        file: "crates/cache-share/src/files/remove.rs",
+        edits: &[
+            ("if found.st_dev != self.device {", "if found.st_dev != self.device && false {"),
+            (
+                "if rustix::fs::fstat(&dir)?.st_dev != self.device {",
+                "if rustix::fs::fstat(&dir)?.st_dev != self.device && false {",
+            ),
+        ],
+        tests: &[it(CACHE, "base::base_that_cant_be_removed_is_set_aside_and_named")],
     },
     Guard {
         name: "programs-of-ones-own",
