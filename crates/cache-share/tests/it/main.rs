@@ -4,6 +4,8 @@ mod audit;
 mod base;
 mod confine;
 mod damage;
+#[cfg(unix)]
+mod outputs;
 mod random;
 mod renew;
 mod sccache;
