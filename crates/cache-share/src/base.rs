@@ -25,6 +25,7 @@ mod choose;
 mod elf;
 mod life;
 mod lock;
+mod strays;
 pub(crate) mod times;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use account::{Account, Look};
 
 use crate::cargo::Toolchain;
-use crate::files::{self, Recorded};
+use crate::files::{self, Link, Recorded};
 
 pub(crate) use analysis::hash_in;
 pub(crate) use build::{Recipe, build};
@@ -87,21 +88,14 @@ impl Manifest {
     fn stays_inside(&self) -> bool {
         let of_units = self.units.iter().flat_map(|unit| {
             let files = unit.files().map(|file| &file.path);
-            files.chain(&unit.dirs)
+            files.chain(&unit.dirs).chain(unit.links.iter().map(|link| &link.path))
         });
-        of_units.chain(&self.states).chain([&self.target]).all(|path| {
-            let mut parts = path.components().peekable();
-            parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
-        })
-    }
-}
-
-#[cfg(test)]
-impl Unit {
-    /// One without files.
-    pub(crate) fn named(name: &str, account: Option<Account>) -> Self {
-        let (local, shared, copied, dirs) = Default::default();
-        Self { name: name.to_owned(), local, shared, copied, dirs, account }
+        let mut links = self.units.iter().flat_map(|unit| &unit.links);
+        links.all(|link| link.stays_in(Path::new("")))
+            && of_units.chain(&self.states).chain([&self.target]).all(|path| {
+                let mut parts = path.components().peekable();
+                parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+            })
     }
 }
 
@@ -130,20 +124,22 @@ impl Manifest {
 }
 
 /// What cargo builds, and checks the freshness of, as one thing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Unit {
     /// The package's name and cargo's hash of the unit.
     pub(crate) name: String,
     /// `None`: of a package that can't change, from a registry or a git commit.
     pub(crate) local: Option<Local>,
-    /// What is only ever replaced.
+    /// What rustc only ever replaces: libraries of Rust's, and procedural macros.
     pub(crate) shared: Vec<Recorded>,
-    /// What is written in place.
+    /// All else: something may write into it.
     pub(crate) copied: Vec<Recorded>,
-    /// Directories that must be there, even if nothing is in them.
+    /// Directories that must be there, even if nothing is in them. Each comes before those in it.
     pub(crate) dirs: Vec<PathBuf>,
     /// What it looked at; `None` where that cannot be observed.
     pub(crate) account: Option<Account>,
+    /// Symbolic links.
+    pub(crate) links: Vec<Link>,
 }
 
 impl Unit {
@@ -157,6 +153,14 @@ impl Unit {
     /// All its files.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Recorded> {
         self.shared.iter().chain(&self.copied)
+    }
+
+    /// What of it is not what it was, if anything is, in the base's target directory.
+    pub(crate) fn damage(&self, target: &Path) -> Option<&Path> {
+        let mut files = self.files().filter(|file| !file.is_intact(target));
+        let mut links = self.links.iter().filter(|link| !link.is_intact(target));
+        let file = files.next().map(|file| &*file.path);
+        file.or_else(|| links.next().map(|link| &*link.path))
     }
 }
 
@@ -241,11 +245,8 @@ impl Base {
         if let Some(missing) = dirs.find(|dir| !is_dir(dir)) {
             return Some(format!("{} is not there", missing.display()));
         }
-        let files = manifest.units.iter().flat_map(Unit::files);
-        let mut damaged = files.filter(|file| !file.is_intact(&target));
-        damaged
-            .next()
-            .map(|file| format!("{} is not what it was", target.join(&file.path).display()))
+        let mut damaged = manifest.units.iter().filter_map(|unit| unit.damage(&target));
+        damaged.next().map(|path| format!("{} is not what it was", target.join(path).display()))
     }
 
     /// Why it would be built anew for slots that start from its own commit, if it would; where everything is

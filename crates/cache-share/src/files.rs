@@ -4,7 +4,7 @@ mod remove;
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use pool_core::{Error, Result};
@@ -19,6 +19,8 @@ pub(crate) struct Recorded {
     pub(crate) path: PathBuf,
     pub(crate) size: u64,
     pub(crate) modified: SystemTime,
+    /// Its permission bits; 0 where there are none.
+    pub(crate) mode: u32,
 }
 
 impl Recorded {
@@ -28,7 +30,8 @@ impl Recorded {
         if !meta.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a file"));
         }
-        Ok(Self { path: path.to_owned(), size: meta.len(), modified: meta.modified()? })
+        let (size, modified) = (meta.len(), meta.modified()?);
+        Ok(Self { path: path.to_owned(), size, modified, mode: mode(&meta) })
     }
 
     /// Whether the file below `root` is the one that was recorded.
@@ -41,6 +44,82 @@ impl Recorded {
         let found = fs::symlink_metadata(root.join(&self.path));
         found.is_ok_and(|meta| meta.is_file() && (meta.len() > 0 || self.size == 0))
     }
+}
+
+#[cfg(unix)]
+fn mode(meta: &fs::Metadata) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    meta.permissions().mode() & 0o7777
+}
+
+#[cfg(not(unix))]
+fn mode(_: &fs::Metadata) -> u32 {
+    0
+}
+
+/// A symbolic link that leads nowhere but into the tree it is given with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Link {
+    /// Relative to the target directory.
+    pub(crate) path: PathBuf,
+    /// What it says.
+    pub(crate) to: PathBuf,
+}
+
+impl Link {
+    /// Whether the link below `root` is the one that was recorded.
+    pub(crate) fn is_intact(&self, root: &Path) -> bool {
+        fs::read_link(root.join(&self.path)).is_ok_and(|to| to == self.to)
+    }
+
+    /// Whether it leads to something below `dir`, wherever that lies. It may only go up before it goes down: then
+    /// each directory that it goes up from is the one that it is in, and not where another link leads.
+    pub(crate) fn stays_in(&self, dir: &Path) -> bool {
+        let Some(inside) = self.path.strip_prefix(dir).ok().and_then(Path::parent) else {
+            return false;
+        };
+        let mut parts = self.to.components().peekable();
+        let mut depth = inside.components().count();
+        while parts.next_if(|part| *part == Component::ParentDir).is_some() {
+            let Some(up) = depth.checked_sub(1) else { return false };
+            depth = up;
+        }
+        self.to != Path::new("") && parts.all(|part| matches!(part, Component::Normal(_)))
+    }
+
+    /// Makes it below `root`.
+    #[cfg(unix)]
+    pub(crate) fn make(&self, root: &Path) -> io::Result<()> {
+        std::os::unix::fs::symlink(&self.to, root.join(&self.path))
+    }
+
+    /// Makes it below `root`.
+    #[cfg(not(unix))]
+    pub(crate) fn make(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Gives the directory `to` the permissions of `from`.
+pub(crate) fn copy_mode(from: &Path, to: &Path) -> io::Result<()> {
+    let (wanted, found) = (fs::metadata(from)?, fs::metadata(to)?);
+    if mode(&wanted) == mode(&found) {
+        return Ok(());
+    }
+    fs::set_permissions(to, wanted.permissions())
+}
+
+/// How many names a file has; `None` where that can't be told.
+#[cfg(unix)]
+pub(crate) fn names(meta: &fs::Metadata) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Some(meta.nlink())
+}
+
+/// How many names a file has; `None` where that can't be told.
+#[cfg(not(unix))]
+pub(crate) fn names(_: &fs::Metadata) -> Option<u64> {
+    None
 }
 
 /// Makes `to` the same file as `from`: a clone that shares its blocks where the filesystem can do
@@ -89,9 +168,9 @@ pub(crate) fn set_modified(path: &Path, modified: SystemTime) -> io::Result<()> 
     file.set_modified(modified)
 }
 
-/// Makes `to` a directory with the files of `from`, times included: the same files, but those that are
-/// `private` are copied, and so is what can't have another name. Links are left out.
-pub(crate) fn share_tree(from: &Path, to: &Path, private: fn(&Path) -> bool) -> io::Result<()> {
+/// Makes `to` a directory with the files of `from`, times included: the same files where `is_replaced` says that
+/// nothing writes into one, else copies, and so for what can't have another name. Links are left out.
+pub(crate) fn share_tree(from: &Path, to: &Path, is_replaced: fn(&Path) -> bool) -> io::Result<()> {
     fs::create_dir_all(to)?;
     let mut made = None;
     for path in tree(from)? {
@@ -102,7 +181,7 @@ pub(crate) fn share_tree(from: &Path, to: &Path, private: fn(&Path) -> bool) -> 
             fs::create_dir_all(&parent)?;
             made = Some(parent);
         }
-        if private(&path) || share(&source, &target, modified).is_err() {
+        if !is_replaced(&path) || share(&source, &target, modified).is_err() {
             copy(&source, &target, modified)?;
         }
     }
@@ -121,6 +200,46 @@ pub(crate) fn tree(dir: &Path) -> io::Result<Vec<PathBuf>> {
             Ok(_) => {}
             Err(e) if e.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => {}
             Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(found)
+}
+
+/// All that is below a directory, relative to it. Each directory comes before what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tree {
+    pub(crate) files: Vec<PathBuf>,
+    /// Symbolic links, and what they say.
+    pub(crate) links: Vec<Link>,
+    pub(crate) dirs: Vec<PathBuf>,
+    /// What can be given to nobody: sockets and the like, and what can't be named in a document.
+    pub(crate) others: Vec<PathBuf>,
+}
+
+/// Lists all that is below a directory. No link is followed. Empty when there is no such directory.
+pub(crate) fn whole_tree(dir: &Path) -> io::Result<Tree> {
+    let mut found = Tree::default();
+    for entry in walkdir::WalkDir::new(dir).min_depth(1).sort_by_file_name() {
+        let entry = match entry {
+            Err(e) if e.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound) => continue,
+            other => other?,
+        };
+        let Ok(path) = entry.path().strip_prefix(dir).map(Path::to_owned) else { continue };
+        let kind = entry.file_type();
+        if kind.is_symlink() {
+            let to = fs::read_link(entry.path())?;
+            match to.to_str().and(path.to_str()) {
+                Some(_) => found.links.push(Link { path, to }),
+                None => found.others.push(path),
+            }
+        } else if path.to_str().is_none() {
+            found.others.push(path);
+        } else if kind.is_dir() {
+            found.dirs.push(path);
+        } else if kind.is_file() {
+            found.files.push(path);
+        } else {
+            found.others.push(path);
         }
     }
     Ok(found)
@@ -241,6 +360,38 @@ mod tests {
         assert!(recorded.is_intact(dir.path()));
         fs::remove_file(&from).expect("removed");
         assert!(!recorded.is_intact(dir.path()));
+    }
+
+    #[test]
+    fn link_that_goes_up_and_down_again_stays_inside() {
+        let stays = |path: &str, to: &str| {
+            Link { path: path.into(), to: to.into() }.stays_in(Path::new("build/a-1"))
+        };
+        for to in ["libfoo.so.1", "../b", "../../output", "gone/x"] {
+            assert!(stays("build/a-1/out/lib/libfoo.so", to), "{to}");
+        }
+        for to in ["/etc/passwd", "../../../b-2/out", "sub/../../../..", "x/..", "", "./../../../x"]
+        {
+            assert!(!stays("build/a-1/out/lib/libfoo.so", to), "{to}");
+        }
+        assert!(!stays("build/b-2/out/x", "y"), "it is in another tree");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn whole_tree_has_links_and_empty_directories() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir_all(dir.path().join("a/empty")).expect("made");
+        fs::write(dir.path().join("a/file"), "").expect("written");
+        std::os::unix::fs::symlink("file", dir.path().join("a/link")).expect("linked");
+        std::os::unix::net::UnixListener::bind(dir.path().join("a/socket")).expect("bound");
+        let found = whole_tree(dir.path()).expect("read");
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(found.files, paths(&["a/file"]));
+        assert_eq!(found.links, [Link { path: "a/link".into(), to: "file".into() }]);
+        assert_eq!(found.dirs, paths(&["a", "a/empty"]));
+        assert_eq!(found.others, paths(&["a/socket"]));
+        assert_eq!(whole_tree(&dir.path().join("gone")).expect("read"), Tree::default());
     }
 
     #[cfg(unix)]

@@ -9,7 +9,7 @@ use testkit::fuzz::damage;
 
 use crate::base::account::{Account, Look};
 use crate::base::{Base, Local, Manifest, Unit};
-use crate::files::Recorded;
+use crate::files::{Link, Recorded};
 use crate::identity::Identity;
 use crate::note::{self, Note};
 use crate::{depinfo, rustc};
@@ -20,6 +20,7 @@ fn manifest() -> String {
         path: path.into(),
         size: 7,
         modified: std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_600_000_000, 7),
+        mode: 0o644,
     };
     let local = Local {
         package: "part".into(),
@@ -37,6 +38,10 @@ fn manifest() -> String {
         copied: vec![file("debug/.fingerprint/part-0123456789abcdef/lib-part")],
         dirs: vec!["debug/build/part-0123456789abcdef/out".into()],
         account: Some(Account { looks: [0].into(), ..Account::default() }),
+        links: vec![Link {
+            path: "debug/build/part-0123456789abcdef/out/link".into(),
+            to: "../beside".into(),
+        }],
     }];
     manifest.looks = vec![Look::Tree("part/src/lib.rs".into())];
     manifest.read_silently = Some(vec!["data.txt".into()]);
@@ -64,7 +69,8 @@ fn places(manifest: &Manifest) -> impl Iterator<Item = &PathBuf> {
         .units
         .iter()
         .flat_map(|unit| {
-            unit.shared.iter().chain(&unit.copied).map(|file| &file.path).chain(&unit.dirs)
+            let links = unit.links.iter().map(|link| &link.path);
+            unit.files().map(|file| &file.path).chain(&unit.dirs).chain(links)
         })
         .chain(&manifest.states)
         .chain([&manifest.target])
@@ -80,9 +86,14 @@ fn a_base_that_leads_out_of_itself_is_none() {
         "\"debug/deps/libpart-0123456789abcdef.rlib\"",
         "\"debug/.fingerprint/part-0123456789abcdef/lib-part\"",
         "\"debug/build/part-0123456789abcdef/out\"",
+        "\"debug/build/part-0123456789abcdef/out/link\"",
+        "\"../beside\"",
     ] {
         assert!(good.contains(inside), "{inside}");
         for outside in ["../outside", "/nowhere/at/all", "a/../../outside", ""] {
+            if inside.contains("..") && outside == "../outside" {
+                continue;
+            }
             let key = if inside.contains(':') { "\"target\":" } else { "" };
             let text = good.replace(inside, &format!("{key}\"{outside}\""));
             let (_dir, base) = base_with(text.as_bytes());

@@ -93,7 +93,7 @@ pub(crate) fn plan<'a>(
         let is_there = |file: &Recorded| {
             if unchanged { file.is_there(target) } else { file.is_intact(target) }
         };
-        unit.files().all(is_there)
+        unit.files().all(is_there) && unit.links.iter().all(|link| link.is_intact(target))
     };
     let (kept, given): (Vec<_>, Vec<_>) = decision.units.iter().copied().partition(is_good);
     if unchanged && (given.is_empty() || kept.is_empty()) {
@@ -365,9 +365,8 @@ pub(crate) fn apply(
     target: &Path,
 ) -> Result<Seeded> {
     let from = base.tree().join(&manifest.target);
-    let mut files = plan.given.iter().flat_map(|unit| unit.files());
-    if let Some(file) = files.find(|file| !file.is_intact(&from)) {
-        let damage = format!("{} is not what it was", from.join(&file.path).display());
+    if let Some(path) = plan.given.iter().find_map(|unit| unit.damage(&from)) {
+        let damage = format!("{} is not what it was", from.join(path).display());
         // They are the last holder's.
         let given = plan.given.iter().filter_map(|unit| fingerprint_dir(unit));
         given.map(|dir| target.join(dir)).try_for_each(|dir| disbelieve(&dir))?;
@@ -381,6 +380,7 @@ pub(crate) fn apply(
         fingerprint_dir(unit).map_or(Ok(()), |dir| files::discard_tree(&target.join(dir)))?;
         unit.dirs.iter().try_for_each(|dir| files::discard_tree(&target.join(dir)))?;
         unit.files().try_for_each(|file| files::discard(&target.join(&file.path)))?;
+        unit.links.iter().try_for_each(|link| files::discard(&target.join(&link.path)))?;
     }
     seed::fill(base, manifest, &plan.given, target)
         .map_err(|(path, e)| Error::io(format!("seed {}", path.display()), e))

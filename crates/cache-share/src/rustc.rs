@@ -25,6 +25,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +87,9 @@ impl Config {
 /// One call of rustc while a base is built, as cargo made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Call {
-    /// Cargo's hash of the unit.
+    /// When it began.
+    pub(crate) time: SystemTime,
+    /// Cargo's hash of the unit; empty where it is not in the names of the outputs.
     pub(crate) hash: String,
     pub(crate) crate_name: String,
     pub(crate) package: String,
@@ -96,6 +99,34 @@ pub(crate) struct Call {
     pub(crate) out_dir: PathBuf,
     /// `OUT_DIR`: where its build script wrote.
     pub(crate) script_out: Option<PathBuf>,
+    /// Whether it makes a procedural macro.
+    pub(crate) is_macro: bool,
+    /// Whether a build script had cargo make it.
+    pub(crate) nested: bool,
+}
+
+impl Call {
+    /// What the names of its outputs begin with, after `lib` for those of libraries.
+    pub(crate) fn stem(&self) -> String {
+        args::stem(&self.crate_name, Some(&*self.hash).filter(|hash| !hash.is_empty()))
+    }
+}
+
+#[cfg(test)]
+impl Default for Call {
+    fn default() -> Self {
+        Self {
+            time: SystemTime::UNIX_EPOCH,
+            hash: String::new(),
+            crate_name: String::new(),
+            package: String::new(),
+            manifest_dir: PathBuf::new(),
+            out_dir: PathBuf::new(),
+            script_out: None,
+            is_macro: false,
+            nested: false,
+        }
+    }
 }
 
 /// Whether this process was started as cargo's wrapper of rustc, by its name. A program calls this
@@ -203,6 +234,7 @@ fn compile(
         return Ok(ExitCode::from(1));
     }
     let config = &config;
+    detach_outputs(&invocation);
     let mut arguments = arguments.to_vec();
     args::put_back_codegen_units(&mut arguments);
     if config.is_lean() {
@@ -239,6 +271,7 @@ fn compile(
         // Something in it asked where it is and wrote that down: nobody could make anything of a path that
         // nobody else sees. What there is to say has been said.
         Some(status) if status.success() && is_tainted(&invocation, canonical) => {
+            detach_outputs(&invocation);
             let mut again = command(config, compiler);
             again.args(&arguments).stderr(Stdio::null());
             match again.status()? {
@@ -275,14 +308,21 @@ fn env_path(name: &str) -> Option<PathBuf> {
 }
 
 fn record(file: &Path, invocation: &Invocation) -> io::Result<()> {
-    let Some(hash) = &invocation.hash else { return Ok(()) };
+    if !invocation.is_unit && invocation.hash.is_none() {
+        return Ok(());
+    }
+    // Cargo tells a build script that, and no compiler.
+    let of_scripts = ["NUM_JOBS", "OPT_LEVEL", "PROFILE"];
     let call = Call {
-        hash: hash.clone(),
+        time: SystemTime::now(),
+        hash: invocation.hash.clone().unwrap_or_default(),
         crate_name: invocation.crate_name.clone(),
         package: std::env::var("CARGO_PKG_NAME").map_err(io::Error::other)?,
         manifest_dir: env_path("CARGO_MANIFEST_DIR").unwrap_or_default(),
         out_dir: invocation.out_dir.clone(),
         script_out: env_path("OUT_DIR"),
+        is_macro: invocation.proc_macro,
+        nested: of_scripts.iter().all(|name| std::env::var_os(name).is_some()),
     };
     let mut line = serde_json::to_vec(&call)?;
     line.push(b'\n');
@@ -298,11 +338,23 @@ fn remapped(config: &Config, mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments
 }
 
+/// Removes the names of what this call is to write, where the file has other names: rustc, a linker or another tool
+/// that writes in place then reaches nothing but a file of this directory. Whatever of a unit has one name is its
+/// own. Only names of this unit are looked at: other compilers may be at work in the directory.
+fn detach_outputs(invocation: &Invocation) {
+    let entries = fs::read_dir(&invocation.out_dir).into_iter().flatten().flatten();
+    let of_unit = entries.filter(|entry| invocation.is_output(&entry.file_name()));
+    for path in of_unit.map(|entry| entry.path()).chain(invocation.named.iter().cloned()) {
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        if meta.is_file() && crate::files::names(&meta).is_none_or(|names| names > 1) {
+            // Should that fail, the directory can't be written to, and the compilation fails as well.
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
 /// Gives the first compilation of a crate in a slot the incremental state of the base. It is rustc's to
 /// decide whether it is of use.
-///
-/// Its files are shared: rustc itself hard-links them from one session to the next, and removes one before it
-/// writes another in its place (`rustc_incremental::persist::{fs, file_format}`).
 fn adopt_state(config: &Config, incremental: &Path, crate_name: &str) {
     let Some(donor) = &config.donor else { return };
     let Ok(profile) = incremental.strip_prefix(&config.target) else { return };
@@ -313,7 +365,7 @@ fn adopt_state(config: &Config, incremental: &Path, crate_name: &str) {
         }
         // Whole or not at all: rustc must not meet a half of it.
         let unfinished = aside(incremental, crate_name);
-        let shared = crate::files::share_tree(&state, &unfinished, is_lock)
+        let shared = crate::files::share_tree(&state, &unfinished, is_replaced)
             .and_then(|()| fs::rename(&unfinished, &to));
         if shared.is_err() {
             let _ = fs::remove_dir_all(&unfinished);
@@ -359,7 +411,22 @@ fn aside(incremental: &Path, crate_name: &str) -> PathBuf {
     incremental.join(format!(".{}-{crate_name}", std::process::id()))
 }
 
-/// Sessions are locked by these: by those of one worktree, not of all.
+/// Whether rustc only ever replaces a file of its incremental state. It hard-links all of them from one session to
+/// the next (`rustc_incremental::persist::fs::copy_files`). The query cache and the list of work products it deletes
+/// before it writes them (`persist::file_format::save_in`); the graph it writes under another name and
+/// renames (`persist::save`); for objects and metadata it makes a new link (`rustc_fs_util::link_or_copy`).
+///
+/// All else is written in place, or may be: locks, by which sessions of one worktree are told from others';
+/// bitcode and keys for link-time optimization (`*.pre-lto.bc` and `thin-lto-past-keys.bin`, by
+/// `rustc_codegen_ssa::back::write` and `rustc_codegen_llvm::back::lto`); and assembler code, intermediate
+/// representation and split debug information, which rustc links into the directory of outputs and leaves there.
+fn is_replaced(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    ["dep-graph.bin", "query-cache.bin", "work-products.bin"].contains(&name)
+        || ["o", "rmeta"].contains(&extension)
+}
+
 fn is_lock(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "lock")
 }
@@ -481,6 +548,33 @@ mod tests {
         assert_eq!(serde_json::from_str::<Config>(&text).expect("read"), read);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn output_with_a_second_name_is_removed_before_the_compiler_runs() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let shared = dir.path().join("shared");
+        write(&shared, "base's");
+        let named = dir.path().join("elsewhere.s");
+        let invocation = Invocation {
+            crate_name: "a".to_owned(),
+            hash: Some("0".to_owned()),
+            out_dir: dir.path().to_owned(),
+            named: vec![named.clone()],
+            ..Invocation::default()
+        };
+        let outputs = ["a-0", "liba-0.rlib", "a-0.dwp", "a-0.x-cgu.0.rcgu.o", "elsewhere.s"];
+        let others = ["a-01", "b-0", "a", "libb-0.rlib"];
+        for name in outputs.iter().chain(&others) {
+            fs::hard_link(&shared, dir.path().join(name)).expect("linked");
+        }
+        write(&dir.path().join("a-0.d"), "own");
+        detach_outputs(&invocation);
+        assert!(outputs.iter().all(|name| !dir.path().join(name).exists()));
+        assert!(others.iter().all(|name| dir.path().join(name).exists()));
+        assert!(dir.path().join("a-0.d").exists(), "a file of one name is the slot's own");
+        assert_eq!(fs::read_to_string(&shared).expect("read"), "base's");
+    }
+
     #[test]
     fn state_is_adopted_once_and_only_of_the_crate() {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -491,6 +585,7 @@ mod tests {
         write(&of(&donor, "a-b-0abc/s-1/x.o"), "another crate's");
         write(&of(&donor, "ab-0abc/s-1/x.o"), "another crate's");
         write(&of(&donor, "a-0abc/s-1.lock"), "");
+        write(&of(&donor, "a-0abc/s-1/x.pre-lto.bc"), "bitcode");
         write(&of(&target, "a-1abc/s-1/x.o"), "own");
         let config =
             Config { donor: Some(donor.clone()), target: target.clone(), ..Config::default() };
@@ -503,6 +598,11 @@ mod tests {
             let names = fs::read_dir(&incremental).expect("read");
             assert_eq!(names.count(), 2, "more than was to be adopted, or something half-made");
         }
+        // Rustc writes bitcode in place.
+        let own = of(&target, "a-0abc/s-1/x.pre-lto.bc");
+        fs::write(own, "another").expect("written");
+        let of_donor = of(&donor, "a-0abc/s-1/x.pre-lto.bc");
+        assert_eq!(fs::read_to_string(of_donor).expect("read"), "bitcode");
         // Who locks a session of theirs does not lock everybody's.
         let lock = |root: &Path| fs::File::open(of(root, "a-0abc/s-1.lock")).expect("a lock");
         let (theirs, own) = (lock(&donor), lock(&target));

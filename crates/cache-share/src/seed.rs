@@ -250,62 +250,74 @@ pub(crate) fn fill(
         fs::copy(from.join(tag), to.join(tag)).map_err(|e| (to.join(tag), e))?;
     }
     for unit in units {
-        if let Some(file) = unit.files().find(|file| !file.is_intact(&from)) {
-            seeded.damage = Some(format!("{} is not what it was", from.join(&file.path).display()));
+        if let Some(path) = unit.damage(&from) {
+            seeded.damage = Some(format!("{} is not what it was", from.join(path).display()));
             continue;
         }
-        for dir in unit.dirs.iter().map(|dir| to.join(dir)) {
-            fs::create_dir_all(&dir).map_err(|e| (dir.clone(), e))?;
-        }
-        let mut programs = programs(unit, &from);
-        for (file, shared) in unit
-            .shared
-            .iter()
-            .map(|file| (file, true))
-            .chain(unit.copied.iter().map(|file| (file, false)))
-        {
-            let target = to.join(&file.path);
-            let parent = target.parent().unwrap_or(to);
-            if made.insert(parent.to_owned()) {
-                fs::create_dir_all(parent).map_err(|e| (parent.to_owned(), e))?;
-            }
-            let source = from.join(&file.path);
-            let inode = fs::metadata(&source).ok().and_then(|meta| base::inode(&meta));
-            let program = inode.and_then(|inode| programs.get_mut(&inode));
-            let given = match program {
-                // Not over what is there.
-                Some(_) if target.exists() => Ok(()),
-                Some(Some(own)) => fs::hard_link(own, &target),
-                Some(first) => {
-                    *first = Some(target.clone());
-                    files::copy(&source, &target, file.modified)
-                }
-                None if shared => files::share(&source, &target, file.modified),
-                None => files::copy(&source, &target, file.modified),
-            };
-            match given {
-                // Two units may have the same final name; the first has it.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                other => other.map_err(|e| (target, e))?,
-            }
-        }
+        give(unit, &from, to, &mut made)?;
         seeded.units += 1;
         pool_core::fail_point!("cache-share::seed::unit-given");
     }
     Ok(seeded)
 }
 
-/// The inodes of what people take from the target directory by its final name, other than libraries of Rust's.
-/// They do with it as they like: `strip`, `patchelf` and `cp` write in place. So a slot has a file of its
-/// own of each, of as many names as in the base.
-fn programs(unit: &Unit, from: &Path) -> BTreeMap<u64, Option<PathBuf>> {
-    let is_final = |path: &Path| {
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        base::hash_in(path).is_none() && !matches!(extension, Some("rlib" | "rmeta"))
+/// Puts one unit into a target directory. `made` are the directories that are known to be there.
+fn give(
+    unit: &Unit,
+    from: &Path,
+    to: &Path,
+    made: &mut BTreeSet<PathBuf>,
+) -> Result<(), (PathBuf, io::Error)> {
+    for dir in unit.dirs.iter().map(|dir| to.join(dir)) {
+        fs::create_dir_all(&dir).map_err(|e| (dir.clone(), e))?;
+        made.insert(dir);
+    }
+    let mut make_parent = |target: &Path| {
+        let parent = target.parent().unwrap_or(to);
+        if made.insert(parent.to_owned()) {
+            fs::create_dir_all(parent).map_err(|e| (parent.to_owned(), e))?;
+        }
+        Ok(())
     };
-    let finals = unit.shared.iter().filter(|file| is_final(&file.path));
-    let inodes = finals.filter_map(|file| base::inode(&fs::metadata(from.join(&file.path)).ok()?));
-    inodes.map(|inode| (inode, None)).collect()
+    // Two units may have the same final name; the first has it.
+    let unless_there = |given: io::Result<()>, target: PathBuf| match given {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|e| (target, e)),
+    };
+    for file in &unit.shared {
+        let target = to.join(&file.path);
+        make_parent(&target)?;
+        unless_there(files::share(&from.join(&file.path), &target, file.modified), target)?;
+    }
+    // A file of several names in the base is one of as many names in the slot.
+    let mut own: BTreeMap<u64, PathBuf> = BTreeMap::new();
+    for file in &unit.copied {
+        let (source, target) = (from.join(&file.path), to.join(&file.path));
+        make_parent(&target)?;
+        if fs::symlink_metadata(&target).is_ok() {
+            continue;
+        }
+        let meta = fs::symlink_metadata(&source).map_err(|e| (source.clone(), e))?;
+        let several = files::names(&meta).is_some_and(|names| names > 1);
+        let inode = base::inode(&meta).filter(|_| several);
+        let first = inode.and_then(|inode| own.get(&inode));
+        if first.is_some_and(|first| fs::hard_link(first, &target).is_ok()) {
+            continue;
+        }
+        files::copy(&source, &target, file.modified).map_err(|e| (target.clone(), e))?;
+        own.extend(inode.map(|inode| (inode, target)));
+    }
+    for link in &unit.links {
+        let target = to.join(&link.path);
+        make_parent(&target)?;
+        unless_there(link.make(to), target)?;
+    }
+    // Last, and from within: nothing can be put into a directory that is read-only.
+    for dir in unit.dirs.iter().rev() {
+        let target = to.join(dir);
+        files::copy_mode(&from.join(dir), &target).map_err(|e| (target, e))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -332,7 +344,7 @@ mod tests {
     }
 
     fn unit(name: &str, local: Option<Local>) -> Unit {
-        Unit { local, ..Unit::named(name, None) }
+        Unit { name: name.to_owned(), local, ..Unit::default() }
     }
 
     fn local(package: &str, inputs: &[&str]) -> Local {

@@ -31,9 +31,8 @@ type Reading = Option<Arc<Lock>>;
 /// Each workspace builds into its own `target`; that of a new slot begins with what a *base* has, which the
 /// pool built from a clean commit ([`prepare`](CacheStrategy::prepare)).
 ///
-/// What is only ever replaced is shared with the base: by reflinks where the filesystem has them, else by hard
-/// links. What cargo or a build script writes in place is copied, and so are programs, with which people do
-/// as they like. A unit of the workspace itself is given only where it would come out the same: every file it
+/// What rustc only ever replaces is shared with the base: by reflinks where the filesystem has them, else by hard
+/// links. All else is a reflink or a copy. A unit of the workspace itself is given only where it would come out the same: every file it
 /// was made from is the same, no path of the base is in it, and nothing came or went where a macro
 /// or a build script may have looked. Everything else cargo builds, as it would anywhere.
 ///

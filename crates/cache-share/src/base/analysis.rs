@@ -4,6 +4,7 @@
 //! and where the outputs go. What a unit was made from is what rustc wrote down.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::env::consts;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -11,11 +12,12 @@ use std::path::{Component, Path, PathBuf};
 use pool_core::{ContentId, Error, ErrorKind, Result};
 
 use super::account::{Account, Accountant, Places, Table};
+use super::strays::{self, Traces, Units};
 use super::{Base, Local, Unit, elf, inode};
 use crate::cargo::Workspace;
 use crate::confine;
 use crate::depinfo;
-use crate::files::{self, Recorded};
+use crate::files::{self, Link, Recorded};
 use crate::observe::{self, Observation};
 use crate::rustc::Call;
 
@@ -53,6 +55,8 @@ pub(super) struct Analysis<'a> {
     pub(super) observation: Option<&'a Observation>,
     /// Where the tree stands for incremental compilations.
     pub(super) canonical: Option<&'a Path>,
+    /// When each file came and changed, before any was given another time.
+    pub(super) traces: &'a Traces,
 }
 
 /// What was found.
@@ -85,7 +89,7 @@ struct Outputs {
 }
 
 impl Analysis<'_> {
-    fn root(&self) -> PathBuf {
+    pub(super) fn root(&self) -> PathBuf {
         self.tree.join(self.target)
     }
 
@@ -106,9 +110,11 @@ impl Analysis<'_> {
             files: self.files,
         });
         let mut outputs: BTreeMap<PathBuf, Outputs> = BTreeMap::new();
-        let mut units: BTreeMap<(PathBuf, String), Unit> = BTreeMap::new();
+        let mut units = Units::new();
         let mut missing = 0;
-        for call in calls.iter().filter(|call| !self.outside.contains(&call.manifest_dir)) {
+        let is_known =
+            |call: &&Call| !call.hash.is_empty() && !self.outside.contains(&call.manifest_dir);
+        for call in calls.iter().filter(is_known) {
             let Some(dir) = self.profile_of(&call.out_dir) else {
                 missing += 1;
                 continue;
@@ -148,14 +154,16 @@ impl Analysis<'_> {
             return Err(Error::new(ErrorKind::Unsupported, message)
                 .with_hint("use `cache.strategy = \"private\"` until wtpool knows it"));
         }
+        strays::withdraw(&mut units, self, &calls);
+        let units: Vec<Unit> = units.into_values().collect();
         let states: Vec<PathBuf> = outputs
             .keys()
             .map(|dir| dir.join("incremental"))
             .filter(|dir| self.root().join(dir).is_dir())
             .collect();
-        let growth = self.growth(units.values(), &states);
+        let growth = self.growth(&units, &states);
         let looks = accountant.into_table();
-        Ok(Found { units: units.into_values().collect(), looks, growth, states })
+        Ok(Found { units, looks, growth, states })
     }
 
     fn calls(&self) -> Result<Vec<Call>> {
@@ -183,7 +191,9 @@ impl Analysis<'_> {
         let failed = |e: io::Error| Error::io(format!("read {}", full.display()), e);
         let mut by_hash: HashMap<String, Vec<PathBuf>> = HashMap::new();
         for part in ["deps", "examples", "build"] {
-            for path in files::tree(&full.join(part)).map_err(failed)? {
+            let found = files::whole_tree(&full.join(part)).map_err(failed)?;
+            let links = found.links.into_iter().map(|link| link.path);
+            for path in found.files.into_iter().chain(links).chain(found.others) {
                 if let Some(hash) = hash_in(&path) {
                     by_hash.entry(hash).or_default().push(dir.join(part).join(&path));
                 }
@@ -208,29 +218,38 @@ impl Analysis<'_> {
     /// A unit that rustc compiled.
     fn compiled(&self, call: &Call, outputs: &Outputs, name: &str) -> Result<Option<Unit>> {
         let root = self.root();
-        let Some(copied) = self.fingerprint(outputs, name)? else { return Ok(None) };
-        let mut shared = Vec::new();
+        let Some(fingerprint) = self.fingerprint(outputs, name)? else { return Ok(None) };
+        let mut unit = Unit { name: name.to_owned(), ..Unit::default() };
         for path in outputs.by_hash.get(&call.hash).into_iter().flatten() {
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            // Objects in between, and what only says where things are.
-            if ["d", "o"].contains(&extension) || path.components().any(|c| c.as_os_str() == "out")
+            // What only says where things are.
+            if path.extension().is_some_and(|extension| extension == "d")
+                || path.components().any(|part| part.as_os_str() == "out")
             {
                 continue;
             }
-            let Ok(meta) = fs::metadata(root.join(path)) else { continue };
-            let others = inode(&meta).and_then(|inode| outputs.finals.get(&inode));
-            for path in others.into_iter().flatten().chain([path]) {
-                shared.extend(Recorded::of(&root, path).ok());
-            }
+            // Rustc makes no links, and no pipes.
+            let Ok(file) = Recorded::of(&root, path) else { return Ok(None) };
+            let inode = fs::symlink_metadata(root.join(path)).ok().and_then(|meta| inode(&meta));
+            let finals = inode.and_then(|inode| outputs.finals.get(&inode));
+            let finals = finals.into_iter().flatten();
+            let finals: Vec<_> = finals.filter_map(|path| Recorded::of(&root, path).ok()).collect();
+            let place = match is_replaced(call, path, !finals.is_empty()) {
+                true => &mut unit.shared,
+                false => &mut unit.copied,
+            };
+            place.extend(finals);
+            place.push(file);
         }
-        if shared.is_empty() {
+        for files in [&mut unit.shared, &mut unit.copied] {
+            files.sort_by(|a, b| a.path.cmp(&b.path));
+            files.dedup();
+        }
+        if unit.files().next().is_none() {
             return Ok(None);
         }
-        shared.sort_by(|a, b| a.path.cmp(&b.path));
-        shared.dedup();
-        let local = self.is_local(call).then(|| self.origin(call, &shared));
-        let (name, account) = (name.to_owned(), None);
-        Ok(Some(Unit { name, local, shared, copied, dirs: Vec::new(), account }))
+        unit.local = self.is_local(call).then(|| self.origin(call, unit.files()));
+        unit.copied.extend(fingerprint);
+        Ok(Some(unit))
     }
 
     /// What a build script left when it ran.
@@ -256,7 +275,19 @@ impl Analysis<'_> {
             false => archived(&script.join("out"), &said),
             true => HashSet::new(),
         };
-        for path in files::tree(script).map_err(failed)? {
+        let tree = files::whole_tree(script).map_err(failed)?;
+        let mut unit = Unit { name: name.to_owned(), ..Unit::default() };
+        unit.dirs.push(dir.to_owned());
+        unit.dirs.extend(tree.dirs.iter().map(|path| dir.join(path)));
+        let links = tree.links.into_iter();
+        unit.links.extend(links.map(|link| Link { path: dir.join(link.path), ..link }));
+        let leads_out = unit.links.iter().find(|link| !link.stays_in(dir)).map(|link| &link.path);
+        if let Some(path) = leads_out.or(tree.others.first()) {
+            let place = path.display();
+            tracing::debug!(target: "wtpool", name, %place, "its build script made what can't be given");
+            return Ok(None);
+        }
+        for path in tree.files {
             let full = script.join(&path);
             if !archived.contains(&full) || included.contains(&full) {
                 copied.push(Recorded::of(&root, &dir.join(path)).map_err(failed)?);
@@ -284,9 +315,7 @@ impl Analysis<'_> {
             let package = self.package(call);
             Local { package, inputs: Vec::new(), this_commit_only: !told, bound }
         });
-        let dirs = vec![dir.join("out")];
-        let (name, account) = (name.to_owned(), None);
-        Ok(Some(Unit { name, local, shared: Vec::new(), copied, dirs, account }))
+        Ok(Some(Unit { local, copied, ..unit }))
     }
 
     /// What a unit looked at; `None` where builds cannot be observed.
@@ -313,7 +342,7 @@ impl Analysis<'_> {
         let why = if let Some(input) = inputs.into_iter().find(in_tree) {
             Some(format!("it includes {}", input.display()))
         } else {
-            let mut outputs = unit.shared.iter().map(|file| root.join(&file.path));
+            let mut outputs = unit.files().map(|file| root.join(&file.path));
             outputs.any(|path| self.names_the_base(&path)).then(|| NAMES_THE_BASE.to_owned())
         };
         unit.bind(why);
@@ -355,8 +384,8 @@ impl Analysis<'_> {
     }
 
     /// What a unit of the tree was made from, and whether it would be the same elsewhere.
-    fn origin(&self, call: &Call, outputs: &[Recorded]) -> Local {
-        let file = call.out_dir.join(format!("{}-{}.d", call.crate_name, call.hash));
+    fn origin<'r>(&self, call: &Call, mut outputs: impl Iterator<Item = &'r Recorded>) -> Local {
+        let file = call.out_dir.join(format!("{}.d", call.stem()));
         let Ok(text) = fs::read(&file) else {
             let bound = Some("it is not known what it was made from".to_owned());
             return Local { package: self.package(call), bound, ..Local::default() };
@@ -381,7 +410,7 @@ impl Analysis<'_> {
                 local.inputs.push(inside.to_owned());
             }
         }
-        if outputs.iter().any(|file| self.names_the_base(&self.root().join(&file.path))) {
+        if outputs.any(|file| self.names_the_base(&self.root().join(&file.path))) {
             local.bound.get_or_insert_with(|| NAMES_THE_BASE.to_owned());
         }
         local
@@ -395,17 +424,42 @@ impl Analysis<'_> {
 
     /// By about how much a slot grows that edits one crate and builds. Of the incremental state that it got, rustc
     /// writes anew what it knows of the crate, and the code that changed. The crate that most is known of
-    /// counts: mostly the program's, which any change compiles again. Besides, the largest program is linked.
-    fn growth<'u>(&self, units: impl Iterator<Item = &'u Unit>, states: &[PathBuf]) -> u64 {
+    /// counts: mostly the program's, which any change compiles again. Besides, the largest program is linked. Copies
+    /// of the others are the slot's own from the beginning.
+    fn growth(&self, units: &[Unit], states: &[PathBuf]) -> u64 {
         let crates = states.iter().flat_map(|dir| fs::read_dir(self.root().join(dir)));
         let sessions = crates.flatten().flatten().map(|state| session(&state.path()));
-        let linked = units
-            .filter(|unit| unit.local.is_some())
-            .flat_map(|unit| &unit.shared)
-            .filter(|file| file.path.extension().is_none())
-            .map(|file| elf::unpacked(&self.root().join(&file.path)).unwrap_or(file.size));
-        sessions.max().unwrap_or(0) + linked.max().unwrap_or(0)
+        let mut counted = HashSet::new();
+        let (mut copies, mut largest) = (0, (0, 0));
+        let compiled = units.iter().filter(|unit| unit.dirs.is_empty());
+        let files = compiled.flat_map(|unit| unit.copied.iter().map(move |file| (unit, file)));
+        for (unit, file) in files {
+            let full = self.root().join(&file.path);
+            let inode = fs::symlink_metadata(&full).ok().and_then(|meta| inode(&meta));
+            if inode.is_some_and(|inode| !counted.insert(inode)) {
+                continue;
+            }
+            copies += file.size;
+            if unit.local.is_some() && file.path.extension().is_none() {
+                let linked = elf::unpacked(&full).unwrap_or(file.size);
+                largest = largest.max((linked, file.size));
+            }
+        }
+        let (linked, before) = largest;
+        sessions.max().unwrap_or(0) + linked + copies.saturating_sub(before)
     }
+}
+
+/// Whether something of a unit is only ever replaced by another file, and never written into: rustc renames a new
+/// library of Rust's to its place. The shared object of a macro is the linker's, before which the wrapper
+/// removes it; if people take it by a final name, they do with it as they like.
+fn is_replaced(call: &Call, path: &Path, has_final_name: bool) -> bool {
+    let stem = call.stem();
+    let name = path.file_name().unwrap_or_default();
+    let libraries = [format!("lib{stem}.rlib"), format!("lib{stem}.rmeta")];
+    let object = format!("{}{stem}{}", consts::DLL_PREFIX, consts::DLL_SUFFIX);
+    libraries.iter().any(|library| name == &**library)
+        || call.is_macro && !has_final_name && name == &*object
 }
 
 /// What rustc writes to a crate's incremental state after a small change: all that it knows, and one object.
@@ -437,7 +491,7 @@ fn written_later(script: &Path) -> bool {
 fn included(calls: &[Call]) -> HashSet<PathBuf> {
     let mut found = HashSet::new();
     for call in calls.iter().filter(|call| call.script_out.is_some()) {
-        let file = call.out_dir.join(format!("{}-{}.d", call.crate_name, call.hash));
+        let file = call.out_dir.join(format!("{}.d", call.stem()));
         let inputs = fs::read(file).map(|text| depinfo::parse(&text).inputs).unwrap_or_default();
         found.extend(inputs.iter().map(|input| normal(&call.manifest_dir.join(input))));
     }

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use pool_core::{CommitId, ContentId, Error, ErrorKind, Prepared, Result, Sources};
 
 use super::life::{self, Building, LOG, Leftover};
+use super::strays::Traces;
 use super::{Base, FORMAT, Manifest, all, analysis, lock, times};
 use crate::cargo::{self, Toolchain, Workspace};
 use crate::confine::{Confinement, Surroundings};
@@ -243,22 +244,25 @@ fn make(
     };
     let begun = SystemTime::now();
     let trouble = run(building, recipe, observer)?;
-    times::send_back(&tree.join(&target), begun)?;
     // First of all, since looking at anything else lists it.
     let listed = observed.as_ref().map(|observed| observed.listed(&tree)).unwrap_or_default();
+    let traces = Traces::take(&tree, &files, begun);
+    times::send_back(&tree.join(&target), begun)?;
     let written = written(&tree, &target, &files);
     let read_silently = observed.map(|observed| observed.read(&tree, files.keys()));
     let outside = cargo::packages_outside(&tree);
     // Without a log, nothing that was observed is given.
     let observation = observer.map(|_| Observation::read(&base.looks()).unwrap_or_default());
+    let (tree, target, outside) = (&*tree, &*target, &outside);
     let found = analysis::Analysis {
         base,
-        tree: &tree,
-        target: &target,
-        outside: &outside,
+        tree,
+        target,
+        outside,
         files: &files,
         observation: observation.as_ref(),
         canonical: rustc.canonical.as_deref(),
+        traces: &traces,
     };
     let found = match installed {
         Some(_) => found.units()?,
@@ -270,7 +274,7 @@ fn make(
         format: FORMAT,
         commit,
         toolchain,
-        target,
+        target: target.to_owned(),
         canonical: rustc.canonical,
         files,
         units: found.units,
@@ -351,7 +355,7 @@ fn written(tree: &Path, target: &Path, files: &BTreeMap<PathBuf, ContentId>) -> 
 }
 
 /// What tells a target directory, of another workspace too.
-const TAG: &str = "CACHEDIR.TAG";
+pub(super) const TAG: &str = "CACHEDIR.TAG";
 
 /// Which files are read while a base is built: by their access times, where the filesystem keeps them.
 struct Observed {

@@ -186,8 +186,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let base = whole(dir.path(), 'a', None);
         let text = fs::read_to_string(base.manifest()).expect("read");
-        fs::write(base.manifest(), text.replacen("\"format\":1", "\"format\":9", 1))
-            .expect("written");
+        let format = format!("\"format\":{}", super::super::FORMAT);
+        fs::write(base.manifest(), text.replacen(&format, "\"format\":999", 1)).expect("written");
         let choice = choose(dir.path(), &commit('a'));
         assert!(choice.base.is_none() && choice.passed_over[0].contains("another version"));
         assert_eq!(base.state(), State::Whole);

@@ -21,7 +21,7 @@ pub(crate) fn of_sources() -> SystemTime {
 }
 
 /// When the first output was, half a year later. The others keep their distance to it.
-fn of_outputs() -> SystemTime {
+pub(super) fn of_outputs() -> SystemTime {
     of_sources() + Duration::from_secs(181 * 86_400)
 }
 

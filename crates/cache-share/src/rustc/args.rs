@@ -23,6 +23,10 @@ pub(super) struct Invocation {
     pub(super) program: bool,
     /// The target's triple, if it is not the host.
     pub(super) target: Option<String>,
+    /// Whether it is a procedural macro.
+    pub(super) proc_macro: bool,
+    /// Outputs that are told their path: by `-o`, or by `--emit`.
+    pub(super) named: Vec<PathBuf>,
 }
 
 impl Invocation {
@@ -42,7 +46,7 @@ impl Invocation {
                 _ if argument == "-C" => ("-C", rest.next()?.to_str()?.to_owned()),
                 _ if argument.starts_with("-C") => ("-C", argument[2..].to_owned()),
                 Some((name, value)) if name.starts_with("--") => (name, value.to_owned()),
-                _ if ["--crate-name", "--out-dir", "--crate-type", "--target"]
+                _ if ["--crate-name", "--out-dir", "--crate-type", "--target", "--emit", "-o"]
                     .contains(&argument) =>
                 {
                     (argument, rest.next()?.to_str()?.to_owned())
@@ -54,9 +58,15 @@ impl Invocation {
                 "--out-dir" => found.out_dir = value.into(),
                 "--target" => found.target = Some(value),
                 "--test" => test = true,
+                "-o" => found.named.push(value.into()),
+                "--emit" => {
+                    let paths = value.split(',').filter_map(|kind| kind.split_once('='));
+                    found.named.extend(paths.map(|(_, path)| PathBuf::from(path)));
+                }
                 "--crate-type" => {
                     let linked = ["bin", "dylib", "cdylib", "proc-macro"];
                     bin |= value == "bin";
+                    found.proc_macro |= value == "proc-macro";
                     found.links |= value.split(',').any(|kind| linked.contains(&kind));
                 }
                 "-C" => match value.split_once('=') {
@@ -79,14 +89,29 @@ impl Invocation {
 
     /// Where rustc writes what it read.
     pub(super) fn dep_info(&self) -> Option<PathBuf> {
-        let hash = self.hash.as_ref()?;
-        Some(self.out_dir.join(format!("{}-{hash}.d", self.crate_name)))
+        self.hash.as_ref()?;
+        Some(self.out_dir.join(format!("{}.d", self.stem())))
+    }
+
+    fn stem(&self) -> String {
+        stem(&self.crate_name, self.hash.as_deref())
+    }
+
+    /// Whether rustc, the linker, or a tool that one of them runs writes a file of that name into the output
+    /// directory: all names begin with those of the crate and the unit, as `app-0a1b.app.7f-cgu.0.rcgu.o` does.
+    pub(super) fn is_output(&self, name: &OsStr) -> bool {
+        let Some(name) = name.to_str() else { return false };
+        let stem = self.stem();
+        [Some(name), name.strip_prefix("lib"), name.strip_prefix(consts::DLL_PREFIX)]
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.strip_prefix(&*stem))
+            .any(|rest| rest.is_empty() || rest.starts_with('.'))
     }
 
     /// What it may make, by the names that rustc gives it.
     pub(super) fn outputs(&self) -> impl Iterator<Item = PathBuf> {
-        let hash = self.hash.as_ref().map(|hash| format!("-{hash}")).unwrap_or_default();
-        let stem = format!("{}{hash}", self.crate_name);
+        let stem = self.stem();
         [
             stem.clone(),
             format!("{}{stem}{}", consts::DLL_PREFIX, consts::DLL_SUFFIX),
@@ -96,6 +121,14 @@ impl Invocation {
         ]
         .into_iter()
         .map(|name| self.out_dir.join(name))
+    }
+}
+
+/// What the names of a unit's outputs begin with, after `lib` for those of libraries.
+pub(super) fn stem(crate_name: &str, hash: Option<&str>) -> String {
+    match hash {
+        Some(hash) => format!("{crate_name}-{hash}"),
+        None => crate_name.to_owned(),
     }
 }
 
@@ -280,6 +313,25 @@ mod tests {
         let read = Invocation::read(&lib).expect("a compilation");
         assert_eq!((read.links, read.hash.as_deref()), (false, Some("2")));
         assert!(!read.is_unit);
+    }
+
+    #[test]
+    fn outputs_of_a_unit_are_told_from_others() {
+        let read = Invocation::read(&arguments(BIN)).expect("a compilation");
+        for own in
+            ["rg-0a1b", "rg-0a1b.d", "librg-0a1b.rlib", "rg-0a1b.rg.7f-cgu.0.rcgu.o", "rg-0a1b.dwp"]
+        {
+            assert!(read.is_output(OsStr::new(own)), "{own}");
+        }
+        for other in ["rg-0a1bc", "rg-77", "rg", "xrg-0a1b", "libxrg-0a1b.rlib", "lib.rg-0a1b"] {
+            assert!(!read.is_output(OsStr::new(other)), "{other}");
+        }
+        let line = format!("{BIN} --emit=asm=/w/a.s,link -o /w/b");
+        let read = Invocation::read(&arguments(&line)).expect("a compilation");
+        assert_eq!(read.named, [Path::new("/w/a.s"), Path::new("/w/b")]);
+        let shared = "--crate-name a --crate-type cdylib --emit link --out-dir /w/t a.rs";
+        let read = Invocation::read(&arguments(shared)).expect("a compilation");
+        assert!(read.is_output(OsStr::new("liba.so")) && !read.is_output(OsStr::new("liba-1.so")));
     }
 
     #[test]

@@ -181,7 +181,7 @@ mod tests {
             let hash = |number: &u32| format!("{number:016x}");
             let needs = needs.iter().map(hash).collect();
             let account = Account { needs, ..Account::default() };
-            Unit::named(&format!("x-{}", hash(&number)), Some(account))
+            Unit { name: format!("x-{}", hash(&number)), account: Some(account), ..Unit::default() }
         };
         let units = [unit(1, &[]), unit(2, &[1]), unit(3, &[9]), unit(4, &[3]), unit(5, &[2])];
         let (given, left) = with_their_needs(units.iter().collect());

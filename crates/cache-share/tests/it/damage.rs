@@ -153,7 +153,7 @@ fn an_unknown_layout() {
 
     let dir = tempfile::tempdir().expect("a temporary directory");
     let wrapper = dir.path().join("wrapper");
-    let call = r#"{"hash":"0123456789abcdef","crate_name":"part","package":"part","manifest_dir":"/elsewhere/part","out_dir":"/elsewhere/target/build/part/0123456789abcdef/out","script_out":null}"#;
+    let call = r#"{"time":{"secs_since_epoch":1,"nanos_since_epoch":0},"is_macro":false,"nested":false,"hash":"0123456789abcdef","crate_name":"part","package":"part","manifest_dir":"/elsewhere/part","out_dir":"/elsewhere/target/build/part/0123456789abcdef/out","script_out":null}"#;
     let script = format!(
         "#!/bin/sh\ncalls=\"${{0%/*}}/../calls.jsonl\"\n\
          [ -d \"${{0%/*}}/../tree\" ] && echo '{call}' >> \"$calls\"\nexec \"$@\"\n"

@@ -5,6 +5,8 @@ mod base;
 mod confine;
 mod damage;
 mod observe;
+#[cfg(unix)]
+mod outputs;
 mod random;
 mod renew;
 mod sccache;

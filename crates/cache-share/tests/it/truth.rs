@@ -336,6 +336,7 @@ fn a_linked_target_is_seen_to_be_wrong() {
         "git-head",
         "absolute-rerun-if",
         "in-place",
+        "linker-in-place",
         "macro-untracked",
         "back-again",
     ];

@@ -73,19 +73,37 @@ pub(super) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "programs-of-ones-own",
-        file: "crates/cache-share/src/seed.rs",
+        file: "crates/cache-share/src/base/analysis.rs",
         edits: &[(
-            ".filter(|file| is_final(&file.path));",
-            ".filter(|file| is_final(&file.path) && false);",
+            "    libraries.iter().any(|library| name == &**library)",
+            "    true || libraries.iter().any(|library| name == &**library)",
         )],
-        tests: &[it(CACHE, "audit::the_base_never_changes")],
+        tests: &[it(CACHE, "outputs::tools_reach_outputs_of_their_own_slot_only")],
+    },
+    Guard {
+        name: "outputs-of-ones-own-before-the-compiler",
+        file: "crates/cache-share/src/rustc.rs",
+        edits: &[("is_none_or(|names| names > 1)", "is_none_or(|names| names > 1 && false)")],
+        tests: &[it(CACHE, "outputs::linker_that_writes_in_place_reaches_its_own_slot_only")],
+    },
+    Guard {
+        name: "files-that-are-no-units",
+        file: "crates/cache-share/src/base/analysis.rs",
+        edits: &[("strays::withdraw(&mut units, self, &calls);", "")],
+        tests: &[it(CACHE, "outputs::what_a_script_writes_elsewhere_is_there_in_a_lease")],
+    },
+    Guard {
+        name: "links-of-an-out-dir",
+        file: "crates/cache-share/src/seed.rs",
+        edits: &[("for link in &unit.links {", "for link in unit.links.iter().take(0) {")],
+        tests: &[it(CACHE, "outputs::links_empty_directories_and_modes_of_an_out_dir_are_given")],
     },
     Guard {
         name: "copies-of-what-is-written-in-place",
         file: "crates/cache-share/src/seed.rs",
         edits: &[(
-            "None => files::copy(&source, &target, file.modified),",
-            "None => files::share(&source, &target, file.modified),",
+            "files::copy(&source, &target, file.modified).map_err(",
+            "files::share(&source, &target, file.modified).map_err(",
         )],
         tests: &[it(CACHE, "audit::the_base_never_changes")],
     },

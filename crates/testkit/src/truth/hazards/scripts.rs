@@ -23,7 +23,7 @@ pub(super) fn all() -> Vec<Hazard> {
         probe(),
     ];
     if cfg!(unix) {
-        all.push(objects());
+        all.extend([objects(), links_in_out_dir()]);
     }
     all
 }
@@ -361,6 +361,40 @@ fn objects() -> Hazard {
         .edit('C', "src/main.rs", format!("{main}\n// Edited.\n"))
         .cargo("C", "run")
         .cargo("B", "run")
+}
+
+/// As libraries lie that have a version: a link, and what it leads to.
+fn links_in_out_dir() -> Hazard {
+    let sys = "use std::{env, fs, os::unix::fs::symlink, path::Path};\n\nfn main() {\n    \
+        println!(\"cargo::rerun-if-changed=word.txt\");\n    \
+        let out = env::var(\"OUT_DIR\").unwrap();\n    let out = Path::new(&out);\n    \
+        fs::create_dir_all(out.join(\"empty\")).unwrap();\n    \
+        fs::copy(\"word.txt\", out.join(\"word.txt.1\")).unwrap();\n    \
+        let _ = fs::remove_file(out.join(\"word.txt\"));\n    \
+        symlink(\"word.txt.1\", out.join(\"word.txt\")).unwrap();\n    \
+        println!(\"cargo::metadata=root={}\", out.display());\n}\n";
+    let build = "use std::{env, fs};\n\nfn main() {\n    \
+        println!(\"cargo::rerun-if-changed=build.rs\");\n    \
+        let root = env::var(\"DEP_THING_ROOT\").unwrap();\n    \
+        let word = fs::read_to_string(format!(\"{root}/word.txt\")).unwrap();\n    \
+        let empty = fs::read_dir(format!(\"{root}/empty\")).unwrap().count();\n    \
+        println!(\"cargo::rustc-env=BAKED={word} {empty}\");\n}\n";
+    let main = "fn main() {\n    println!(\"{}\", env!(\"BAKED\"));\n}\n";
+    single("links-in-out-dir", "links and empty directories in `OUT_DIR`", main)
+        .file(
+            "Cargo.toml",
+            manifest("app", "[dependencies]\nthing-sys = { path = \"thing-sys\" }\n[workspace]\n"),
+        )
+        .file("build.rs", build)
+        .file("thing-sys/Cargo.toml", manifest("thing-sys", "links = \"thing\"\n"))
+        .file("thing-sys/build.rs", sys)
+        .file("thing-sys/word.txt", "base")
+        .file("thing-sys/src/lib.rs", "")
+        .commit([("thing-sys/word.txt", "other")])
+        .lease('A', 0)
+        .lease('B', 1)
+        .edit('A', "build.rs", format!("{build}\n// Edited.\n"))
+        .by_turns()
 }
 
 /// A program that prints what a source file says, into which its build script writes `made`.

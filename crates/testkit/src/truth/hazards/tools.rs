@@ -4,7 +4,11 @@ use super::{manifest, pair, says};
 use crate::truth::Hazard;
 
 pub(super) fn all() -> Vec<Hazard> {
-    vec![clippy(), check(), broken(), test(), doctest(), doc(), example()]
+    let mut all = vec![clippy(), check(), broken(), test(), doctest(), doc(), example()];
+    if cfg!(unix) {
+        all.push(linker_in_place());
+    }
+    all
 }
 
 fn clippy() -> Hazard {
@@ -76,6 +80,30 @@ fn test() -> Hazard {
         .lease('A', 1)
         .lease('B', 2)
         .cargo("A", args)
+        .cargo("B", args)
+        .cargo("A", args)
+}
+
+/// As mold does: what comes out goes into the file that is there, whatever other names that has.
+fn linker_in_place() -> Hazard {
+    let linker = "#!/bin/sh\nout=\nlast=\nleft=$#\nwhile [ $left -gt 0 ]; do\n    word=$1\n    shift\n    \
+        if [ \"$last\" = -o ]; then\n        out=$word\n        word=$out.linked\n    fi\n    last=$word\n    \
+        set -- \"$@\" \"$word\"\n    left=$((left - 1))\ndone\n\
+        cc \"$@\" || exit\ncat \"$out.linked\" > \"$out\"\nchmod +x \"$out\"\nrm \"$out.linked\"\n";
+    let outer = |text: &str| {
+        format!("#[test]\nfn outer() {{\n    println!(\"{text} {{}}\", core_lib::version());\n}}\n")
+    };
+    let args = "test -- --nocapture --test-threads=1";
+    pair("linker-in-place", "a linker that writes into the file that is there, as mold does")
+        .file(".cargo/config.toml", "[build]\nrustflags = [\"-Clinker=tools/linker.sh\"]\n")
+        .file("tools/linker.sh", linker)
+        .file("core-lib/tests/outer.rs", outer("outer"))
+        .lease('A', 0)
+        .lease('B', 0)
+        .edit('A', "core-lib/tests/outer.rs", outer("edited"))
+        .cargo("A", args)
+        .cargo("B", args)
+        .edit('B', "core-lib/src/lib.rs", says("edited"))
         .cargo("B", args)
         .cargo("A", args)
 }
