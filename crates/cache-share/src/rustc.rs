@@ -248,6 +248,9 @@ fn compile(
         args::compress_debug_sections(&mut arguments, &invocation);
         if !local {
             args::spare_debug_information(&mut arguments);
+            if invocation.is_build_script() {
+                args::strip_debug_information(&mut arguments);
+            }
         }
     }
     let Some(incremental) = invocation.incremental.as_deref().filter(|_| local) else {

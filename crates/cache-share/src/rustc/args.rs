@@ -93,6 +93,11 @@ impl Invocation {
         Some(self.out_dir.join(format!("{}.d", self.stem())))
     }
 
+    /// Whether it makes a program that cargo runs before it compiles a package.
+    pub(super) fn is_build_script(&self) -> bool {
+        self.program && self.crate_name.starts_with("build_script_")
+    }
+
     fn stem(&self) -> String {
         stem(&self.crate_name, self.hash.as_deref())
     }
@@ -171,6 +176,14 @@ pub(super) fn spare_debug_information(arguments: &mut [OsString]) {
         {
             *argument = format!("{flag}debuginfo=line-tables-only").into();
         }
+    }
+}
+
+/// No debug information in a program, the standard library's included, which is three quarters of a build script:
+/// each slot has a copy of its own of all of them.
+pub(super) fn strip_debug_information(arguments: &mut Vec<OsString>) {
+    if !has(arguments, "strip") {
+        arguments.extend(["-C".into(), "strip=debuginfo".into()]);
     }
 }
 
@@ -369,6 +382,19 @@ mod tests {
         assert!(spared.contains("-C debuginfo=line-tables-only"), "{spared}");
         let none = "--crate-name a --crate-type bin --out-dir /w/t -C debuginfo=0 a.rs";
         assert_eq!(changed(none, |arguments, _| spare_debug_information(arguments)), none);
+    }
+
+    #[test]
+    fn build_scripts_are_stripped_unless_the_repository_says_otherwise() {
+        let script = BIN.replace("--crate-name rg", "--crate-name build_script_build");
+        let is_script = |line: &str| {
+            Invocation::read(&arguments(line)).expect("a compilation").is_build_script()
+        };
+        assert!(is_script(&script) && !is_script(BIN));
+        let strip = |line: &str| changed(line, |arguments, _| strip_debug_information(arguments));
+        assert!(strip(&script).ends_with("-C strip=debuginfo"));
+        let own = format!("{script} -C strip=none");
+        assert_eq!(strip(&own), own);
     }
 
     #[test]
