@@ -43,7 +43,7 @@ use crate::files::{self, Link, Recorded};
 pub(crate) use analysis::hash_in;
 pub(crate) use build::{Recipe, build};
 pub(crate) use choose::{Choice, choose, preferred};
-pub(crate) use life::{State, is_tidy, leftovers, tidy};
+pub(crate) use life::{Leftover, State, is_tidy, leftovers, tidy};
 pub(crate) use lock::{Lock, is_being_built};
 
 /// Of this program's own format. Another one: the base is of no use.

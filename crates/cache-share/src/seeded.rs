@@ -456,13 +456,14 @@ impl CacheStrategy for Seeded {
         blocking(move || {
             let cache = this.setup.cache();
             let before = files::allocated(&[&cache]);
+            let mut left = Vec::new();
             for keep in (0..base::all(&cache).len()).rev() {
                 if files::allocated(&[&cache]) <= budget {
                     break;
                 }
-                // `doctor` names what can't be removed.
-                let _ = base::tidy(&cache, keep, &|| this.used());
+                left = base::tidy(&cache, keep, &|| this.used());
             }
+            left.iter().for_each(base::Leftover::warn);
             Ok(before.saturating_sub(files::allocated(&[&cache])))
         })
         .await

@@ -65,7 +65,8 @@ pub(crate) async fn build(
     let failed = |e| Error::io(format!("lock the bases in {}", recipe.cache.display()), e);
     let Some(turn) = lock::turn(&cache).map_err(failed)? else { return Ok(Prepared::Busy) };
     let (present, recipe) = blocking(move || {
-        warn(&life::tidy(&cache, usize::MAX, &*recipe.used));
+        // What can't be deleted is in no way of this; it is told after the build.
+        let _ = life::tidy(&cache, usize::MAX, &*recipe.used);
         Ok((is_present(&cache, &same), recipe))
     })
     .await?;

@@ -106,7 +106,7 @@ pub(crate) fn start_if_missing(context: &Context, lease: &pool_core::Lease) {
 }
 
 /// How often a process that waits for another one's build looks whether that has ended.
-const BUILT_YET: Duration = Duration::from_millis(200);
+const BUILT_YET: Duration = Duration::from_secs(1);
 
 const FAILED: &str = "the base of the build cache could not be built";
 
