@@ -243,6 +243,15 @@ fn base_that_a_slot_is_about_to_use_is_kept() {
     assert_eq!(numbers(&workshop), [1]);
 }
 
+/// Writes a file when it is dropped: a build that waits for it ends even if the test fails.
+struct Touches<'a>(&'a Path);
+
+impl Drop for Touches<'_> {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0, "");
+    }
+}
+
 #[test]
 fn base_that_is_being_built_is_not_trimmed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -254,6 +263,7 @@ fn base_that_is_being_built_is_not_trimmed() {
         go_on.display()
     );
     let workshop = workshop_with(|setup| setup.warm_command = Some(command));
+    let _ends = Touches(&go_on);
     assert_eq!(workshop.warm("main").expect("built"), BUILT);
     say(&workshop, "two");
     let pool = workshop.pool().clone();

@@ -142,7 +142,8 @@ fn base_of_a_killed_warm_stays_until_its_build_has_ended() {
     let bench = cargo_bench();
     let [begun, go_on] = ["begun", "go-on"].map(|name| bench.home.path().join(name));
     let waits = format!(
-        "touch '{}'; until [ -e '{}' ]; do sleep 0.05; done; mkdir -p target/late; cargo build",
+        "touch '{0}'; while [ -e '{0}' ] && ! [ -e '{1}' ]; do sleep 0.05; done; \
+         mkdir -p target/late; cargo build",
         begun.display(),
         go_on.display()
     );
@@ -191,7 +192,7 @@ fn warm_waits_for_another_that_builds() {
     let bench = cargo_bench();
     let [begun, go_on] = ["begun", "go-on"].map(|name| bench.home.path().join(name));
     let waits = format!(
-        "touch '{}'; until [ -e '{}' ]; do sleep 0.05; done; cargo build",
+        "touch '{0}'; while [ -e '{0}' ] && ! [ -e '{1}' ]; do sleep 0.05; done; cargo build",
         begun.display(),
         go_on.display()
     );
