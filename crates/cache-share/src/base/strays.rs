@@ -4,7 +4,8 @@
 //! Cargo does not know of that, takes the script's run for fresh, and the file is missing. So each file that came or
 //! changed while a base was built has to be accounted for: it is cargo's own, or an output of a unit that has a call
 //! of rustc or a fingerprint. Of whatever is left over, each unit that was at work between the time the file came and
-//! its last change may be the one that wrote it, and is not given.
+//! its last change may be the one that wrote it, and is not given. Where the build is observed, the unit that wrote a
+//! file is known instead (`base/account.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -17,6 +18,7 @@ use pool_core::ContentId;
 use super::analysis::{Analysis, hash_in};
 use super::{Unit, inode, times};
 use crate::fingerprint::FINGERPRINTS;
+use crate::observe::Act;
 use crate::rustc::Call;
 
 /// By how much the time of a file may be behind the clock that a process reads: a tick of the system's timer.
@@ -29,6 +31,7 @@ struct Trace {
     changed: SystemTime,
     inode: Option<u64>,
     size: u64,
+    is_dir: bool,
 }
 
 /// All files of a base that came or changed while it was built, and empty directories; relative to its tree.
@@ -68,7 +71,8 @@ impl Traces {
             }
             // What is not known may have been at any time.
             let born = meta.created().ok().filter(|born| *born <= changed).unwrap_or(begun);
-            let trace = Trace { born, changed, inode: inode(&meta), size: meta.len() };
+            let (inode, size, is_dir) = (inode(&meta), meta.len(), meta.is_dir());
+            let trace = Trace { born, changed, inode, size, is_dir };
             found.insert(path.to_owned(), trace);
         }
         Self { begun, found }
@@ -96,7 +100,10 @@ pub(super) type Units = BTreeMap<(PathBuf, String), Unit>;
 /// base instead.
 pub(super) fn withdraw(units: &mut Units, analysis: &Analysis<'_>, calls: &[Call]) {
     let accounts = Accounts::of(analysis, calls);
-    let strays = accounts.strays(analysis.traces);
+    let mut strays = accounts.strays(analysis.traces);
+    // The account of a unit that was seen to write a file says so. It passes over directories.
+    let seen = written(analysis);
+    strays.retain(|(path, trace)| trace.is_dir || !seen.contains(*path));
     let mut withdrawn: BTreeMap<(PathBuf, String), String> = BTreeMap::new();
     for (id, unit) in &*units {
         let (begun, ended) = worked(unit, calls, analysis.traces.begun);
@@ -125,6 +132,18 @@ pub(super) fn withdraw(units: &mut Units, analysis: &Analysis<'_>, calls: &[Call
             None => drop(units.remove(&id)),
         }
     }
+}
+
+/// What units were seen to write, relative to the tree: it is not accounted for in their looks.
+fn written(analysis: &Analysis<'_>) -> HashSet<PathBuf> {
+    let acts = analysis.observation.iter().flat_map(|seen| seen.units.values().flatten());
+    let written = acts.filter(|(act, _)| *act == Act::Wrote).map(|(_, path)| path);
+    let inside = |path: &PathBuf| {
+        let canonical = analysis.canonical.and_then(|root| path.strip_prefix(root).ok());
+        let inside = canonical.or_else(|| path.strip_prefix(analysis.tree).ok())?;
+        Some(inside.to_owned())
+    };
+    written.filter_map(inside).collect()
 }
 
 /// From when until when a unit was at work, however often.
@@ -362,7 +381,7 @@ mod tests {
         let trace = |(number, (path, seconds)): (usize, &(&str, u64))| {
             let (born, changed) = (at(*seconds), at(*seconds));
             let (inode, size) = (Some(number as u64), 1 + number as u64);
-            (PathBuf::from(path), Trace { born, changed, inode, size })
+            (PathBuf::from(path), Trace { born, changed, inode, size, is_dir: false })
         };
         Traces { begun: at(1), found: files.iter().enumerate().map(trace).collect() }
     }
