@@ -265,12 +265,12 @@ fn give(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 #[cfg(unix)]
-pub(crate) fn has_one_name(meta: &Metadata) -> bool {
+fn has_one_name(meta: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
     meta.nlink() == 1
 }
 
 #[cfg(not(unix))]
-pub(crate) fn has_one_name(_: &Metadata) -> bool {
+fn has_one_name(_: &Metadata) -> bool {
     true
 }

@@ -13,13 +13,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gix::bstr::{BStr, BString};
+use gix::bstr::BStr;
 use gix::glob::wildmatch;
 use pool_core::{Error, Result, SlotId};
 use serde::{Deserialize, Serialize};
 
-use crate::baseline::has_one_name;
-use crate::inspect::os;
 use crate::site::{Site, gix_error, remove_file};
 use crate::source::Source;
 
@@ -56,8 +54,7 @@ impl Copied {
     }
 }
 
-/// Brings all set-up files into a slot, and notes what was copied. Files that are there with the
-/// right content keep their modification time.
+/// Brings all set-up files into a slot, in which none is, and notes what was copied.
 pub(crate) fn bring_along(site: &Site, slot: SlotId) -> Result<()> {
     let brought = bring_into(site, &site.place(slot), || site.open_slot(slot))?;
     pool_core::fail_point!("git-backend::copy::copied");
@@ -397,35 +394,4 @@ fn hash_of(repo: &gix::Repository, file: &Path) -> Result<String> {
         .map_err(|e| {
             Error::new(pool_core::ErrorKind::Other, format!("cannot hash {}: {e}", file.display()))
         })
-}
-
-/// The set-up files of the slot, whose tree is at `root`, that can stay as they are: unchanged since they were copied, and the
-/// same in the main worktree today.
-pub(crate) fn still_good(
-    site: &Site,
-    slot: SlotId,
-    repo: &gix::Repository,
-    root: &Path,
-) -> Result<Vec<BString>> {
-    let copied = Copied::load(site, slot)?;
-    if copied.0.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut good = Vec::new();
-    for (path, source) in wanted(site)?.all() {
-        let same =
-            copied.0.get(&path).is_some_and(|h| hash_of(repo, &source).is_ok_and(|now| now == *h));
-        let is_as_copied = |copy: fs::Metadata, source: fs::Metadata| {
-            os::mode(&copy) == os::mode(&source) && has_one_name(&copy)
-        };
-        let metas = fs::symlink_metadata(root.join(&path))
-            .and_then(|copy| Ok((copy, fs::metadata(&source)?)));
-        if same
-            && metas.is_ok_and(|(copy, source)| is_as_copied(copy, source))
-            && copied.is_unchanged(repo, root, path.as_str().into())
-        {
-            good.push(path.into());
-        }
-    }
-    Ok(good)
 }

@@ -92,8 +92,7 @@ pub(crate) fn recycle(
     let decides = baseline::decides(site, &repo, &files, modes)?;
     let baseline = Baseline::load(site, plan.slot, &repo, &decides);
     baseline::forget(site, plan.slot)?;
-    let keep = copy::still_good(site, plan.slot, &repo, &root)?;
-    tree::clean(site, &repo, &root, &files, modes, &keep, &mut bin)?;
+    tree::clean(&root, &files, modes, &mut bin)?;
     let stays = checkout::sort_out(
         &repo,
         &mut files,

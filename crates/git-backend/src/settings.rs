@@ -25,8 +25,9 @@ pub struct GitSettings {
     /// too; where the commit leaves a file visible to `git add`, that is not copied.
     pub copy: Vec<String>,
     /// Ignored paths that need no rescue since they can be made again, in the notation of
-    /// `.gitignore`. They stay in a slot when it is reused. A path that matches, but that git
-    /// doesn't ignore, is work like any other.
+    /// `.gitignore`. When a lease ends they are removed unsaved, like all that is ignored: the next
+    /// lease of the slot has none of them. A path that matches, but that git doesn't ignore, is work
+    /// like any other.
     pub regenerable: Vec<String>,
     /// What becomes of submodules.
     pub submodules: SubmoduleMode,

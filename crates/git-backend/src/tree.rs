@@ -5,14 +5,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
-use gix::bstr::{BStr, BString, ByteVec};
+use gix::bstr::{BStr, ByteVec};
 use gix::index::entry::{Flags, Mode};
 use pool_core::{Error, Result, SlotId};
 
 use crate::baseline::Modes;
 use crate::directory::Directory;
-use crate::patterns::Patterns;
-use crate::site::{Site, gix_error};
+use crate::site::Site;
 use crate::trash::Bin;
 
 /// Bytes that removing a slot would free: those of its directory and of its registration. A file with several
@@ -64,44 +63,32 @@ impl Linked {
     }
 }
 
-/// Moves everything out of the worktree at `root` that is neither at a path of `files`, nor ignored and regenerable, nor in
-/// `keep`; and gives the directories that stay the modes of new ones. The ignore rules are those of `files`, so a rule
-/// that the last lease wrote down somewhere protects nothing.
+/// Moves each file and directory out of the worktree at `root` that is not at a path of `files`, ignored or not, in
+/// one step each; and gives the directories that stay the modes of new ones. So the next lease finds no build output
+/// and no set-up file of the last one.
+///
+/// # Errors
+///
+/// If something can't be read, or moved: a mount point, for one.
 pub(crate) fn clean(
-    site: &Site,
-    repo: &gix::Repository,
     root: &Path,
     files: &gix::index::State,
     modes: Modes,
-    keep: &[BString],
     bin: &mut Bin,
 ) -> Result<()> {
-    let excludes = repo
-        .excludes(files, None, gix::worktree::stack::state::ignore::Source::IdMapping)
-        .map_err(|e| gix_error(format!("read the ignore rules of {}", root.display()), e))?;
-    let mut cleaner = Cleaner {
-        index: files,
-        modes,
-        excludes,
-        regenerable: Patterns::new(&site.settings.regenerable),
-        keep,
-        bin,
-    };
+    let mut cleaner = Cleaner { index: files, modes, bin };
     let dir =
         Directory::open(root).map_err(|e| Error::io(format!("read {}", root.display()), e))?;
     cleaner.directory(&dir, BStr::new(b""))
 }
 
-struct Cleaner<'a, 'r> {
+struct Cleaner<'a> {
     index: &'a gix::index::State,
     modes: Modes,
-    excludes: gix::AttributeStack<'r>,
-    regenerable: Patterns,
-    keep: &'a [BString],
     bin: &'a mut Bin,
 }
 
-impl Cleaner<'_, '_> {
+impl Cleaner<'_> {
     fn directory(&mut self, dir: &Directory, relative: &BStr) -> Result<()> {
         self.modes.give_directory(dir.path()).map_err(|e| reading(dir.path(), e))?;
         for name in dir.names().map_err(|e| reading(dir.path(), e))? {
@@ -133,7 +120,7 @@ impl Cleaner<'_, '_> {
             Some(_) => return Ok(()),
             None => {}
         }
-        if self.leads_to_something_kept(relative) {
+        if self.holds_tracked(relative) {
             if !is_dir {
                 // A link there would lead what is written elsewhere.
                 return self.bin.put_from(dir, name);
@@ -141,29 +128,15 @@ impl Cleaner<'_, '_> {
             let child = dir.child(name).map_err(|e| reading(&dir.path().join(name), e))?;
             return self.directory(&child, relative);
         }
-        if self.keep.iter().any(|kept| kept == relative) || self.is_regenerable(relative, is_dir)? {
-            return Ok(());
-        }
         self.bin.put_from(dir, name)
     }
 
-    fn leads_to_something_kept(&self, dir: &BStr) -> bool {
+    fn holds_tracked(&self, dir: &BStr) -> bool {
         let mut prefix = dir.to_owned();
         prefix.push(b'/');
         self.index.prefixed_entries(prefix.as_ref()).is_some_and(|entries| {
             entries.iter().any(|entry| !entry.flags.contains(Flags::SKIP_WORKTREE))
-        }) || self.keep.iter().any(|kept| kept.starts_with(&prefix))
-    }
-
-    fn is_regenerable(&mut self, relative: &BStr, is_dir: bool) -> Result<bool> {
-        if !self.regenerable.matches(relative, is_dir) {
-            return Ok(false);
-        }
-        let mode = if is_dir { Mode::DIR } else { Mode::FILE };
-        self.excludes
-            .at_entry(relative, Some(mode))
-            .map(|found| found.is_excluded())
-            .map_err(|e| gix_error(format!("match {relative} against the ignore rules"), e))
+        })
     }
 
     /// A submodule's directory is left empty, as it is in a fresh worktree.

@@ -422,9 +422,11 @@ pub trait Isolator: Any + fmt::Debug + Send + Sync {
     /// then kept. Any other error likewise.
     async fn preserve(&self, inspection: Inspection) -> Result<Preserved>;
 
-    /// Makes the workspace into what `plan` says, writing only what differs. Nothing of the previous
-    /// lease stays, save what the backend's settings call regenerable. The previous lease's
-    /// branch is settled as the proof says. Nothing is changed if a process is
+    /// Makes the workspace into what `plan` says, writing only what differs. No file of the previous
+    /// lease stays, build output and other ignored files included: it is what
+    /// [`provision`](Self::provision) would make, so a cache strategy gives it what it gives a new one.
+    /// What takes long to delete is moved away, and left to [`sweep`](Self::sweep). The previous
+    /// lease's branch is settled as the proof says. Nothing is changed if a process is
     /// [in the workspace](Preserved::check_unoccupied).
     ///
     /// # Errors

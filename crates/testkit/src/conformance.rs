@@ -102,7 +102,7 @@ pub struct Capabilities {
     pub detaching: bool,
     /// A path that commits leave out and that a rescue must hold, such as `.env`.
     pub ignored: Option<String>,
-    /// A path that nobody needs to save, such as `target/x`, and that may outlive a lease.
+    /// A path that no rescue needs to hold, such as `target/x`. It goes with its lease all the same.
     pub regenerable: Option<String>,
     /// A branch that exists and is nobody's: it can be continued.
     pub idle_branch: Option<String>,

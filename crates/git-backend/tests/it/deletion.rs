@@ -86,6 +86,34 @@ async fn what_is_mounted_inside_stays_as_it_is() {
     }
 }
 
+/// A mount point cannot be renamed. So the slot is not handed out with what is mounted there.
+#[tokio::test]
+async fn slot_whose_build_output_is_a_mount_point_is_not_used_again() {
+    let fixture = Fixture::new();
+    let mounts = Mounts(fixture.root.path().canonicalize().unwrap());
+    let isolator = fixture.isolator();
+    let first = plan(&isolator, 1, "mounted").await;
+    isolator.provision(&first).await.unwrap();
+    let target = isolator.place(SlotId(1)).join("target");
+    let outside = mounts.0.join("outside");
+    write(&outside, "debug/app", "the last holder's");
+    if !mounts.mount(&["--bind", outside.to_str().unwrap()], &target) {
+        return;
+    }
+    let second = plan(&isolator, 1, "next").await;
+    let settled = proof(&isolator, &first).await;
+    isolator.recycle(&second, settled).await.unwrap_err();
+    // As the pool does then.
+    let settled = proof(&isolator, &second).await;
+    isolator.dispose(settled).await.unwrap();
+    assert!(!isolator.place(SlotId(1)).exists());
+    isolator.provision(&second).await.unwrap();
+    assert!(!target.exists());
+    assert_eq!(read(outside.join("debug/app")), "the last holder's");
+    mounts.unmount();
+    assert_eq!(read(outside.join("debug/app")), "the last holder's");
+}
+
 #[tokio::test]
 async fn a_slot_in_which_something_is_mounted_is_kept() {
     let fixture = Fixture::new();

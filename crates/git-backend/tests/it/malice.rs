@@ -546,14 +546,13 @@ async fn what_the_next_lease_finds() {
     assert!(!git_succeeds(&place, &["rev-parse", "--verify", "-q", "refs/worktree/mine"]));
     assert!(!git_succeeds(&place, &["rev-parse", "--verify", "-q", "refs/bisect/bad"]));
     assert!(!git_succeeds(&place, &["bisect", "log"]));
-    assert!(!place.join("local.local").exists());
+    assert!(!place.join("local.local").exists() && !place.join("target").exists());
     assert!(place.join("README.md").exists(), "all is checked out");
     assert_eq!(status(&place), "");
     let log = git(&place, &["reflog"]);
     assert!(!log.contains("first"), "{log}");
     assert_eq!(git(&place, &["branch", "--show-current"]), "wtpool/second");
 
-    assert_eq!(read(place.join("target/debug/app")), "built");
     assert_eq!(git(&place, &["stash", "list"]).lines().count(), 1);
     assert_eq!(git(&place, &["show", "stash@{0}:src/main.rs"]), "changed");
     assert_eq!(read(fixture.repo.join(".git/info/exclude")), "/scratch\n");

@@ -621,6 +621,147 @@ async fn whatever_is_left_out_of_a_sparse_checkout() {
     .await;
 }
 
+/// Ignored files of every kind: those that a rescue holds, and those that can be made again.
+fn with_output(_: &Fixture, place: &Path) {
+    for path in [
+        "target/debug/app",
+        "target/tmp/state.db",
+        "target/c/part.o",
+        "src/target/debug/app",
+        "src/lib/target/.hidden",
+        ".env",
+        "src/mine.local",
+    ] {
+        write(place, path, "the last holder's");
+    }
+}
+
+#[tokio::test]
+async fn whatever_the_last_holder_left_in_ignored_places() {
+    check(&[
+        Case { name: "ignored: build output", holder: with_output, ..PLAIN },
+        Case {
+            name: "ignored: in a directory that is tracked",
+            before: |fixture| {
+                write(&fixture.repo, "target/tracked/file", "tracked");
+                git(&fixture.repo, &["add", "-f", "target"]);
+                commit(&fixture.repo, "target");
+            },
+            holder: |fixture, place| {
+                with_output(fixture, place);
+                write(place, "target/tracked/other", "the last holder's");
+            },
+            ..PLAIN
+        },
+        Case {
+            name: "ignored: by a rule of the holder's own",
+            holder: |_, place| {
+                for dir in ["node_modules", ".venv", "src/__pycache__", "elsewhere/node_modules"] {
+                    write(place, &format!("{dir}/.gitignore"), "*\n");
+                    write(place, &format!("{dir}/deep/file"), "the last holder's");
+                }
+            },
+            ..PLAIN
+        },
+        Case {
+            name: "ignored: by a rule of the repository's",
+            holder: |fixture, place| {
+                write(&fixture.repo, ".git/info/exclude", "/out/\n*.pyc\n");
+                write(place, "out/file", "the last holder's");
+                write(place, "src/main.pyc", "the last holder's");
+            },
+            settings: |_, _| GitSettings { regenerable: vec!["*".to_owned()], ..settings() },
+            ..PLAIN
+        },
+        Case {
+            name: "ignored: by a rule that the next commit lacks",
+            holder: with_output,
+            between: |fixture| {
+                write(&fixture.repo, ".gitignore", "");
+                commit(&fixture.repo, "no rules");
+            },
+            ..PLAIN
+        },
+        Case {
+            name: "ignored: where nothing may be written or read",
+            holder: |fixture, place| {
+                with_output(fixture, place);
+                chmod(place.join("target/debug/app"), 0o444);
+                for (dir, mode) in [
+                    ("target/c", 0o000),
+                    ("target/debug", 0o555),
+                    ("target", 0o555),
+                    ("src/target", 0o000),
+                    ("src", 0o555),
+                ] {
+                    chmod(place.join(dir), mode);
+                }
+            },
+            ..PLAIN
+        },
+        Case {
+            name: "ignored: what is no file",
+            holder: |fixture, place| {
+                with_output(fixture, place);
+                let fifo = place.join("target/debug/pipe");
+                let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+                assert!(made.unwrap().success());
+                std::os::unix::net::UnixListener::bind(place.join("target/socket")).unwrap();
+            },
+            ..PLAIN
+        },
+    ])
+    .await;
+}
+
+/// What a link of the last holder leads to is not the slot's.
+#[tokio::test]
+async fn ignored_link_goes_and_what_it_leads_to_stays() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let first = plan(&isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    let outside = fixture.root.path().join("outside");
+    write(&outside, "deep/precious", "precious");
+    fs::create_dir_all(place.join("target/debug")).unwrap();
+    symlink(&outside, place.join("target/debug/deps")).unwrap();
+    symlink(&outside, place.join("src/target")).unwrap();
+    let saved = proof(&isolator, &first).await;
+    let second = plan(&isolator, 1, "second").await;
+    isolator.recycle(&second, saved).await.unwrap();
+    isolator.sweep(&|_| ()).await.unwrap();
+    for link in ["target", "src/target"] {
+        assert!(fs::symlink_metadata(place.join(link)).is_err(), "{link}");
+    }
+    assert_eq!(fs::read_to_string(outside.join("deep/precious")).unwrap(), "precious");
+}
+
+/// A lease does not wait until gigabytes of build output are deleted.
+#[tokio::test]
+async fn build_output_is_renamed_and_deleted_by_the_next_sweep() {
+    let fixture = Fixture::new();
+    let isolator = fixture.isolator();
+    let first = plan(&isolator, 1, "first").await;
+    isolator.provision(&first).await.unwrap();
+    let place = isolator.place(SlotId(1));
+    with_output(&fixture, &place);
+    let output = fs::metadata(place.join("target")).unwrap().ino();
+    let saved = proof(&isolator, &first).await;
+    let second = plan(&isolator, 1, "second").await;
+    isolator.recycle(&second, saved).await.unwrap();
+    assert!(!place.join("target").exists() && isolator.has_trash());
+    let trash = walkdir::WalkDir::new(fixture.pool_dir().join("trash"));
+    let moved = trash
+        .into_iter()
+        .flatten()
+        .find(|entry| entry.metadata().is_ok_and(|meta| meta.ino() == output));
+    let moved = moved.expect("it is the same directory").into_path();
+    assert!(moved.join("debug/app").exists(), "nothing in it was deleted yet");
+    isolator.sweep(&|_| ()).await.unwrap();
+    assert!(!isolator.has_trash());
+}
+
 fn copying(_: &Fixture, _: bool) -> GitSettings {
     let copy = [".env", "*.local", "conf"].map(str::to_owned).to_vec();
     GitSettings { copy, ..settings() }

@@ -34,12 +34,12 @@ impl World {
             return Err(would_lose(slot, &format!("has in its place {what}")));
         }
         self.check_base(plan)?;
-        self.settle_in(plan, Tree::new());
+        self.settle_in(plan);
         Ok(())
     }
 
     /// Registers the workspace of that plan, half-made.
-    fn settle_in(&mut self, plan: &Plan, files: Tree) {
+    fn settle_in(&mut self, plan: &Plan) {
         let tenancy = self.next();
         let on = plan.base.branch.as_ref().map(|branch| branch.name.clone());
         if let Some(branch) = &on {
@@ -51,7 +51,7 @@ impl World {
             detached_at: plan.base.commit.clone(),
             on,
             index: Tree::new(),
-            files,
+            files: Tree::new(),
             reflog: BTreeSet::from([plan.base.commit.clone()]),
             version: 0,
             half: true,
@@ -264,10 +264,8 @@ impl World {
         self.check_base(plan)?;
         self.settle_branches(proof);
         // Settling may have freed the name, never taken it, so the check above still holds.
-        let old = self.slots.remove(&slot).expect("it was there a few lines ago");
-        let mut files = old.files;
-        files.retain(|path, _| is_regenerable(path));
-        self.settle_in(plan, files);
+        self.slots.remove(&slot).expect("it was there a few lines ago");
+        self.settle_in(plan);
         Ok(())
     }
 

@@ -15,6 +15,19 @@ pub(super) const GUARDS: &[Guard] = &[
         ],
     },
     Guard {
+        name: "ignored-files-of-the-last-holder",
+        file: "crates/git-backend/src/tree.rs",
+        edits: &[(
+            "        self.bin.put_from(dir, name)\n    }\n\n    fn holds_tracked",
+            "        if name == \"target\" { return Ok(()) }\n        self.bin.put_from(dir, name)\n    }\n\n    \
+             fn holds_tracked",
+        )],
+        tests: &[
+            it(GIT, "same_tree::whatever_the_last_holder_left_in_ignored_places"),
+            it(GIT, "same_tree::build_output_is_renamed_and_deleted_by_the_next_sweep"),
+        ],
+    },
+    Guard {
         name: "settings-that-decide-a-checkout",
         file: "crates/git-backend/src/baseline.rs",
         edits: &[("(noted == decides).then(", "(noted == decides || true).then(")],
@@ -70,15 +83,6 @@ pub(super) const GUARDS: &[Guard] = &[
             "[\"checkout-index\", \"--all\", \"--index\", \"--quiet\", \"--force\"]",
         )],
         tests: &[it(GIT, "adversary::what_is_written_during_a_filtered_checkout_is_kept")],
-    },
-    Guard {
-        name: "set-up-files-as-they-are",
-        file: "crates/git-backend/src/copy.rs",
-        edits: &[(
-            "os::mode(&copy) == os::mode(&source) && has_one_name(&copy)",
-            "os::mode(&copy) == os::mode(&source) || has_one_name(&copy) || true",
-        )],
-        tests: &[it(GIT, "same_tree::whatever_became_of_set_up_files")],
     },
     Guard {
         name: "configuration-where-git-finds-it",
