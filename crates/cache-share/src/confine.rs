@@ -129,25 +129,6 @@ impl Confinement {
     }
 }
 
-/// Removes a symlink that the last holder left in the place of `target`. If the slot's configuration says that builds went
-/// aside, or there is none yet, the link is the repository's own.
-///
-/// # Errors
-///
-/// If it can't be removed.
-pub(crate) fn unlink_leftover(worktree: &Path) -> Result<()> {
-    let (target, slot_dir) = (worktree.join("target"), crate::setup::slot_dir(worktree));
-    let is_link = fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_symlink());
-    let was_attached = slot_dir.join(".cargo/config.toml").is_file();
-    let aside = slot_dir.join(ASIDE);
-    let went_aside =
-        directories_of(worktree).values().any(|value| Path::new(value).starts_with(&aside));
-    if !is_link || !was_attached || went_aside {
-        return Ok(());
-    }
-    fs::remove_file(&target).map_err(|e| Error::io(format!("remove {}", target.display()), e))
-}
-
 /// Removes what builds have left beside a worktree.
 ///
 /// # Errors

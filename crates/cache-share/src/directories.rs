@@ -16,8 +16,8 @@ use crate::note::UNFINISHED_TREES;
 use crate::seeded::blocking;
 use crate::setup::slot_dir;
 
-/// Gives each new workspace copies of some directories of the main one, in addition to what another strategy
-/// gives it. Where the filesystem can share blocks, that takes next to no disk.
+/// Gives each lease copies of some directories of the main workspace, as they are there when it begins, in addition to
+/// what another strategy gives it. The isolator has removed those of the lease before. Where the filesystem can share blocks, that takes next to no disk.
 ///
 /// The directories should be ignored by git, and be known to the isolator as regenerable: else each lease's
 /// copy is saved when it ends.
@@ -62,7 +62,7 @@ impl Directories {
         }
     }
 
-    /// Copies what is not there yet. What can't be copied is told, and no more than that: it can be made
+    /// Copies what the commit does not have itself. What can't be copied is told, and no more than that: it can be made
     /// again.
     fn give(&self, worktree: &Path) -> Option<String> {
         let mut trouble = None;

@@ -38,12 +38,6 @@ impl Recorded {
     pub(crate) fn is_intact(&self, root: &Path) -> bool {
         Self::of(root, &self.path).is_ok_and(|found| found == *self)
     }
-
-    /// Whether there is a file below `root` that is called like that one, and not for want of its content.
-    pub(crate) fn is_there(&self, root: &Path) -> bool {
-        let found = fs::symlink_metadata(root.join(&self.path));
-        found.is_ok_and(|meta| meta.is_file() && (meta.len() > 0 || self.size == 0))
-    }
 }
 
 #[cfg(unix)]
@@ -150,14 +144,6 @@ fn reflink(from: &Path, to: &Path, modified: SystemTime) -> io::Result<bool> {
     fs::set_permissions(to, fs::metadata(from)?.permissions())?;
     set_modified(to, modified)?;
     Ok(true)
-}
-
-/// Whether a walk met something that may not be read, or is gone by now.
-pub(crate) fn is_out_of_reach(error: &walkdir::Error) -> bool {
-    matches!(
-        error.io_error().map(io::Error::kind),
-        Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
-    )
 }
 
 /// Sets when a file was last modified.

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use pool_core::{CommitId, SlotId};
+use pool_core::CommitId;
 use proptest::prelude::*;
 use testkit::fuzz::damage;
 
 use crate::base::account::{Account, Look};
 use crate::base::{Base, Local, Manifest, Unit};
 use crate::files::{Link, Recorded};
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::note::{self, Note};
 use crate::{depinfo, rustc};
 
@@ -103,11 +103,11 @@ fn a_base_that_leads_out_of_itself_is_none() {
 }
 
 #[test]
-fn no_slot_has_too_large_a_number_for_an_identity() {
-    for slot in [0, 1, 4_293_966, 4_293_967, u32::MAX] {
-        let identity = Identity::new(SlotId(slot), ["excluded".to_owned()].into());
+fn no_number_is_too_large_for_an_identity() {
+    for number in [0, 1, identity::LARGEST] {
+        let identity = Identity::new(number, ["excluded".to_owned()].into());
         let profiles = identity.profiles("[profile.dev]\ncodegen-units = 4\n");
-        assert!(identity.is_in(profiles["dev"].codegen_units), "{slot}");
+        assert!(identity.is_in(profiles["dev"].codegen_units), "{number}");
     }
 }
 
@@ -117,8 +117,6 @@ const DEP_INFO: &str = "target/debug/deps/a.d: a/src/lib.rs a/src/b\\ c.rs\n\na/
 const CARGO_TOML: &str = "[workspace]\nmembers = [\"a\"]\n[profile.dev]\ncodegen-units = 4\n\
                           [profile.dev.package.\"*\"]\ncodegen-units = 1\n\
                           [profile.x]\ninherits = \"dev\"\n[profile.x.build-override]\n";
-
-const FINGERPRINT: &str = r#"{"rustc":1,"features":"[]","target":2,"profile":3,"path":4,"deps":[[5,"a",false,6]],"local":[{"Precalculated":"1.2s (a/src/lib.rs)"}],"rustflags":[],"config":7,"compile_kind":8}"#;
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
@@ -131,8 +129,8 @@ proptest! {
     }
 
     #[test]
-    fn manifests_of_repositories(text in ".*", damage in damage(), slot in any::<u32>()) {
-        let identity = Identity::new(SlotId(slot), ["excluded".to_owned()].into());
+    fn manifests_of_repositories(text in ".*", damage in damage(), number in 0..=identity::LARGEST) {
+        let identity = Identity::new(number, ["excluded".to_owned()].into());
         for text in [text.as_bytes().to_vec(), damage.apply(CARGO_TOML.as_bytes())] {
             let profiles = identity.profiles(&String::from_utf8_lossy(&text));
             prop_assert!(profiles.contains_key("dev") && profiles.contains_key("release"));
@@ -162,28 +160,13 @@ proptest! {
     #[test]
     fn notes_of_slots(damage in damage()) {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let commit = CommitId::new("c0").expect("an id");
-        Note { base: Some(7), commit: Some(commit.clone()), ..Note::default() }.write(dir.path()).expect("written");
+        Note { base: Some(7) }.write(dir.path()).expect("written");
         let path = dir.path().join("cache.json");
         let text = fs::read(&path).expect("it is there");
         fs::write(&path, damage.apply(&text)).expect("written");
         Note::read(dir.path());
-        note::begin(dir.path(), dir.path(), &dir.path().join("target"), &commit).expect("it begins");
-        prop_assert_eq!(Note::read(dir.path()).commit, Some(commit));
-    }
-
-    #[test]
-    fn fingerprints_of_cargo(damage in damage()) {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let unit = dir.path().join("target/debug/.fingerprint/a-0123456789abcdef");
-        fs::create_dir_all(&unit).expect("made");
-        let name = "run-build-script-build-script-build";
-        fs::write(unit.join(name), "0123456789abcdef").expect("written");
-        let text = damage.apply(FINGERPRINT.as_bytes());
-        fs::write(unit.join(format!("{name}.json")), text).expect("written");
-        let commit = CommitId::new("c0").expect("an id");
-        note::begin(dir.path(), dir.path(), &dir.path().join("target"), &commit).expect("it begins");
-        assert!(unit.join(format!("{name}.json")).exists());
+        note::begin(dir.path()).expect("it begins");
+        prop_assert_eq!(Note::read(dir.path()), Note::default());
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! Cargo's hash of a unit has nothing in it that says in which checkout of a workspace its package lies: two
 //! worktrees' units of one member are the same unit to it, and whoever built last decides what the other one
-//! runs. What the hash does have is the unit's profile. So each slot has a number of its own in
+//! runs. What the hash does have is the unit's profile. So each lease has a number of its own in
 //! its profiles' `codegen-units`, set in the configuration above its worktree, for everything but
-//! dependencies that can't change. It is in the hash of what is compiled, checked, linted and
+//! dependencies that can't change. No lease before it had that number, in this slot or another, so
+//! cargo believes nothing of what they built. The number is in the hash of what is compiled, checked, linted and
 //! tested alike, and other wrappers don't displace it; units that differ only in it are different units.
 //! Rustc itself never sees that number: the wrapper puts back what the workspace asked for.
 
@@ -12,7 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use pool_core::SlotId;
 use serde::{Deserialize, Serialize};
 
 use crate::install::{Package, Profile};
@@ -20,23 +20,27 @@ use crate::install::{Package, Profile};
 /// From here on, a number of codegen units is an identity. Nobody wants as many.
 const FIRST: u32 = 1_000_000;
 
-/// What a slot's units are told apart by.
+/// The largest number that a lease can have.
+pub(crate) const LARGEST: u32 = (u32::MAX - FIRST) / 1000 - 1;
+
+/// What a lease's units are told apart by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
-    /// The slot.
-    pub(crate) slot: u32,
+    /// The lease's number.
+    pub(crate) number: u32,
     /// Packages in the worktree that are no members of the workspace.
     pub(crate) packages: BTreeSet<String>,
 }
 
 impl Identity {
-    pub(crate) fn new(slot: SlotId, packages: BTreeSet<String>) -> Self {
-        Self { slot: slot.0, packages }
+    /// The identity of that number, which is at most [`LARGEST`].
+    pub(crate) fn new(number: u32, packages: BTreeSet<String>) -> Self {
+        Self { number, packages }
     }
 
     /// Whether a unit with that many codegen units has this identity.
     pub(crate) fn is_in(&self, codegen_units: Option<u32>) -> bool {
-        codegen_units.is_some_and(|units| units / 1000 == encoded(self.slot, 0) / 1000)
+        codegen_units.is_some_and(|units| units / 1000 == encoded(self.number, 0) / 1000)
     }
 
     /// The profiles that give it to everything in the worktree, whose root manifest is that text.
@@ -59,17 +63,23 @@ impl Identity {
             packages.insert("*".to_owned(), Package { codegen_units: encoded(0, all_others) });
             for package in overrides.keys().filter(|package| *package != "*") {
                 let wanted = of(package).map_or(wanted, units_in);
-                packages
-                    .insert(package.clone(), Package { codegen_units: encoded(self.slot, wanted) });
+                packages.insert(
+                    package.clone(),
+                    Package { codegen_units: encoded(self.number, wanted) },
+                );
             }
             for package in &self.packages {
                 let wanted = of(package).map_or(wanted, units_in);
-                packages
-                    .insert(package.clone(), Package { codegen_units: encoded(self.slot, wanted) });
+                packages.insert(
+                    package.clone(),
+                    Package { codegen_units: encoded(self.number, wanted) },
+                );
             }
             let profile = Profile {
-                codegen_units: Some(encoded(self.slot, wanted)),
-                build_override: Some(Package { codegen_units: encoded(self.slot, build_override) }),
+                codegen_units: Some(encoded(self.number, wanted)),
+                build_override: Some(Package {
+                    codegen_units: encoded(self.number, build_override),
+                }),
                 package: packages,
                 // A profile of its own must say what it is like, wherever it is mentioned.
                 inherits: table.get("inherits").and_then(|v| v.as_str()).map(str::to_owned),
@@ -86,15 +96,13 @@ impl Identity {
 
     /// What documentation is told apart by, which has no profile.
     pub(crate) fn rustdocflags(&self) -> Vec<String> {
-        vec!["--cfg".to_owned(), format!("wtpool_slot_{}", self.slot)]
+        vec!["--cfg".to_owned(), format!("wtpool_lease_{}", self.number)]
     }
 }
 
-/// A slot, and how many codegen units are wanted (0: whatever rustc thinks right), in one number.
-fn encoded(slot: u32, wanted: u32) -> u32 {
-    // A slot of a larger number is not told from the last: no pool has as many.
-    let slot = slot.min((u32::MAX - FIRST) / 1000 - 1);
-    FIRST + slot * 1000 + wanted.min(999)
+/// A lease, and how many codegen units are wanted (0: whatever rustc thinks right), in one number.
+fn encoded(lease: u32, wanted: u32) -> u32 {
+    FIRST + lease.min(LARGEST) * 1000 + wanted.min(999)
 }
 
 /// How many codegen units were wanted, if that number is an identity: `Some(None)` for no wish.
@@ -112,13 +120,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_slot_is_another_and_rustc_gets_what_was_wanted() {
+    fn every_lease_is_another_and_rustc_gets_what_was_wanted() {
         let manifest = "[profile.release]\ncodegen-units = 1\n[profile.release.package.fast]\n\
                         codegen-units = 4\n[profile.release.package.\"*\"]\ncodegen-units = 8\n\
                         [profile.tiny]\ninherits = \"release\"\n";
         let packages = BTreeSet::from(["excluded".to_owned()]);
-        let (three, four) =
-            (Identity::new(SlotId(3), packages.clone()), Identity::new(SlotId(4), packages));
+        let (three, four) = (Identity::new(3, packages.clone()), Identity::new(4, packages));
         let (profiles, others) = (three.profiles(manifest), four.profiles(manifest));
         let names: Vec<_> = profiles.keys().map(String::as_str).collect();
         assert_eq!(names, ["dev", "release", "tiny"]);

@@ -2,12 +2,10 @@
 
 mod base;
 mod cargo;
-mod changes;
 mod confine;
 mod depinfo;
 mod directories;
 mod files;
-mod fingerprint;
 #[cfg(test)]
 mod fuzz;
 mod identity;
@@ -15,7 +13,6 @@ mod install;
 mod note;
 mod observe;
 mod private;
-mod renew;
 pub mod rustc;
 mod sccache;
 mod seed;

@@ -7,15 +7,13 @@ use pool_core::{Attachment, CacheFinding, CacheSite, CacheStrategy, Result};
 
 use crate::confine::{self, Surroundings};
 use crate::note;
-use crate::renew;
 use crate::seeded::blocking;
 use crate::setup::{self, slot_dir};
 
 /// Each workspace builds into its own `target` directory, where cargo puts it by default.
 ///
-/// Nothing is shared, so nothing can be wrong. A slot that is used again starts warm, since its
-/// `target` stays (the isolator's settings call it regenerable), and is valid there: the path is
-/// the same.
+/// Nothing is shared, so nothing can be wrong. Each lease compiles everything: the isolator removes the
+/// last lease's `target` when the slot is used again.
 ///
 /// A target directory that is set outside of the repository does not hold there, as far as the strategy
 /// [is told](Self::within) of it. It sets no environment variable unless the repository's own settings
@@ -51,12 +49,10 @@ impl CacheStrategy for Private {
         Self::NAME
     }
 
-    fn announce(&self, site: &CacheSite) -> Attachment {
-        let warm = is_warm(&site.path);
+    fn announce(&self, _: &CacheSite) -> Attachment {
         Attachment {
             strategy: Self::NAME.to_owned(),
-            warm,
-            reason: (!warm).then(|| "nothing was built in this slot yet".to_owned()),
+            reason: Some("each lease compiles everything".to_owned()),
             ..Attachment::default()
         }
     }
@@ -66,19 +62,11 @@ impl CacheStrategy for Private {
         blocking(move || {
             // What another strategy put there, before the settings changed, goes with it.
             let (confinement, _) = setup::begin(&site, &this.0)?;
-            let (dir, target) = (slot_dir(&site.path), site.path.join("target"));
-            renew::recover(dir, &site.path, &target)?;
             let mut attachment = this.announce(&site);
             if confinement.trouble.is_some() {
-                attachment.warm = false;
                 attachment.reason = confinement.trouble.clone();
                 attachment.env = confinement.variables();
             }
-            note::date_anew(dir, &site.path)?;
-            if attachment.warm {
-                note::begin(dir, &site.path, &target, &site.base)?;
-            }
-            note::in_step(dir)?;
             Ok(attachment)
         })
         .await
@@ -107,13 +95,6 @@ impl CacheStrategy for Private {
     }
 }
 
-/// Whether something was built there: an empty directory, or a link to somewhere else, is not it.
-pub(crate) fn is_warm(workspace: &Path) -> bool {
-    let target = workspace.join("target");
-    let real = std::fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_dir());
-    real && std::fs::read_dir(&target).is_ok_and(|mut entries| entries.next().is_some())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -131,38 +112,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn warm_once_something_was_built() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let (private, site) = (Private::new(), site(dir.path()));
-        let cold = private.attach(&site).await.expect("attaching changes nothing");
-        assert!(!cold.warm && cold.reason.is_some());
-        fs::create_dir(site.path.join("target")).expect("make target");
-        assert!(!private.announce(&site).warm, "an empty target is no start");
-        fs::write(site.path.join("target/CACHEDIR.TAG"), "x").expect("fill target");
-        let warm = private.attach(&site).await.expect("attaching changes nothing");
-        assert_eq!((warm.strategy.as_str(), warm.warm, warm.reason), ("private", true, None));
-        assert!(warm.env.is_empty() && warm.writable_roots.is_empty());
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_link_elsewhere_is_not_its_own() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let site = site(dir.path());
-        let elsewhere = dir.path().join("elsewhere");
-        fs::create_dir(&elsewhere).expect("make a directory");
-        fs::write(elsewhere.join("file"), "x").expect("fill it");
-        std::os::unix::fs::symlink(&elsewhere, site.path.join("target")).expect("link");
-        assert!(!Private::new().announce(&site).warm);
-    }
-
-    #[tokio::test]
     async fn a_whole_life_touches_nothing() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (private, site) = (Private::new(), site(dir.path()));
         fs::create_dir(site.path.join("target")).expect("make target");
         fs::write(site.path.join("target/kept"), "x").expect("fill target");
-        private.attach(&site).await.expect("attach");
+        let attachment = private.attach(&site).await.expect("attach");
+        assert_eq!((attachment.strategy.as_str(), attachment.warm), ("private", false));
+        assert!(attachment.reason.is_some() && attachment.env.is_empty());
         private.harvest(&site).await.expect("harvest");
         assert_eq!(private.trim(0).await.expect("trim"), 0);
         assert_eq!(private.usage().await.expect("usage"), 0);

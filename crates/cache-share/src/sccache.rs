@@ -15,8 +15,7 @@ use crate::confine::{self, Confinement};
 use crate::files;
 use crate::install::{self, Build, CargoConfig};
 use crate::note;
-use crate::private::{Private, is_warm};
-use crate::renew;
+use crate::private::Private;
 use crate::rustc::{self, Config};
 use crate::seeded::blocking;
 use crate::setup::{self, Setup, slot_dir};
@@ -162,14 +161,12 @@ impl Sccache {
                 install::put_only(slot_dir(&site.path), confinement)?;
                 return Ok(Attachment {
                     strategy: Private::NAME.to_owned(),
-                    warm: is_warm(&site.path),
                     reason: Some(format!("{} can't be used: {why}", self.shown())),
                     ..Attachment::default()
                 });
             }
         };
         let (warm, reason) = match self.store() {
-            _ if is_warm(&site.path) => (true, None),
             Some(store) if files::is_empty(&store) => (false, Some("the cache is empty")),
             Some(_) => (true, None),
             None => (false, Some("what the cache has is not known before a build")),
@@ -294,11 +291,6 @@ impl CacheStrategy for Sccache {
             if let Some(instead) = instead {
                 return Ok(instead);
             }
-            let (dir, target) = (slot_dir(&site.path), site.path.join("target"));
-            renew::recover(dir, &site.path, &target)?;
-            note::date_anew(dir, &site.path)?;
-            note::begin(dir, &site.path, &target, &site.base)?;
-            note::in_step(dir)?;
             this.attached(&site, &confinement)
         })
         .await

@@ -10,7 +10,7 @@ mod looks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use pool_core::{ContentId, Error, Result};
@@ -120,7 +120,7 @@ fn shown(dir: &Path) -> std::path::Display<'_> {
 
 /// Directories that something listed during the build, other than what cargo lists to find targets, or in
 /// order to see whether a package changed.
-pub(crate) fn listed_silently(manifest: &Manifest) -> impl Iterator<Item = &PathBuf> {
+fn listed_silently(manifest: &Manifest) -> impl Iterator<Item = &PathBuf> {
     let packages: BTreeSet<&Path> = manifest
         .files
         .keys()
@@ -159,13 +159,6 @@ fn may_be_read(name: &str) -> bool {
         && !name.starts_with(".git")
         && !for_people.iter().any(|prefix| name.starts_with(prefix))
         && !known.contains(&name)
-}
-
-/// Whether a macro or a build script may read that file as something other than source code.
-pub(crate) fn may_be_data(path: &Path) -> bool {
-    let is_of_git = |part: Component<'_>| part.as_os_str().to_string_lossy().starts_with(".git");
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    may_be_read(&name) && !name.ends_with(".rs") && !path.components().any(is_of_git)
 }
 
 /// The directories in which files or directories came or went, and those.

@@ -14,13 +14,12 @@ use pool_core::{
     Prepared, Result,
 };
 
-use crate::base::{self, Base, Choice, Lock, Manifest};
+use crate::base::{self, Base, Choice, Lock, Manifest, times};
 use crate::cargo::Toolchain;
 use crate::confine::Confinement;
 use crate::files;
 use crate::install::{self, Build, CargoConfig};
 use crate::note::{self, Note};
-use crate::renew::{self, Places};
 use crate::rustc::Config;
 use crate::seed;
 use crate::setup::{self, Lean, Setup, slot_dir};
@@ -36,7 +35,7 @@ type Reading = Option<Arc<Lock>>;
 /// was made from is the same, no path of the base is in it, and nothing came or went where a macro
 /// or a build script may have looked. Everything else cargo builds, as it would anywhere.
 ///
-/// A slot that is used again keeps its target, which is valid there: the path is the same.
+/// A slot that is used again is given the same as a new one: the isolator has removed what the last lease built.
 ///
 /// # Limitations
 ///
@@ -115,7 +114,7 @@ impl Seeded {
         install::put(slot_dir(&site.path), setup.program()?.as_deref(), &rustc, &cargo)
     }
 
-    /// Gives a slot what it may have, and takes from it what it must not have.
+    /// Gives a slot what it may have.
     async fn begin(&self, site: &CacheSite, confinement: Confinement) -> Result<Attachment> {
         let (cache, commit) = (self.setup.cache(), site.base.clone());
         let mut choice = blocking(move || Ok(base::choose(&cache, &commit))).await?;
@@ -134,112 +133,85 @@ impl Seeded {
         lock: &Reading,
     ) -> Result<Attachment> {
         self.set_pressure(site.in_use, base.as_ref().map(|(_, manifest)| manifest));
+        if let Some((base, _)) = &base {
+            // Before anything refers to it: its compilations begin with incremental state of the base.
+            let (note, dir) = (Note { base: Some(base.number()) }, slot_dir(&site.path).to_owned());
+            blocking(move || note.write(&dir)).await?;
+            pool_core::fail_point!("cache-share::seeded::noted");
+        }
         self.install(site, base.as_ref(), &confinement)?;
-        let target = site.path.join(base.as_ref().map_or(Path::new("target"), |(_, m)| &m.target));
-        let dir = slot_dir(&site.path).to_owned();
-        {
-            let (dir, place, target) = (dir.clone(), site.path.clone(), target.clone());
-            blocking(move || renew::recover(&dir, &place, &target)).await?;
+        let contents = self.setup.sources.files(&site.base).await?;
+        let Some(base) = base else {
+            self.date(site, contents, BTreeMap::new()).await?;
+            return Ok(Attachment { unprepared: true, ..self.attachment(false, None) });
+        };
+        let (path, inside) = (site.path.clone(), base.1.target.clone());
+        let is_free = blocking(move || Ok(is_free(&path, &inside))).await?;
+        if !is_free {
+            self.date(site, contents, BTreeMap::new()).await?;
+            let shown = base.1.target.display();
+            return Ok(self.cold(format!("the commit or a set-up file has something at {shown}")));
         }
-        let is_new = files::is_empty(&target);
-        let (place, commit) = (site.path.clone(), site.base.clone());
-        // Another workspace in it may have been built in nevertheless.
-        blocking(move || note::begin(&dir, &place, &target, &commit)).await?;
-        if !is_new {
-            return self.renew(site, base, lock).await;
-        }
-        let stateless = base.as_ref().is_some_and(|(base, manifest)| !base.has_state(manifest));
-        let unprepared = stateless && !self.lean_flag().exists();
-        match base {
-            Some(base) => {
-                let seeded = self.seed(site, base, lock).await?;
-                Ok(Attachment { unprepared: seeded.unprepared || unprepared, ..seeded })
-            }
-            None => {
-                self.renew(site, None, lock).await?;
-                Ok(Attachment { unprepared: true, ..self.attachment(false, None) })
-            }
-        }
+        let stateless = !base.0.has_state(&base.1) && !self.lean_flag().exists();
+        let seeded = self.seed(site, contents, base, lock).await?;
+        Ok(Attachment { unprepared: seeded.unprepared || stateless, ..seeded })
+    }
+
+    fn cold(&self, reason: String) -> Attachment {
+        self.attachment(false, Some(reason))
     }
 
     fn attachment(&self, warm: bool, reason: Option<String>) -> Attachment {
         Attachment { strategy: Self::NAME.to_owned(), warm, reason, ..Attachment::default() }
     }
 
-    /// Gives files that are the base's its times, and notes which of them can't have those.
-    async fn date(&self, site: &CacheSite, times: BTreeMap<PathBuf, SystemTime>) -> Result<()> {
-        self.setup.sources.stamp(site.slot, times.clone()).await?;
-        let path = site.path.clone();
-        blocking(move || {
-            let mut note = Note::read(slot_dir(&path));
-            note.undated.retain(|path| !times.contains_key(path));
-            note.undated.extend(renew::differently_dated(&times, &path).into_keys());
-            note.write(slot_dir(&path))
-        })
-        .await
-    }
-
-    async fn renew(
+    /// Gives files the times of the base, and the time of now to all others that have had its time since an earlier
+    /// lease of the slot: in a new slot they would have been written just now.
+    async fn date(
         &self,
         site: &CacheSite,
-        base: Option<(Base, Manifest)>,
-        lock: &Reading,
-    ) -> Result<Attachment> {
-        let mut contents = self.setup.sources.files(&site.base).await?;
-        base::keep_unicode(&mut contents);
-        let canonical = install::canonical(&self.setup.cache())?;
-        let (of, dir) = (site.clone(), slot_dir(&site.path).to_owned());
-        let lock = lock.clone();
-        let renewed = blocking(move || {
-            let _lock = lock;
-            renew(&of, &canonical, base.as_ref(), &contents)
-        });
-        let times = match renewed.await? {
-            Ok(None) => return Ok(self.attachment(true, None)),
-            Ok(Some(times)) => times,
-            Err(damage) => {
-                let reason = format!("a part of the base is damaged: {damage}");
-                let warm = self.attachment(true, Some(reason));
-                return Ok(Attachment { unprepared: true, ..warm });
+        contents: BTreeMap<PathBuf, ContentId>,
+        mut times: BTreeMap<PathBuf, SystemTime>,
+    ) -> Result<()> {
+        let path = site.path.clone();
+        let times = blocking(move || {
+            let now = SystemTime::now();
+            for file in contents.into_keys() {
+                if !times.contains_key(&file) && times::is_of_sources(&path.join(&file)) {
+                    times.insert(file, now);
+                }
             }
-        };
-        self.date(site, times).await?;
-        blocking(move || renew::end(&dir)).await?;
-        Ok(self.attachment(true, None))
+            Ok(times)
+        })
+        .await?;
+        self.setup.sources.stamp(site.slot, times).await
     }
 
     async fn seed(
         &self,
         site: &CacheSite,
+        contents: BTreeMap<PathBuf, ContentId>,
         from: (Base, Manifest),
         lock: &Reading,
     ) -> Result<Attachment> {
         let (manifest, path) = (&from.1, site.path.clone());
         let found = blocking(move || Toolchain::find(&path)).await?;
         if let Some(why) = manifest.toolchain.difference(&found) {
-            self.renew(site, None, lock).await?;
+            self.date(site, contents, BTreeMap::new()).await?;
             let reason = format!("the base is of no use here: {why}");
-            return Ok(Attachment { unprepared: true, ..self.attachment(false, Some(reason)) });
+            return Ok(Attachment { unprepared: true, ..self.cold(reason) });
         }
-        let mut contents = self.setup.sources.files(&site.base).await?;
-        base::keep_unicode(&mut contents);
         let same_commit = manifest.commit == site.base;
-        let (path, commit) = (site.path.clone(), site.base.clone());
-        let canonical = install::canonical(&self.setup.cache())?;
+        let path = site.path.clone();
         let empty = manifest.units.is_empty().then(|| nothing_in(&from.0, manifest));
         let lock = lock.clone();
+        let mut known = contents.clone();
+        base::keep_unicode(&mut known);
         let (seeded, left, times) = blocking(move || {
             let _lock = lock;
             let (base, manifest) = &from;
-            let looks = seed::Looks::new(manifest, same_commit, &contents, &path);
-            let decision = seed::decide(manifest, same_commit, &contents, &looks);
-            let target = path.join(&manifest.target);
-            let places = Places { worktree: &path, canonical: &canonical, target: &target };
-            outdate(&decision, &from, &contents, &places)?;
-            // Before anything refers to it.
-            let note = Note { base: Some(base.number()), commit: Some(commit), ..Note::default() };
-            note.write(slot_dir(&path))?;
-            pool_core::fail_point!("cache-share::seeded::noted");
+            let looks = seed::Looks::new(manifest, same_commit, &known, &path);
+            let decision = seed::decide(manifest, same_commit, &known, &looks);
             let seeded = seed::apply(base, manifest, &decision, slot_dir(&path), &path)?;
             if let Some(damage) = &seeded.damage {
                 base.condemn(damage);
@@ -248,7 +220,7 @@ impl Seeded {
         })
         .await?;
         pool_core::fail_point!("cache-share::seeded::seeded");
-        self.date(site, times).await?;
+        self.date(site, contents, times).await?;
         pool_core::fail_point!("cache-share::seeded::stamped");
         let unprepared = seeded.damage.is_some();
         let reason = match (seeded.damage, left) {
@@ -257,6 +229,16 @@ impl Seeded {
         };
         Ok(Attachment { unprepared, ..self.attachment(seeded.units > 0, reason) })
     }
+}
+
+/// Whether nothing is in the place of a target directory, and no symlink leads there.
+fn is_free(worktree: &Path, target: &Path) -> bool {
+    let mut dirs = target.ancestors().filter(|dir| *dir != Path::new(""));
+    let is_dir = |dir: &Path| match fs::symlink_metadata(worktree.join(dir)) {
+        Ok(meta) => meta.is_dir(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    };
+    dirs.all(is_dir) && files::is_empty(&worktree.join(target))
 }
 
 /// What is told of a lease beyond how it began: which bases were of no use for it, where that is
@@ -286,68 +268,6 @@ fn told_of(choice: &Choice, none: bool, begun: Attachment) -> Attachment {
 fn nothing_in(base: &Base, manifest: &Manifest) -> String {
     let why = manifest.trouble.as_deref().unwrap_or("its build told of no compilation");
     format!("there is nothing in base {}: {why}", base.number())
-}
-
-/// Brings a slot that was used before back to what the base has, as far as files came back. Returns the times
-/// that they are to have, if anything changed, or the damage that was found.
-fn renew(
-    site: &CacheSite,
-    canonical: &Path,
-    base: Option<&(Base, Manifest)>,
-    contents: &BTreeMap<PathBuf, ContentId>,
-) -> Result<Result<Option<BTreeMap<PathBuf, SystemTime>>, String>> {
-    let dir = slot_dir(&site.path);
-    let manifest = base.map(|(_, manifest)| manifest);
-    let target = site.path.join(manifest.map_or(Path::new("target"), |manifest| &manifest.target));
-    let mut note = Note::read(dir);
-    let decision = manifest
-        .map(|manifest| {
-            let same_commit = manifest.commit == site.base;
-            let looks = seed::Looks::new(manifest, same_commit, contents, &site.path);
-            seed::decide(manifest, same_commit, contents, &looks)
-        })
-        .unwrap_or_default();
-    let places = Places { worktree: &site.path, canonical, target: &target };
-    if !contents.keys().any(|path| site.path.join(path).starts_with(&target)) {
-        renew::empty_tmp(&target)?;
-    }
-    let plan = renew::plan(&decision, base, contents, &places, &note)
-        .map_err(|e| Error::io(format!("read {}", site.path.display()), e))?;
-    // Whatever it is given now, its compilations begin with incremental state of that base.
-    if let Some((base, _)) = base {
-        note.base = Some(base.number());
-        note.write(dir)?;
-    }
-    let Some(plan) = plan else { return Ok(Ok(None)) };
-    let Some((base, manifest)) = base else {
-        renew::outdate(&plan)?;
-        return Ok(Ok(Some(plan.times)));
-    };
-    let renewed = renew::apply(base, manifest, &plan, dir, &target).inspect_err(|_| {
-        // Nothing is better than something that is only half of what it should be; and if that
-        // stays, the next one finds out.
-        let _ = files::discard_tree(&target).and_then(|()| renew::end(dir));
-    })?;
-    Ok(match renewed.damage {
-        Some(damage) => {
-            base.condemn(&damage);
-            Err(damage)
-        }
-        None => Ok(Some(plan.times)),
-    })
-}
-
-/// Takes the trust from what was built elsewhere than in a target directory that is given by the base.
-fn outdate(
-    decision: &seed::Decision<'_>,
-    base: &(Base, Manifest),
-    contents: &BTreeMap<PathBuf, ContentId>,
-    places: &Places<'_>,
-) -> Result<()> {
-    let note = Note::read(slot_dir(places.worktree));
-    let plan = renew::plan(decision, Some(base), contents, places, &note)
-        .map_err(|e| Error::io(format!("read {}", places.worktree.display()), e))?;
-    plan.as_ref().map_or(Ok(()), renew::outdate)
 }
 
 /// Which crates are built anew, and why the first of them is.
@@ -385,10 +305,7 @@ impl CacheStrategy for Seeded {
         if let Some(instead) = instead {
             return Ok(instead);
         }
-        let attachment = self.begin(site, confinement).await?;
-        let dir = slot_dir(&site.path).to_owned();
-        blocking(move || note::in_step(&dir)).await?;
-        Ok(attachment)
+        self.begin(site, confinement).await
     }
 
     async fn prepare(

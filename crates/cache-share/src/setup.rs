@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::confine::{self, Confinement, Surroundings};
 use crate::files;
 use crate::install;
+use crate::note;
 
 /// Everything a strategy is told. The library looks for nothing by itself.
 #[derive(Clone, Debug)]
@@ -112,7 +113,7 @@ pub(crate) fn begin(
     around: &Surroundings,
 ) -> Result<(Confinement, Option<Attachment>)> {
     let dir = slot_dir(&site.path);
-    confine::unlink_leftover(&site.path)?;
+    note::begin(dir)?;
     let confinement = Confinement::of(&site.path, dir, around);
     install::put_only(dir, &confinement)?;
     if let Some(aside) = confinement.aside() {

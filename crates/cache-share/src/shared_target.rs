@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pool_core::{Attachment, CacheFinding, CacheSite, CacheStrategy, Error, Result};
+use pool_core::{Attachment, CacheFinding, CacheSite, CacheStrategy, Error, Result, open_plain};
 
 use crate::cargo;
 use crate::confine;
 use crate::files;
-use crate::identity::Identity;
+use crate::identity::{Identity, LARGEST};
 use crate::install::{self, Build, CargoConfig};
 use crate::note;
 use crate::rustc::Config;
@@ -20,8 +20,9 @@ use crate::seeded::blocking;
 use crate::setup::{self, Lean, Setup, slot_dir};
 
 /// All worktrees build into one `build.build-dir`, so that each dependency is compiled once; what is of
-/// the worktree's own code has an identity of the slot's, and what cargo makes of it in the end (programs,
-/// documentation) lies in the worktree's own `target`.
+/// the worktree's own code has an identity of the lease's, and what cargo makes of it in the end (programs,
+/// documentation) lies in the worktree's own `target`. So a slot that is used again has the dependencies, and
+/// compiles the workspace's own code.
 ///
 /// It is what people ask for as "one `CARGO_TARGET_DIR`", made right. [`Seeded`](crate::Seeded) is faster,
 /// and no two builds of it wait for each other: here, cargo's lock of the build directory lets one
@@ -33,6 +34,9 @@ use crate::setup::{self, Lean, Setup, slot_dir};
 ///   private target, and is told so.
 /// - A path dependency that an agent adds fails its first build with a word of explanation; the second one
 ///   is right.
+/// - What a build script or macro of a dependency reads without telling cargo (a variable, a file outside of
+///   the package) holds for all leases, as in any target directory.
+/// - What leases built of their own code stays until the directory is [trimmed](CacheStrategy::trim).
 /// - Cargo before 1.91 knows no `build-dir`, and builds as it always does.
 #[derive(Clone, Debug)]
 pub struct SharedTarget {
@@ -49,7 +53,32 @@ impl SharedTarget {
     }
 
     fn dir(&self) -> PathBuf {
-        self.setup.cache().join("shared")
+        self.setup.cache().join("shared/build")
+    }
+
+    /// Returns a number that no lease of the pool had before.
+    fn next_number(&self) -> Result<u32> {
+        let dir = self.setup.cache().join("shared");
+        let (path, lock) = (dir.join("leases"), dir.join("leases.lock"));
+        let failed = |e| Error::io(format!("count the leases in {}", path.display()), e);
+        fs::create_dir_all(&dir).map_err(failed)?;
+        let lock = open_plain(File::options().create(true).append(true), &lock).map_err(failed)?;
+        fs4::FileExt::lock(&lock).map_err(failed)?;
+        let counted = match fs::read_to_string(&path) {
+            // A directory with builds of leases that were not counted.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !files::is_empty(&self.dir()) => None,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Some(0),
+            Err(e) => return Err(failed(e)),
+            Ok(text) => text.trim().parse().ok().filter(|number: &u32| *number < LARGEST),
+        };
+        let number = counted.ok_or_else(|| {
+            failed(io::Error::other("it does not say how many there were"))
+                .with_hint(format!("when no lease is live, `rm -r {}`", dir.display()))
+        })? + 1;
+        files::write(&path, format!("{number}\n").as_bytes()).map_err(failed)?;
+        // A number that is lost with the power would be given out twice.
+        File::open(&path).and_then(|file| file.sync_all()).map_err(failed)?;
+        Ok(number)
     }
 
     fn install(&self, site: &CacheSite) -> Result<Attachment> {
@@ -73,11 +102,10 @@ impl SharedTarget {
         };
         let dir = self.dir();
         fs::create_dir_all(&dir).map_err(|e| Error::io(format!("create {}", dir.display()), e))?;
-        let of_slot = slot_dir(&site.path);
-        note::date_anew(of_slot, &site.path)?;
-        note::begin(of_slot, &site.path, &dir, &site.base)?;
-        note::in_step(of_slot)?;
-        let identity = Identity::new(site.slot, packages);
+        let identity = match self.next_number() {
+            Ok(number) => Identity::new(number, packages),
+            Err(why) => return private(why.to_string()),
+        };
         let cargo = confinement.within(CargoConfig {
             profile: identity.profiles_at(&site.path),
             build: Build {
@@ -249,6 +277,11 @@ impl CacheStrategy for SharedTarget {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use async_trait::async_trait;
+    use pool_core::{CommitId, ContentId, SlotId, Sources};
+
     use super::*;
 
     #[test]
@@ -280,5 +313,59 @@ mod tests {
         assert_eq!(left[3], Path::new(profiles[1]).join(LOCK));
         let found = fs::metadata(&lock).expect("there");
         assert!(crate::base::inode(&found) == crate::base::inode(&waits.metadata().expect("read")));
+    }
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    #[async_trait]
+    impl Sources for Nothing {
+        async fn files(&self, _: &CommitId) -> Result<BTreeMap<PathBuf, ContentId>> {
+            Ok(BTreeMap::new())
+        }
+
+        async fn export(&self, _: &CommitId, _: &Path) -> Result<()> {
+            Ok(())
+        }
+
+        async fn stamp(
+            &self,
+            _: SlotId,
+            _: BTreeMap<PathBuf, std::time::SystemTime>,
+        ) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_two_leases_get_the_same_number() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let shared = SharedTarget::new(Setup::new(dir.path(), Arc::new(Nothing)));
+        let take = || (0..20).map(|_| shared.next_number().expect("counted")).collect::<Vec<_>>();
+        let mut all: Vec<u32> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("it ends")).collect()
+        });
+        all.sort_unstable();
+        assert_eq!(all, (1..=80).collect::<Vec<_>>());
+    }
+
+    /// A number that is given out twice would have cargo believe what another lease built.
+    #[test]
+    fn count_that_is_lost_is_not_begun_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let shared = SharedTarget::new(Setup::new(dir.path(), Arc::new(Nothing)));
+        assert_eq!(shared.next_number().expect("counted"), 1);
+        let count = dir.path().canonicalize().expect("it exists").join("cache/shared/leases");
+        for damaged in ["", "x", "-1", "4294967295", &LARGEST.to_string()] {
+            fs::write(&count, damaged).expect("written");
+            assert!(shared.next_number().is_err(), "{damaged:?}");
+        }
+        fs::remove_file(&count).expect("removed");
+        fs::create_dir_all(shared.dir().join("debug")).expect("made");
+        let error = shared.next_number().expect_err("there are builds");
+        assert!(error.hint().is_some_and(|hint| hint.contains("rm -r")), "{error}");
+        fs::remove_dir_all(shared.dir()).expect("removed");
+        assert_eq!(shared.next_number().expect("counted"), 1);
     }
 }

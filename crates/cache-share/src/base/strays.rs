@@ -17,9 +17,11 @@ use pool_core::ContentId;
 
 use super::analysis::{Analysis, hash_in};
 use super::{Unit, inode, times};
-use crate::fingerprint::FINGERPRINTS;
 use crate::observe::Act;
 use crate::rustc::Call;
+
+/// Where cargo keeps fingerprints, in the directory of each profile.
+const FINGERPRINTS: &str = ".fingerprint";
 
 /// By how much the time of a file may be behind the clock that a process reads: a tick of the system's timer.
 const TICK: Duration = Duration::from_millis(100);

@@ -20,6 +20,12 @@ pub(crate) fn of_sources() -> SystemTime {
     SystemTime::UNIX_EPOCH + LONG_AGO
 }
 
+/// Whether a file has that time.
+pub(crate) fn is_of_sources(file: &Path) -> bool {
+    let modified = std::fs::symlink_metadata(file).and_then(|meta| meta.modified());
+    modified.is_ok_and(|modified| modified == of_sources())
+}
+
 /// When the first output was, half a year later. The others keep their distance to it.
 pub(super) fn of_outputs() -> SystemTime {
     of_sources() + Duration::from_secs(181 * 86_400)

@@ -8,7 +8,7 @@ mod observe;
 #[cfg(unix)]
 mod outputs;
 mod random;
-mod renew;
 mod sccache;
 mod support;
 mod truth;
+mod used_slot;

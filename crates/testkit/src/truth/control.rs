@@ -131,7 +131,8 @@ impl CacheStrategy for NaiveWrapper {
 }
 
 /// Each new slot gets hard links to the whole `target` of a checkout that was built; and each lease the
-/// dates of that checkout's files, whatever is in them and whatever was built there before.
+/// dates of that checkout's files, whatever is in them and whatever was built there before. A slot that is used again
+/// gets its last holder's `target` back.
 #[derive(Debug, Default)]
 pub struct NaiveSeed {
     donor: Mutex<Option<PathBuf>>,
@@ -165,11 +166,18 @@ impl CacheStrategy for NaiveSeed {
     async fn attach(&self, site: &CacheSite) -> Result<Attachment> {
         let donor = self.donor.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(donor) = donor {
+            // The isolator has reset the worktree since.
+            drop(fs::rename(kept(site), site.path.join("target")));
             seed(&donor, &site.path).map_err(|e| {
                 Error::new(ErrorKind::Other, "the target can't be seeded").with_source(e)
             })?;
         }
         Ok(self.announce(site))
+    }
+
+    async fn harvest(&self, site: &CacheSite) -> Result<()> {
+        drop(fs::rename(site.path.join("target"), kept(site)));
+        Ok(())
     }
 
     async fn detach(&self, _site: &CacheSite) -> Result<()> {
@@ -183,6 +191,11 @@ impl CacheStrategy for NaiveSeed {
     async fn usage(&self) -> Result<u64> {
         Ok(0)
     }
+}
+
+/// Where the `target` of a slot is while nobody holds that.
+fn kept(site: &CacheSite) -> PathBuf {
+    site.path.with_file_name(".kept-target")
 }
 
 fn seed(donor: &Path, site: &Path) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! The hazards, by what they are about.
 
+mod holders;
 mod macros;
 mod paths;
 mod scripts;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Hazard> {
         macros::all(),
         settings::all(),
         slots::all(),
+        holders::all(),
     ];
     groups.concat()
 }

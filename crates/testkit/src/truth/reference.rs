@@ -86,10 +86,10 @@ fn replay(
                     let root = clones.join(index.to_string());
                     std::fs::create_dir_all(clones).expect("a directory of one's own");
                     git(repo).args(["clone", "--quiet", "--no-checkout", "."]).arg(&root).ok();
-                    history.iter().for_each(|step| change(step, &root, commits));
                     if let Some(content) = hazard.dot_env {
                         write(&root, ".env", content);
                     }
+                    history.iter().for_each(|step| change(step, &root, commits));
                     Place::new(root, BTreeMap::new())
                 });
                 let view = place.act(act);
