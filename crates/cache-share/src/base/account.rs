@@ -171,10 +171,15 @@ impl<'a> Accountant<'a> {
                 account.unaccounted.get_or_insert_with(|| format!("it makes {}", path.display()));
                 continue;
             }
-            if *act == Act::AskedForCommit && is_of_git(path) {
-                account.looks.insert(self.table.number(Look::Commit));
-                continue;
-            }
+            let act = match act {
+                Act::AskedForCommit if is_of_git(path) => {
+                    account.looks.insert(self.table.number(Look::Commit));
+                    continue;
+                }
+                // Its libraries, and whatever else is not git's.
+                Act::AskedForCommit => Act::Looked,
+                act => *act,
+            };
             if goes_by_a_process(path) {
                 let why = || format!("it looks at {}", path.display());
                 account.unaccounted.get_or_insert_with(why);
@@ -189,10 +194,10 @@ impl<'a> Accountant<'a> {
                 self.look(hash, Act::Looked, &link, &mut account);
             }
             let is_own = path.ancestors().any(|path| made.contains(path));
-            if is_own && *act != Act::Wrote && !path.starts_with(self.places.target) {
+            if is_own && act != Act::Wrote && !path.starts_with(self.places.target) {
                 continue;
             }
-            self.look(hash, *act, &path, &mut account);
+            self.look(hash, act, &path, &mut account);
         }
         account
     }
@@ -507,6 +512,21 @@ mod tests {
         assert!(looked(package).is_empty());
         assert!(matches!(&looked(vendored)[..], [Look::Elsewhere(_, State::File { size: 1, .. })]));
         assert!(matches!(&looked("absent")[..], [Look::Elsewhere(_, State::Nothing)]));
+    }
+
+    #[test]
+    fn git_that_was_asked_for_the_commit_looks_at_other_things_as_well() {
+        let place = Place::new();
+        let asked = [
+            (Act::AskedForCommit, "base/tree/.git"),
+            (Act::AskedForCommit, "repo/.git/HEAD"),
+            (Act::AskedForCommit, "base/tree/target/debug"),
+            (Act::AskedForCommit, "elsewhere"),
+        ];
+        let (account, looks) = place.account(&asked);
+        assert_eq!(account.unaccounted, None);
+        let elsewhere = Look::Elsewhere(place.root().join("elsewhere"), State::Directory);
+        assert_eq!(BTreeSet::from_iter(looks), BTreeSet::from([Look::Commit, elsewhere]));
     }
 
     #[test]
