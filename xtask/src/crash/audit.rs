@@ -284,6 +284,7 @@ fn places(
                 "tree.git",
                 ".cargo",
                 "calls.jsonl",
+                "looks.jsonl",
                 "build.log",
                 "manifest.json",
                 "condemned.json",
