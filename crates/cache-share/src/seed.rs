@@ -6,20 +6,23 @@
 //! was made from it.
 
 mod looks;
+mod unobserved;
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use pool_core::{ContentId, Error, Result};
+use pool_core::{Error, Result};
 
 use crate::base::{self, Base, Manifest, Unit, times};
 use crate::files;
 use crate::note::UNFINISHED_TREES;
 
 pub(crate) use looks::Looks;
+use unobserved::Unobserved;
 
 /// What a slot gets of a base.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,159 +34,34 @@ pub(crate) struct Decision<'a> {
     pub(crate) times: BTreeMap<PathBuf, SystemTime>,
 }
 
-/// Decides what a slot may have that begins with these files, at the commit of the base or at another.
-/// Pure.
-pub(crate) fn decide<'a>(
-    manifest: &'a Manifest,
-    same_commit: bool,
-    contents: &BTreeMap<PathBuf, ContentId>,
-    looks: &Looks<'_>,
-) -> Decision<'a> {
-    // What is in neither commit is something else: nobody knows what it was.
-    let same = |path: &Path| {
-        let known = manifest.files.get(path);
-        known.is_some() && known == contents.get(path)
-    };
-    let all_same = same_commit && manifest.files == *contents;
-    let listing = changed_listing(manifest, contents);
-    let relisted = |path: &Path| {
-        let dir = path.parent().unwrap_or(path);
-        listing.contains_key(dir).then(|| dir.to_owned())
-    };
-    // What was read without telling anybody may be in any unit of the workspace.
-    let silently = match &manifest.read_silently {
-        _ if !manifest.written.is_empty() => {
-            manifest.written.first().map(|path| format!("its build writes {}", path.display()))
-        }
-        _ if all_same => None,
-        None => Some("what its build read can't be told here".to_owned()),
-        Some(paths) => paths
-            .iter()
-            .find(|path| !same(path) || relisted(path).is_some())
-            .map(|path| format!("its build read {}, which differs", path.display()))
-            .or_else(|| {
-                let mut dirs = listed_silently(manifest);
-                let dir = dirs.find(|dir| listing.contains_key(*dir))?;
-                Some(format!("its build listed {}, where other files are", shown(dir)))
-            }),
-    };
-    let same_files = manifest.files.keys().filter(|path| same(path));
+/// Decides what a slot may have in the worktree that is looked at. Pure, but for those looks.
+pub(crate) fn decide<'a>(looks: &Looks<'a>) -> Decision<'a> {
+    let manifest = looks.manifest;
+    let same_files = manifest.files.keys().filter(|path| looks.is_same(path));
     let times = same_files.map(|path| (path.clone(), times::of_sources())).collect();
-    let mut decision = Decision { times, ..Decision::default() };
+    // A base whose build was observed needs none of it.
+    let unobserved = LazyCell::new(|| Unobserved::new(looks));
+    let (mut candidates, mut left) = (Vec::new(), Vec::new());
     for unit in &manifest.units {
-        if let Some(account) = &unit.account {
-            let bound = unit.local.as_ref().and_then(|local| local.bound.clone());
-            match bound.or_else(|| looks.difference(account)) {
-                None => decision.units.push(unit),
-                Some(why) => decision.left.push((unit, why)),
-            }
-            continue;
-        }
-        let why_not = unit.local.as_ref().and_then(|local| {
-            if let Some(why) = &local.bound {
-                return Some(why.clone());
-            }
-            if let Some(path) = local.inputs.iter().find(|path| !same(path)) {
-                return Some(format!("{} differs", path.display()));
-            }
-            if !all_same && local.this_commit_only {
-                return Some("its build script does not say what it depends on".to_owned());
-            }
-            // A macro may take in all files of a directory.
-            if let Some(dir) = local.inputs.iter().find_map(|path| relisted(path)) {
-                return Some(format!("other files are in {}", shown(&dir)));
-            }
-            // And a macro or a tool may look for its settings: what it didn't find, nobody wrote down.
-            let mut above =
-                local.package.ancestors().filter_map(|dir| Some((dir, listing.get(dir)?)));
-            let (dir, name) = above.find_map(|(dir, names)| {
-                Some((dir, names.iter().find(|n| n.may_be_settings())?))
-            })?;
-            Some(format!("{} is in {}, or is not any more", name.0.display(), shown(dir)))
+        let bound = unit.local.as_ref().and_then(|local| local.bound.clone());
+        let why_not = bound.or_else(|| match &unit.account {
+            Some(account) => looks.difference(account),
+            None => unobserved.difference(unit),
         });
-        match why_not.or_else(|| unit.local.as_ref().and(silently.clone())) {
-            None => decision.units.push(unit),
-            Some(why) => decision.left.push((unit, why)),
+        match why_not {
+            None => candidates.push(unit),
+            Some(why) => left.push((unit, why)),
         }
     }
-    let (given, left) = looks::with_their_needs(std::mem::take(&mut decision.units));
+    let (units, without) = looks::with_their_needs(candidates);
     let why = "what it was made from is not given";
-    decision.left.extend(left.into_iter().map(|unit| (unit, why.to_owned())));
-    decision.units = given;
-    decision
+    left.extend(without.into_iter().map(|unit| (unit, why.to_owned())));
+    Decision { units, left, times }
 }
 
 /// A directory of the worktree, for people.
 fn shown(dir: &Path) -> std::path::Display<'_> {
     if dir == Path::new("") { Path::new("the root") } else { dir }.display()
-}
-
-/// Directories that something listed during the build, other than what cargo lists to find targets, or in
-/// order to see whether a package changed.
-fn listed_silently(manifest: &Manifest) -> impl Iterator<Item = &PathBuf> {
-    let packages: BTreeSet<&Path> = manifest
-        .files
-        .keys()
-        .filter(|path| path.ends_with("Cargo.toml"))
-        .filter_map(|path| path.parent())
-        .collect();
-    let locals = manifest.units.iter().filter_map(|unit| unit.local.as_ref());
-    let watched: BTreeSet<&Path> =
-        locals.filter(|local| local.this_commit_only).map(|local| &*local.package).collect();
-    manifest.listed.iter().filter(move |dir| {
-        let package = dir.ancestors().find(|dir| packages.contains(dir));
-        let inside = package.and_then(|package| dir.strip_prefix(package).ok()).unwrap_or(dir);
-        let of_targets = ["", "src", "src/bin", "tests", "examples", "benches"];
-        let known = of_targets.iter().any(|known| inside == Path::new(known));
-        !known && package.is_none_or(|package| !watched.contains(package))
-    })
-}
-
-/// The name of what came or went in a directory, and whether it is a directory itself.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry(PathBuf, bool);
-
-impl Entry {
-    /// Whether it may be something that a macro or a tool looks for without being told to.
-    fn may_be_settings(&self) -> bool {
-        !self.1 && may_be_read(&self.0.to_string_lossy())
-    }
-}
-
-/// Whether a file of that name may be read by a macro or a tool.
-fn may_be_read(name: &str) -> bool {
-    let for_people = ["README", "LICENSE", "COPYING", "CHANGELOG"];
-    // Cargo keeps track of its own; and these never reach a compiler.
-    let known = ["Cargo.toml", "Cargo.lock", "rustfmt.toml", ".rustfmt.toml", ".editorconfig"];
-    !name.ends_with(".md")
-        && !name.starts_with(".git")
-        && !for_people.iter().any(|prefix| name.starts_with(prefix))
-        && !known.contains(&name)
-}
-
-/// The directories in which files or directories came or went, and those.
-fn changed_listing(
-    manifest: &Manifest,
-    contents: &BTreeMap<PathBuf, ContentId>,
-) -> BTreeMap<PathBuf, BTreeSet<Entry>> {
-    let mut changed: BTreeMap<PathBuf, BTreeSet<Entry>> = BTreeMap::new();
-    for (those, others) in [(&manifest.files, contents), (contents, &manifest.files)] {
-        let known: BTreeSet<&Path> =
-            others.keys().flat_map(|path| path.ancestors().skip(1)).collect();
-        for path in those.keys().filter(|path| !others.contains_key(*path)) {
-            let mut is_dir = false;
-            for path in path.ancestors() {
-                let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { break };
-                changed.entry(dir.to_owned()).or_default().insert(Entry(name.into(), is_dir));
-                // In what is there in both, that directory itself neither came nor went.
-                if known.contains(dir) {
-                    break;
-                }
-                is_dir = true;
-            }
-        }
-    }
-    changed
 }
 
 /// How a seeding went.
@@ -315,6 +193,8 @@ fn give(
 
 #[cfg(test)]
 mod tests {
+    use pool_core::ContentId;
+
     use super::*;
     use crate::base::Local;
 
@@ -361,9 +241,12 @@ mod tests {
     }
 
     /// In a worktree in which nothing is beside the files of the commit.
-    fn decided<'a>(manifest: &'a Manifest, same_commit: bool, contents: &Contents) -> Decision<'a> {
-        let looks = Looks::new(manifest, same_commit, contents, Path::new("/no/such/worktree"));
-        decide(manifest, same_commit, contents, &looks)
+    fn decided<'a>(
+        manifest: &'a Manifest,
+        same_commit: bool,
+        contents: &'a Contents,
+    ) -> Decision<'a> {
+        decide(&Looks::new(manifest, same_commit, contents, Path::new("/no/such/worktree")))
     }
 
     fn given(manifest: &Manifest, same_commit: bool, contents: &Contents) -> Vec<String> {

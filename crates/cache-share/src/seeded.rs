@@ -211,7 +211,7 @@ impl Seeded {
             let _lock = lock;
             let (base, manifest) = &from;
             let looks = seed::Looks::new(manifest, same_commit, &known, &path);
-            let decision = seed::decide(manifest, same_commit, &known, &looks);
+            let decision = seed::decide(&looks);
             let seeded = seed::apply(base, manifest, &decision, slot_dir(&path), &path)?;
             if let Some(damage) = &seeded.damage {
                 base.condemn(damage);

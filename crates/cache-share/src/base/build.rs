@@ -238,7 +238,11 @@ fn make(
         }
     }
     let observer = installed.as_deref().filter(|program| observe::is_possible(program));
-    let observed = Observed::begin(base, files.keys());
+    let observed = match observer {
+        // Each unit by itself, which says more.
+        Some(_) => None,
+        None => Observed::begin(base, files.keys()),
+    };
     let begun = SystemTime::now();
     let trouble = run(building, recipe, observer)?;
     // First of all, since looking at anything else lists it.

@@ -11,15 +11,15 @@ use crate::base::account::{Account, Look, State, below, names};
 use crate::base::{Manifest, Unit, hash_in};
 
 /// Files of a commit, by their paths.
-type Contents = BTreeMap<PathBuf, ContentId>;
+pub(super) type Contents = BTreeMap<PathBuf, ContentId>;
 
 /// What is looked at once for all units.
 pub(crate) struct Looks<'a> {
-    manifest: &'a Manifest,
-    contents: &'a Contents,
+    pub(super) manifest: &'a Manifest,
+    pub(super) contents: &'a Contents,
     worktree: &'a Path,
     /// Whether the commit of the base is checked out there.
-    same_commit: bool,
+    pub(super) same_commit: bool,
     /// By the number of the look: why it is not the same, if it is not.
     differences: Vec<OnceCell<Option<String>>>,
 }
@@ -34,6 +34,13 @@ impl<'a> Looks<'a> {
     ) -> Self {
         let differences = manifest.looks.iter().map(|_| OnceCell::new()).collect();
         Self { manifest, contents, worktree, same_commit, differences }
+    }
+
+    /// Whether it is a file of the base's commit, and the same here. What is in neither commit is
+    /// something else: it is not known what it was.
+    pub(super) fn is_same(&self, path: &Path) -> bool {
+        let known = self.manifest.files.get(path);
+        known.is_some() && known == self.contents.get(path)
     }
 
     /// Why what a unit looked at is not the same; `None` if it is.
@@ -55,7 +62,7 @@ impl<'a> Looks<'a> {
         let differs = |path: &dyn Display| Some(format!("{path} differs"));
         match look {
             Look::Tree(path) => match base.get(path) {
-                Some(id) if here.get(path) == Some(id) => None,
+                Some(_) if self.is_same(path) => None,
                 Some(_) => differs(&path.display()),
                 None if is_dir(base, path) => {
                     (!is_dir(here, path)).then(|| format!("{} is gone", path.display()))
