@@ -140,7 +140,7 @@ pub(crate) struct Places<'a> {
 pub(crate) struct Accountant<'a> {
     places: Places<'a>,
     table: Table,
-    /// Where directories really are, and the links on the way there.
+    /// Where paths really lead, and the links on the way there.
     resolved: HashMap<PathBuf, (PathBuf, Vec<PathBuf>)>,
 }
 
@@ -176,7 +176,7 @@ impl<'a> Accountant<'a> {
                     account.looks.insert(self.table.number(Look::Commit));
                     continue;
                 }
-                // Its libraries, and whatever else is not git's.
+                // Its libraries, and other files that are not git's.
                 Act::AskedForCommit => Act::Looked,
                 act => *act,
             };
@@ -188,7 +188,7 @@ impl<'a> Accountant<'a> {
             let path = self.in_tree(path);
             let (path, links) = match is_of_the_kernel(&path) {
                 true => (path, Vec::new()),
-                false => self.resolve(&path),
+                false => self.resolve(&path, 0),
             };
             for link in links {
                 self.look(hash, Act::Looked, &link, &mut account);
@@ -212,52 +212,29 @@ impl<'a> Accountant<'a> {
         }
     }
 
-    /// Without links, `.` and `..`, except for what the path itself may be; and the links that were
-    /// followed.
-    fn resolve(&mut self, path: &Path) -> (PathBuf, Vec<PathBuf>) {
-        let Some(parent) = path.parent() else { return (path.to_owned(), Vec::new()) };
-        let (dir, mut links) = self.resolve_dir(parent, 0);
-        let path = match path.components().next_back() {
-            Some(Component::Normal(name)) => dir.join(name),
-            Some(Component::ParentDir) => dir.parent().unwrap_or(&dir).to_owned(),
-            _ => dir,
-        };
-        // What it leads to is looked at as well, unless it was only asked for.
-        match fs::read_link(&path) {
-            Ok(to) if links.len() < LINKS => {
-                let to = path.parent().unwrap_or(&path).join(to);
-                links.push(path);
-                let (path, more) = self.resolve_dir(&to, links.len());
-                links.extend(more);
-                (path, links)
-            }
-            _ => (path, links),
-        }
-    }
-
-    fn resolve_dir(&mut self, dir: &Path, depth: usize) -> (PathBuf, Vec<PathBuf>) {
-        if let Some(known) = self.resolved.get(dir) {
+    /// The path without links, `.` and `..`; and the links that were followed. What a link leads to is
+    /// looked at as well, even if the call asked for the link alone.
+    fn resolve(&mut self, path: &Path, followed: usize) -> (PathBuf, Vec<PathBuf>) {
+        if let Some(known) = self.resolved.get(path) {
             return known.clone();
         }
-        let (Some(parent), true) = (dir.parent(), depth < LINKS) else {
-            return (dir.to_owned(), Vec::new());
-        };
-        let (mut real, mut links) = self.resolve_dir(parent, depth + 1);
-        match dir.components().next_back() {
-            Some(Component::Normal(name)) => {
-                real.push(name);
-                if let Ok(to) = fs::read_link(&real) {
-                    let to = real.parent().unwrap_or(&real).join(to);
-                    links.push(real);
-                    let (at, more) = self.resolve_dir(&to, depth + 1);
-                    real = at;
-                    links.extend(more);
-                }
-            }
+        let Some(parent) = path.parent() else { return (path.to_owned(), Vec::new()) };
+        let (mut real, mut links) = self.resolve(parent, followed);
+        match path.components().next_back() {
+            Some(Component::Normal(name)) => real.push(name),
             Some(Component::ParentDir) => drop(real.pop()),
             _ => {}
         }
-        self.resolved.insert(dir.to_owned(), (real.clone(), links.clone()));
+        if followed < LINKS
+            && let Ok(to) = fs::read_link(&real)
+        {
+            let to = real.parent().unwrap_or(&real).join(to);
+            links.push(real);
+            let (at, more) = self.resolve(&to, followed + 1);
+            real = at;
+            links.extend(more);
+        }
+        self.resolved.insert(path.to_owned(), (real.clone(), links.clone()));
         (real, links)
     }
 
@@ -268,75 +245,70 @@ impl<'a> Accountant<'a> {
 
     /// Puts one look into an account.
     fn look(&mut self, hash: &str, act: Act, path: &Path, account: &mut Account) {
+        match self.seen(hash, act, path) {
+            Seen::Own => {}
+            Seen::Look(look) => drop(account.looks.insert(self.table.number(look))),
+            Seen::Output(of) => drop(account.needs.insert(of)),
+            Seen::Unaccounted(what) => {
+                account.unaccounted.get_or_insert_with(|| format!("it {what} {}", path.display()));
+            }
+        }
+    }
+
+    fn seen(&self, hash: &str, act: Act, path: &Path) -> Seen {
         let places = &self.places;
-        let why = if let Ok(inside) = path.strip_prefix(places.target) {
-            of_target(hash, act, path, inside, account)
-        } else if let Ok(inside) = path.strip_prefix(places.tree) {
-            match act {
-                Act::Wrote if is_left(path) => Some("writes"),
-                _ if inside.starts_with(".git") => Some("looks into git's files:"),
-                _ if !self.is_accounted(inside, path) => Some("looks at"),
-                Act::Listed => {
-                    account.looks.insert(self.table.number(Look::Names(inside.to_owned())));
-                    None
-                }
-                _ => {
-                    account.looks.insert(self.table.number(Look::Tree(inside.to_owned())));
-                    None
-                }
+        if let Ok(inside) = path.strip_prefix(places.target) {
+            return of_target(hash, act, path, inside);
+        }
+        if let Ok(inside) = path.strip_prefix(places.tree) {
+            return match act {
+                Act::Wrote if is_left(path) => Seen::Unaccounted("writes"),
+                _ if inside.starts_with(".git") => Seen::Unaccounted("looks into git's files:"),
+                _ if !self.is_accounted(inside, path) => Seen::Unaccounted("looks at"),
+                Act::Listed => Seen::Look(Look::Names(inside.to_owned())),
+                _ => Seen::Look(Look::Tree(inside.to_owned())),
+            };
+        }
+        match act {
+            Act::Wrote if is_unpacked(path) && path.exists() => Seen::Unaccounted("writes"),
+            _ if is_of_the_kernel(path) || path.starts_with(places.base) || is_unpacked(path) => {
+                Seen::Own
             }
-        } else if is_of_the_kernel(path) || path.starts_with(places.base) || is_unpacked(path) {
-            (act == Act::Wrote && is_unpacked(path) && path.exists()).then_some("writes")
-        } else {
-            match act {
-                Act::Wrote if is_left(path) => Some("writes"),
-                Act::Listed => {
-                    let look = Look::NamesElsewhere(path.to_owned(), names(path));
-                    account.looks.insert(self.table.number(look));
-                    None
-                }
-                _ => {
-                    let look = Look::Elsewhere(path.to_owned(), State::of(path));
-                    account.looks.insert(self.table.number(look));
-                    None
-                }
-            }
-        };
-        if let Some(what) = why {
-            account.unaccounted.get_or_insert_with(|| format!("it {what} {}", path.display()));
+            Act::Wrote if is_left(path) => Seen::Unaccounted("writes"),
+            Act::Listed => Seen::Look(Look::NamesElsewhere(path.to_owned(), names(path))),
+            _ => Seen::Look(Look::Elsewhere(path.to_owned(), State::of(path))),
         }
     }
 }
 
-/// What was done with a path of the target directory; what is wrong with that, if anything.
-fn of_target(
-    hash: &str,
-    act: Act,
-    path: &Path,
-    inside: &Path,
-    account: &mut Account,
-) -> Option<&'static str> {
-    let state = State::of(path);
+/// What a path is for the unit that looked at it.
+enum Seen {
+    /// Its own, or what cannot differ.
+    Own,
+    /// What has to be the same elsewhere.
+    Look(Look),
+    /// An output of the unit with that hash.
+    Output(String),
+    /// What it did there cannot be accounted for.
+    Unaccounted(&'static str),
+}
+
+/// What a path of the target directory is, which is `inside` relative to that.
+fn of_target(hash: &str, act: Act, path: &Path, inside: &Path) -> Seen {
     let of = hash_in(inside);
     if of.as_deref() == Some(hash) || inside.components().any(|c| c.as_os_str() == "incremental") {
-        return None;
+        return Seen::Own;
     }
-    match (act, state) {
-        // Gone, or not there in a slot either, which has no other files than those of units. Whoever
-        // makes a directory that is there already leaves nothing.
-        (_, State::Nothing) | (Act::Looked | Act::Wrote, State::Directory) => None,
-        (Act::Wrote, _) => Some("writes"),
+    match (act, State::of(path), of) {
+        // Gone, or not there in a slot either, which has no other files than those of units. A process
+        // that makes a directory which is there already leaves nothing.
+        (_, State::Nothing, _) | (Act::Looked | Act::Wrote, State::Directory, _) => Seen::Own,
+        (Act::Wrote, ..) => Seen::Unaccounted("writes"),
         // Where rustc looks for crates; those that it reads are named besides.
-        (Act::Listed, _) if inside.ends_with("deps") => None,
-        (Act::Looked | Act::Listed | Act::AskedForCommit, _) => match of {
-            Some(of) => {
-                account.needs.insert(of);
-                None
-            }
-            None if act == Act::Listed => Some("lists"),
-            None => Some("reads"),
-        },
-        (Act::Unaccountable, _) => None,
+        (Act::Listed, ..) if inside.ends_with("deps") => Seen::Own,
+        (_, _, Some(of)) => Seen::Output(of),
+        (Act::Listed, ..) => Seen::Unaccounted("lists"),
+        _ => Seen::Unaccounted("reads"),
     }
 }
 
@@ -489,7 +461,7 @@ mod tests {
             let (account, _) = Place::new().account(&[(Act::Wrote, there), (Act::Looked, there)]);
             assert_eq!(account.unaccounted, None, "{there} is temporary");
         }
-        // Made by whoever needs it.
+        // Each unit makes it that writes there.
         let (account, _) = Place::new().account(&[(Act::Wrote, "base/tree/target/debug/deps")]);
         assert_eq!(account.unaccounted, None);
         let place = Place::new();
