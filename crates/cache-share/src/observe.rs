@@ -10,7 +10,7 @@
 //! happened in. Everything that such a process starts belongs to the same unit.
 //!
 //! Not seen: variables of the environment; what comes through a file that was open before; times,
-//! random numbers, and whatever else the kernel gives without a path.
+//! random numbers, and all else that the kernel gives without a path.
 
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod calls;
@@ -60,11 +60,11 @@ pub(crate) struct Observation {
     pub(crate) units: BTreeMap<Unit, Acts>,
 }
 
-/// A line of the log.
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    unit: Unit,
-    acts: Acts,
+/// A line of the log: a unit, and what was seen of it.
+#[derive(Serialize, Deserialize)]
+struct Line<U, A> {
+    unit: U,
+    acts: A,
 }
 
 impl Observation {
@@ -76,8 +76,7 @@ impl Observation {
     fn write(&self, log: &Path) -> io::Result<()> {
         let mut text = Vec::new();
         for (unit, acts) in &self.units {
-            let line = Line { unit: unit.clone(), acts: acts.clone() };
-            serde_json::to_writer(&mut text, &line)?;
+            serde_json::to_writer(&mut text, &Line { unit, acts })?;
             text.push(b'\n');
         }
         fs::write(log, text)
@@ -90,7 +89,7 @@ impl Observation {
     /// When the file cannot be read, or is not whole.
     pub(crate) fn read(log: &Path) -> io::Result<Self> {
         let text = fs::read(log)?;
-        let lines = serde_json::Deserializer::from_slice(&text).into_iter::<Line>();
+        let lines = serde_json::Deserializer::from_slice(&text).into_iter::<Line<Unit, Acts>>();
         let units = lines.map(|line| line.map(|line| (line.unit, line.acts)));
         Ok(Self { units: units.collect::<Result<_, _>>()? })
     }
@@ -99,7 +98,7 @@ impl Observation {
 /// Makes a command of the wrapper of rustc one that runs `program` observed. The arguments of that are to
 /// be added.
 pub(crate) fn with(command: &mut Command, log: &Path, program: &OsStr) {
-    // By which it knows what it is to do, whatever its file is called.
+    // By which it knows what it is to do: its file may have another name.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::arg0(command, crate::rustc::PROGRAM);
     command.arg(OBSERVE).arg(log).arg(program);
@@ -125,7 +124,7 @@ pub(crate) fn requested(own: &Path, what: &OsStr, arguments: &[OsString]) -> Opt
     };
     Some(done.map_or_else(
         |e| {
-            // When nobody listens, nobody can be told.
+            // A build whose output is closed cannot be told.
             let _ = writeln!(io::stderr(), "error: {}: cannot observe: {e}", own.display());
             ExitCode::from(127)
         },

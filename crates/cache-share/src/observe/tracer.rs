@@ -73,32 +73,7 @@ pub(super) fn run(command: &[OsString]) -> io::Result<(Observation, u8)> {
     ptrace::cont(main, None)?;
     let mut tracer = Tracer::new(main);
     let status = tracer.follow()?;
-    let units = tracer.units.into_iter().map(|(unit, acts)| (unit, acts.into_acts())).collect();
-    Ok((Observation { units }, status))
-}
-
-/// What one unit did, with what its processes named already.
-#[derive(Debug, Default)]
-struct Seen {
-    acts: Acts,
-    /// Paths that are not Unicode have no place in a manifest.
-    nameless: bool,
-}
-
-impl Seen {
-    fn add(&mut self, act: Act, path: PathBuf) {
-        match path.to_str() {
-            Some(_) => drop(self.acts.insert((act, path))),
-            None => self.nameless = true,
-        }
-    }
-
-    fn into_acts(mut self) -> Acts {
-        if self.nameless {
-            self.acts.insert((Act::Unaccountable, "a path that is not Unicode".into()));
-        }
-        self.acts
-    }
+    Ok((Observation { units: tracer.units }, status))
 }
 
 struct Tracer {
@@ -110,7 +85,7 @@ struct Tracer {
     asked_for_commit: HashSet<Pid>,
     /// Those that stopped before their parents' `fork` was reported.
     early: HashSet<Pid>,
-    units: BTreeMap<Unit, Seen>,
+    units: BTreeMap<Unit, Acts>,
 }
 
 impl Tracer {
@@ -174,7 +149,7 @@ impl Tracer {
         }
     }
 
-    /// What a unit's process starts works for the same unit, whatever it is.
+    /// Any program that a unit's process starts works for the same unit.
     fn on_exec(&mut self, pid: Pid) {
         let process = process(pid);
         let read = |name: &str| fs::read(process.join(name)).unwrap_or_default();
@@ -200,24 +175,26 @@ impl Tracer {
 
     fn on_call(&mut self, pid: Pid) {
         let Some(Some(unit)) = self.unit_of.get(&pid) else { return };
-        let seen = self.units.entry(unit.clone()).or_default();
+        let acts = self.units.entry(unit.clone()).or_default();
+        let unaccountable = |what: String| (Act::Unaccountable, PathBuf::from(what));
         let Ok((number, arguments)) = system_call(pid) else {
-            seen.add(Act::Unaccountable, "a system call that cannot be read".into());
+            acts.insert(unaccountable("a system call that cannot be read".to_owned()));
             return;
         };
         for one in self.uses.get(&number).copied().unwrap_or_default() {
-            match act_of(pid, one, &arguments) {
+            acts.extend(match act_of(pid, one, &arguments) {
+                // It has no place in a manifest.
+                Ok(Some((_, path))) if path.to_str().is_none() => {
+                    Some(unaccountable("a path that is not Unicode".to_owned()))
+                }
                 Ok(Some((Act::Looked | Act::Listed, path)))
                     if self.asked_for_commit.contains(&pid) =>
                 {
-                    seen.add(Act::AskedForCommit, path);
+                    Some((Act::AskedForCommit, path))
                 }
-                Ok(Some((act, path))) => seen.add(act, path),
-                Ok(None) => {}
-                Err(e) => {
-                    seen.add(Act::Unaccountable, format!("system call {number}: {e}").into());
-                }
-            }
+                Ok(seen) => seen,
+                Err(e) => Some(unaccountable(format!("system call {number}: {e}"))),
+            });
         }
     }
 }
