@@ -40,6 +40,9 @@ pub(super) fn target_of(workspace: &Workspace, tree: &Path) -> Result<PathBuf> {
     }
 }
 
+/// Where cargo keeps fingerprints, in the directory of each profile.
+pub(super) const FINGERPRINTS: &str = ".fingerprint";
+
 const NAMES_THE_BASE: &str = "the path of the base is in it";
 
 /// What is to be analysed.
@@ -129,7 +132,7 @@ impl Analysis<'_> {
                     let of = observe::Unit::Compilation(call.hash.clone());
                     unit.account = self.account(&mut accountant, &of, &call.hash);
                     if !self.is_local(call) {
-                        self.check_foreign(call, &mut unit);
+                        unit.bind(self.foreign(call, &unit));
                     }
                     units.insert((dir.clone(), name), unit);
                 }
@@ -144,7 +147,7 @@ impl Analysis<'_> {
                 let hash = hash_in(Path::new(name)).unwrap_or_default();
                 unit.account = self.account(&mut accountant, &of, &hash);
                 if !self.is_local(call) {
-                    self.check_foreign_script(script, &mut unit);
+                    unit.bind(self.says_where_it_ran(script));
                 }
                 units.insert((dir.clone(), name.to_owned()), unit);
             }
@@ -181,7 +184,7 @@ impl Analysis<'_> {
     fn profile_of(&self, out_dir: &Path) -> Option<PathBuf> {
         let root = self.root();
         let mut dirs = out_dir.ancestors().take_while(|dir| **dir != root);
-        let dir = dirs.find(|dir| dir.join(".fingerprint").is_dir())?;
+        let dir = dirs.find(|dir| dir.join(FINGERPRINTS).is_dir())?;
         dir.strip_prefix(&root).ok().map(Path::to_owned)
     }
 
@@ -298,20 +301,8 @@ impl Analysis<'_> {
                 let line = line.trim_start_matches("cargo::").trim_start_matches("cargo:");
                 line.starts_with("rerun-if-")
             });
-            // Cargo replaces the output directory in what the script said.
-            let out = script.join("out");
-            let said = said.replace(&*out.to_string_lossy(), "");
-            let tree = self.tree.to_string_lossy();
-            let mut bound =
-                said.contains(&*tree).then(|| "its build script says where it ran".to_owned());
-            if later {
-                bound = Some("something else wrote into its `OUT_DIR`".to_owned());
-            }
-            for path in files::tree(&out).unwrap_or_default() {
-                if self.names_the_base(&out.join(path)) {
-                    bound = Some("its build script wrote down where it ran".to_owned());
-                }
-            }
+            let bound = later.then(|| "something else wrote into its `OUT_DIR`".to_owned());
+            let bound = bound.or_else(|| self.says_where_it_ran(script));
             let package = self.package(call);
             Local { package, inputs: Vec::new(), this_commit_only: !told, bound }
         });
@@ -332,36 +323,37 @@ impl Analysis<'_> {
         })
     }
 
-    /// Of a unit that is not of the tree, cargo watches no file of it but by the paths of the base.
-    fn check_foreign(&self, call: &Call, unit: &mut Unit) {
+    /// Why a unit that is not of the tree is valid in the base only, if it is. Cargo would watch files of
+    /// the tree by the paths of the base.
+    fn foreign(&self, call: &Call, unit: &Unit) -> Option<String> {
         let root = self.root();
-        let file = call.out_dir.join(format!("{}-{}.d", call.crate_name, call.hash));
-        let info = fs::read(file).map(|text| depinfo::parse(&text)).unwrap_or_default();
-        let inputs = info.inputs.iter().map(|input| normal(&call.manifest_dir.join(input)));
+        let info = fs::read(call.dep_info()).map(|text| depinfo::parse(&text)).unwrap_or_default();
+        let mut inputs = info.inputs.iter().map(|input| normal(&call.manifest_dir.join(input)));
         let in_tree = |path: &PathBuf| path.starts_with(self.tree) && !path.starts_with(&root);
-        let why = if let Some(input) = inputs.into_iter().find(in_tree) {
-            Some(format!("it includes {}", input.display()))
-        } else {
-            let mut outputs = unit.files().map(|file| root.join(&file.path));
-            outputs.any(|path| self.names_the_base(&path)).then(|| NAMES_THE_BASE.to_owned())
-        };
-        unit.bind(why);
+        if let Some(input) = inputs.find(in_tree) {
+            return Some(format!("it includes {}", input.display()));
+        }
+        let mut outputs = unit.files().map(|file| root.join(&file.path));
+        outputs.any(|path| self.names_the_base(&path)).then(|| NAMES_THE_BASE.to_owned())
     }
 
-    /// The same for the run of a build script. Cargo replaces the path of its directory in what it said.
-    fn check_foreign_script(&self, script: &Path, unit: &mut Unit) {
+    /// How the run of a build script told where that was, if it did. Cargo replaces the path of its
+    /// directory in what it said.
+    fn says_where_it_ran(&self, script: &Path) -> Option<String> {
         let out = script.join("out");
         let said = fs::read(script.join("output")).unwrap_or_default();
         let said = String::from_utf8_lossy(&said).replace(&*out.to_string_lossy(), "");
-        let wrote = files::tree(&out).unwrap_or_default();
-        let names_it = said.contains(&*self.tree.to_string_lossy())
-            || wrote.iter().any(|path| self.names_the_base(&out.join(path)));
-        unit.bind(names_it.then(|| NAMES_THE_BASE.to_owned()));
+        let mut wrote = files::tree(&out).unwrap_or_default().into_iter();
+        if wrote.any(|path| self.names_the_base(&out.join(path))) {
+            return Some("its build script wrote down where it ran".to_owned());
+        }
+        let says = said.contains(&*self.tree.to_string_lossy());
+        says.then(|| "its build script says where it ran".to_owned())
     }
 
     fn fingerprint(&self, outputs: &Outputs, name: &str) -> Result<Option<Vec<Recorded>>> {
         let root = self.root();
-        let dir = outputs.dir.join(".fingerprint").join(name);
+        let dir = outputs.dir.join(FINGERPRINTS).join(name);
         if !root.join(&dir).is_dir() {
             return Ok(None);
         }
@@ -385,8 +377,7 @@ impl Analysis<'_> {
 
     /// What a unit of the tree was made from, and whether it would be the same elsewhere.
     fn origin<'r>(&self, call: &Call, mut outputs: impl Iterator<Item = &'r Recorded>) -> Local {
-        let file = call.out_dir.join(format!("{}.d", call.stem()));
-        let Ok(text) = fs::read(&file) else {
+        let Ok(text) = fs::read(call.dep_info()) else {
             let bound = Some("it is not known what it was made from".to_owned());
             return Local { package: self.package(call), bound, ..Local::default() };
         };
@@ -491,8 +482,8 @@ fn written_later(script: &Path) -> bool {
 fn included(calls: &[Call]) -> HashSet<PathBuf> {
     let mut found = HashSet::new();
     for call in calls.iter().filter(|call| call.script_out.is_some()) {
-        let file = call.out_dir.join(format!("{}.d", call.stem()));
-        let inputs = fs::read(file).map(|text| depinfo::parse(&text).inputs).unwrap_or_default();
+        let text = fs::read(call.dep_info());
+        let inputs = text.map(|text| depinfo::parse(&text).inputs).unwrap_or_default();
         found.extend(inputs.iter().map(|input| normal(&call.manifest_dir.join(input))));
     }
     found

@@ -3,7 +3,7 @@
 //! A build script may write wherever it likes: beside the program, into another unit's directory, among the sources.
 //! Cargo does not know of that, takes the script's run for fresh, and the file is missing. So each file that came or
 //! changed while a base was built has to be accounted for: it is cargo's own, or an output of a unit that has a call
-//! of rustc or a fingerprint. Of whatever is left over, each unit that was at work between the time the file came and
+//! of rustc or a fingerprint. Of what is left over, each unit that was at work between the time the file came and
 //! its last change may be the one that wrote it, and is not given. Where the build is observed, the unit that wrote a
 //! file is known instead (`base/account.rs`).
 
@@ -15,13 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use pool_core::ContentId;
 
-use super::analysis::{Analysis, hash_in};
+use super::analysis::{Analysis, FINGERPRINTS, hash_in};
 use super::{Unit, inode, times};
 use crate::observe::Act;
 use crate::rustc::Call;
-
-/// Where cargo keeps fingerprints, in the directory of each profile.
-const FINGERPRINTS: &str = ".fingerprint";
 
 /// By how much the time of a file may be behind the clock that a process reads: a tick of the system's timer.
 const TICK: Duration = Duration::from_millis(100);
