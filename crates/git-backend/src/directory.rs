@@ -79,7 +79,7 @@ impl Directory {
         let mode = Mode::from_raw_mode(fstat(&self.handle)?.st_mode & 0o7777);
         fchmod(&self.handle, mode | Mode::RWXU)?;
         if self.is_dir(name)? {
-            crate::trash::make_readable(&self.handle, name)?;
+            pool_core::handles::make_readable(&self.handle, name)?;
         }
         Ok(())
     }

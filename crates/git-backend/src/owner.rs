@@ -10,7 +10,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use pool_core::{Error, ErrorKind, Result, open_plain};
+use pool_core::{Error, ErrorKind, Result, has_name, open_plain};
 
 use crate::repository::Repository;
 use crate::site::Site;
@@ -185,23 +185,6 @@ fn alone_with(unfinished: &Path) -> io::Result<File> {
             return Ok(file);
         }
     }
-}
-
-/// Whether an open file still has that name.
-#[cfg(unix)]
-fn has_name(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let named = fs::symlink_metadata(path);
-    file.metadata()
-        .ok()
-        .zip(named.ok())
-        .is_some_and(|(open, named)| (open.dev(), open.ino()) == (named.dev(), named.ino()))
-}
-
-/// Whether an open file still has that name: what is open cannot be renamed there.
-#[cfg(not(unix))]
-fn has_name(_: &File, path: &Path) -> bool {
-    path.exists()
 }
 
 /// Whether there is a pool in a directory; not if that is empty.

@@ -18,9 +18,6 @@ mod delete;
 #[path = "trash/portable.rs"]
 mod delete;
 
-#[cfg(unix)]
-pub(crate) use delete::make_readable;
-
 /// One directory in the trash, made when something is put into it.
 pub(crate) struct Bin {
     trash: PathBuf,

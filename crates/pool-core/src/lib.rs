@@ -5,6 +5,9 @@ mod cache;
 mod error;
 mod event;
 mod failpoint;
+#[cfg(unix)]
+#[doc(hidden)]
+pub mod handles;
 mod id;
 mod isolator;
 mod liveness;
@@ -39,7 +42,7 @@ pub use isolator::{
 pub use liveness::{
     Claim, ClaimGuard, FileLiveness, Liveness, LocalLiveness, Occupant, ProcessIdentity, Vital,
 };
-pub use plain::open_plain;
+pub use plain::{has_name, open_plain};
 pub use pool::{
     Builder, Finish, LeaseAt, LeaseGuard, Lookup, LostRescue, Pool, PruneOptions, PruneReport,
     Release, ReleaseReport, Request, Reservation, WarmReport,

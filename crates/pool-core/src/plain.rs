@@ -39,3 +39,34 @@ pub fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
         _ => opened,
     }
 }
+
+/// Whether an open file still is the one at its path: another process may have replaced or removed it
+/// between its opening and its locking. Elsewhere than on Unix: whether there is a file.
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// # let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("some.lock");
+/// let file = std::fs::File::create(&path)?;
+/// assert!(pool_core::has_name(&file, &path));
+/// std::fs::remove_file(&path)?;
+/// assert!(!pool_core::has_name(&file, &path));
+/// # Ok(())
+/// # }
+/// ```
+#[cfg(unix)]
+pub fn has_name(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let named = path.symlink_metadata();
+    file.metadata()
+        .ok()
+        .zip(named.ok())
+        .is_some_and(|(open, named)| (open.dev(), open.ino()) == (named.dev(), named.ino()))
+}
+
+/// Whether an open file still is the one at its path: another process may have replaced or removed it
+/// between its opening and its locking. Elsewhere than on Unix: whether there is a file.
+#[cfg(not(unix))]
+pub fn has_name(_: &File, path: &Path) -> bool {
+    path.exists()
+}

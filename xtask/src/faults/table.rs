@@ -300,8 +300,8 @@ pub(super) const FAULTS: &[Fault] = &[
                         "deletion::a_directory_swapped_for_a_link_while_it_is_deleted_leads_nowhere",
                     ),
                     unit(
-                        GIT,
-                        "trash::delete::tests::a_link_where_a_directory_was_is_neither_opened_nor_made_readable",
+                        CORE,
+                        "handles::tests::a_link_where_a_directory_was_is_neither_opened_nor_made_readable",
                     ),
                 ],
             },

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use fs4::{FileExt, TryLockError};
-use pool_core::open_plain;
+use pool_core::{has_name, open_plain};
 
 use super::Base;
 
@@ -55,10 +55,7 @@ impl Lock {
 
     /// Whether the file is still the one that other processes find at its path.
     pub(crate) fn is_current(&self) -> bool {
-        let (Ok(own), Ok(found)) = (self.file.metadata(), fs::symlink_metadata(&self.path)) else {
-            return false;
-        };
-        super::inode(&own) == super::inode(&found)
+        has_name(&self.file, &self.path)
     }
 
     /// A handle for a process that is started: the lock stays taken until that process has ended,

@@ -33,15 +33,13 @@ pub(crate) fn remove_tree(dir: &Path) -> io::Result<()> {
 mod unix {
     use std::ffi::{CStr, CString};
     use std::io;
-    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::fd::OwnedFd;
     use std::os::unix::ffi::OsStrExt as _;
     use std::path::Path;
 
-    use rustix::fs::{AtFlags, CWD, Dev, Dir, FileType, Mode, OFlags};
+    use pool_core::handles::{self, DIRECTORY};
+    use rustix::fs::{AtFlags, CWD, Dev, FileType, Mode, OFlags};
     use rustix::io::Errno;
-
-    const DIRECTORY: OFlags =
-        OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
     pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
         let name = dir.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -87,72 +85,28 @@ mod unix {
             if found.st_dev != self.device {
                 return Err(Errno::XDEV);
             }
+            let unlink = |flags| match is_inside {
+                true => handles::unlink(parent, name, flags),
+                false => rustix::fs::unlinkat(parent, name, flags),
+            };
             if !FileType::from_raw_mode(found.st_mode).is_dir() {
-                return unlink(parent, name, AtFlags::empty(), is_inside);
+                return unlink(AtFlags::empty());
             }
-            let dir = open(parent, name)?;
+            let dir = handles::open(parent, name)?;
             // The name may have been given to another directory since.
             if rustix::fs::fstat(&dir)?.st_dev != self.device {
                 return Err(Errno::XDEV);
             }
             let before = self.first;
-            for name in names(&dir)? {
+            for name in handles::names(&dir)? {
                 self.entry(&dir, &name, true);
             }
-            match unlink(parent, name, AtFlags::REMOVEDIR, is_inside) {
+            match unlink(AtFlags::REMOVEDIR) {
                 // What stayed in it is the reason, and was noted.
                 Err(Errno::NOTEMPTY | Errno::EXIST) if before != self.first => Ok(()),
                 removed => removed,
             }
         }
-    }
-
-    /// All names are read before the first entry is removed: what `readdir` returns meanwhile is
-    /// not specified.
-    fn names(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
-        let mut names = Vec::new();
-        for entry in Dir::read_from(dir.as_fd())? {
-            let entry = entry?;
-            if entry.file_name() != c"." && entry.file_name() != c".." {
-                names.push(entry.file_name().to_owned());
-            }
-        }
-        Ok(names)
-    }
-
-    fn unlink(dir: &OwnedFd, name: &CStr, flags: AtFlags, may_change: bool) -> Result<(), Errno> {
-        match rustix::fs::unlinkat(dir, name, flags) {
-            Err(Errno::ACCESS | Errno::PERM) if may_change => {
-                rustix::fs::fchmod(dir, Mode::RWXU)?;
-                rustix::fs::unlinkat(dir, name, flags)
-            }
-            done => done,
-        }
-    }
-
-    fn open(dir: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
-        match rustix::fs::openat(dir, name, DIRECTORY, Mode::empty()) {
-            Err(Errno::ACCESS) => {
-                make_readable(dir, name)?;
-                rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
-            }
-            done => done,
-        }
-    }
-
-    /// Lets its owner read a directory, following no symlink.
-    #[cfg(target_os = "linux")]
-    fn make_readable(dir: &OwnedFd, name: &CStr) -> Result<(), Errno> {
-        use std::os::fd::AsRawFd as _;
-        // Kernels before 6.6 change no mode without following symlinks, other than through /proc.
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-        rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn make_readable(dir: &OwnedFd, name: &CStr) -> Result<(), Errno> {
-        rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)
     }
 }
 

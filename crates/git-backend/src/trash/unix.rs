@@ -2,11 +2,12 @@
 //! leads nowhere, and what is mounted inside stays.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use pool_core::handles::{DIRECTORY, names, open, unlink};
 use pool_core::{Error, ErrorKind, Result};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
 /// Below this depth, directories are first moved up into the trash: a tree of any depth is deleted
@@ -36,9 +37,6 @@ pub(crate) fn contents(trash: &Path, progress: &mut dyn FnMut(u64)) -> Result<()
     first
 }
 
-const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
 struct Deleter<'a> {
     trash: &'a Path,
     root: &'a OwnedFd,
@@ -52,7 +50,7 @@ struct Deleter<'a> {
 impl Deleter<'_> {
     /// Deletes what is in a directory; what can't be is reported and left.
     fn empty(&mut self, dir: &OwnedFd, path: &mut std::path::PathBuf, depth: usize) {
-        let names = match names(dir.as_fd()) {
+        let names = match names(dir) {
             Ok(names) => names,
             Err(e) => return self.report(path, e),
         };
@@ -136,57 +134,6 @@ impl Deleter<'_> {
     }
 }
 
-/// All names are read before the first is deleted: what `readdir` returns while entries disappear
-/// is not specified.
-fn names(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != c"." && name != c".." {
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
-}
-
-fn unlink(dir: &OwnedFd, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
-    match rustix::fs::unlinkat(dir, name, flags) {
-        Err(Errno::ACCESS | Errno::PERM) => {
-            // By the handle, so it is this directory that becomes writable and nothing else.
-            rustix::fs::fchmod(dir, Mode::RWXU)?;
-            rustix::fs::unlinkat(dir, name, flags)
-        }
-        done => done,
-    }
-}
-
-fn open(dir: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
-    match rustix::fs::openat(dir, name, DIRECTORY, Mode::empty()) {
-        Err(Errno::ACCESS) => {
-            make_readable(dir, name)?;
-            rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
-        }
-        done => done,
-    }
-}
-
-/// Changes the mode of a directory that can't be opened, following no link.
-#[cfg(target_os = "linux")]
-pub(crate) fn make_readable(dir: &OwnedFd, name: impl rustix::path::Arg) -> Result<(), Errno> {
-    use std::os::fd::AsRawFd;
-    // Older kernels can't change a mode without following links; a handle that only names the
-    // directory, reached through /proc, is the way around.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let handle = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-    rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn make_readable(dir: &OwnedFd, name: impl rustix::path::Arg) -> Result<(), Errno> {
-    rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)
-}
-
 fn as_path(name: &CStr) -> &Path {
     use std::os::unix::ffi::OsStrExt;
     Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
@@ -195,23 +142,6 @@ fn as_path(name: &CStr) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The name may be given to a link between the look at it and the opening.
-    #[test]
-    fn a_link_where_a_directory_was_is_neither_opened_nor_made_readable() {
-        use std::os::unix::fs::PermissionsExt;
-        let root = tempfile::tempdir().expect("a temporary directory");
-        let sealed = root.path().join("sealed");
-        std::fs::create_dir(&sealed).expect("made");
-        std::os::unix::fs::symlink(&sealed, root.path().join("link")).expect("made");
-        std::fs::set_permissions(&sealed, std::fs::Permissions::from_mode(0o000)).expect("set");
-        let dir = rustix::fs::openat(CWD, root.path(), DIRECTORY, Mode::empty()).expect("opened");
-        assert!(open(&dir, c"link").is_err());
-        assert!(make_readable(&dir, c"link").is_err());
-        let mode = std::fs::metadata(&sealed).expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, 0);
-        assert!(open(&dir, c"sealed").is_ok());
-    }
 
     #[test]
     fn what_comes_while_it_is_swept_is_left_for_the_next_sweep() {

@@ -55,7 +55,7 @@ pub(super) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "read-only-directories-of-a-base",
-        file: "crates/cache-share/src/files/remove.rs",
+        file: "crates/pool-core/src/handles.rs",
         edits: &[("rustix::fs::fchmod(dir, Mode::RWXU)?;", "")],
         tests: &[it(CACHE, "base::base_with_read_only_directories_is_removed_like_any_other")],
     },

@@ -1,6 +1,6 @@
 //! What keeps a removal or a reset from taking what is not the pool's, or was written meanwhile.
 
-use super::{CLI, GIT};
+use super::{CLI, CORE, GIT};
 use crate::mutants::Guard;
 use crate::named::{it, unit};
 
@@ -28,15 +28,15 @@ pub(super) const GUARDS: &[Guard] = &[
     },
     Guard {
         name: "no-follow-opening",
-        file: "crates/git-backend/src/trash/unix.rs",
+        file: "crates/pool-core/src/handles.rs",
         edits: &[(
             "OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(",
             "OFlags::DIRECTORY).union(",
         )],
         tests: &[
             unit(
-                GIT,
-                "trash::delete::tests::a_link_where_a_directory_was_is_neither_opened_nor_made_readable",
+                CORE,
+                "handles::tests::a_link_where_a_directory_was_is_neither_opened_nor_made_readable",
             ),
             it(GIT, "deletion::a_directory_swapped_for_a_link_while_it_is_deleted_leads_nowhere"),
         ],
