@@ -131,7 +131,7 @@ impl CacheStrategy for NaiveWrapper {
 }
 
 /// Each new slot gets hard links to the whole `target` of a checkout that was built; and each lease the
-/// dates of that checkout's files, whatever is in them and whatever was built there before. A slot that is used again
+/// dates of that checkout's files, also where their contents differ or something was built before. A slot that is used again
 /// gets its last holder's `target` back.
 #[derive(Debug, Default)]
 pub struct NaiveSeed {
@@ -193,7 +193,7 @@ impl CacheStrategy for NaiveSeed {
     }
 }
 
-/// Where the `target` of a slot is while nobody holds that.
+/// Where the `target` of a slot is between two leases.
 fn kept(site: &CacheSite) -> PathBuf {
     site.path.with_file_name(".kept-target")
 }

@@ -99,11 +99,18 @@ fn listing() -> Hazard {
         .by_turns()
 }
 
+/// Counts what is in that directory of the package.
+fn counts(dir: &str) -> String {
+    code(&format!(
+        "let dir = path.replace(\"word.txt\", \"{dir}\");\n    \
+         std::fs::read_dir(dir).unwrap().count().to_string()"
+    ))
+}
+
 /// Nothing in the directory was read, when there was nothing in it to read.
 fn empty_listing() -> Hazard {
-    let body = "let dir = path.replace(\"word.txt\", \"parts\");\n    \
-        std::fs::read_dir(dir).unwrap().count().to_string()";
-    with_macro("macro-empty-listing", "a macro that counts the files of a directory", &code(body))
+    let what = "a macro that counts the files of a directory";
+    with_macro("macro-empty-listing", what, &counts("parts"))
         .file("app/parts/.gitkeep", "")
         .commit([("app/parts/one", "one")])
         .lease('A', 0)
@@ -111,11 +118,18 @@ fn empty_listing() -> Hazard {
         .by_turns()
 }
 
+/// Takes in that file of the package, if it is there.
+fn reads_if_there(file: &str) -> String {
+    code(&format!(
+        "let file = path.replace(\"word.txt\", \"{file}\");\n    \
+         format!(\"{{:?}}\", std::fs::read_to_string(file).unwrap_or_default())"
+    ))
+}
+
 /// As askama does it: a file is read if it is there.
 fn settings() -> Hazard {
-    let body = "let settings = path.replace(\"word.txt\", \"shape.toml\");\n    \
-        format!(\"{:?}\", std::fs::read_to_string(settings).unwrap_or_default())";
-    with_macro("macro-settings", "a macro that looks for settings of its own", &code(body))
+    let what = "a macro that looks for settings of its own";
+    with_macro("macro-settings", what, &reads_if_there("shape.toml"))
         .commit([("app/shape.toml", "one")])
         .lease('A', 0)
         .lease('B', 1)
@@ -124,9 +138,8 @@ fn settings() -> Hazard {
 
 /// Cargo lists that directory, too, to find targets.
 fn listed_targets() -> Hazard {
-    let body = "let dir = path.replace(\"word.txt\", \"examples\");\n    \
-        std::fs::read_dir(dir).unwrap().count().to_string()";
-    with_macro("macro-examples", "a macro that counts the examples of its package", &code(body))
+    let what = "a macro that counts the examples of its package";
+    with_macro("macro-examples", what, &counts("examples"))
         .file("app/examples/one.rs", "fn main() {}\n")
         .commit([("app/examples/two.txt", "two")])
         .lease('A', 0)
@@ -136,9 +149,8 @@ fn listed_targets() -> Hazard {
 
 /// As `#![doc = include_str!(…)]` is written by macros: the front page, if there is one.
 fn readme() -> Hazard {
-    let body = "let readme = path.replace(\"word.txt\", \"README.md\");\n    \
-        format!(\"{:?}\", std::fs::read_to_string(readme).unwrap_or_default())";
-    with_macro("macro-readme", "a macro that takes in `README.md` if it is there", &code(body))
+    let what = "a macro that takes in `README.md` if it is there";
+    with_macro("macro-readme", what, &reads_if_there("README.md"))
         .commit([("app/README.md", "one")])
         .commit([("app/README.md", "two")])
         .lease('A', 1)

@@ -192,19 +192,8 @@ fn links() -> Hazard {
         std::fs::read_to_string(format!(\"{root}/word.txt\")).unwrap());\n    \
         println!(\"cargo::rustc-env=ROOT={root}\");\n}\n";
     let main = "fn main() {\n    println!(\"{} {}\", env!(\"BAKED\"), env!(\"ROOT\"));\n}\n";
-    single("links-metadata", "a `links` package that hands its `OUT_DIR` to dependents", main)
-        .file(
-            "Cargo.toml",
-            manifest("app", "[dependencies]\nthing-sys = { path = \"thing-sys\" }\n[workspace]\n"),
-        )
-        .file("build.rs", build)
-        .file("thing-sys/Cargo.toml", manifest("thing-sys", "links = \"thing\"\n"))
-        .file("thing-sys/build.rs", sys)
-        .file("thing-sys/word.txt", "base")
-        .file("thing-sys/src/lib.rs", "")
-        .commit([("thing-sys/word.txt", "other")])
-        .lease('A', 0)
-        .lease('B', 1)
+    let what = "a `links` package that hands its `OUT_DIR` to dependents";
+    with_thing_sys("links-metadata", what, sys, build, main)
         .by_turns()
         .edit('A', "thing-sys/word.txt", "edited")
         .cargo("A", "run")
@@ -363,6 +352,30 @@ fn objects() -> Hazard {
         .cargo("B", "run")
 }
 
+/// A program with these build scripts of its own and of a `links` package, of which two commits are
+/// leased.
+fn with_thing_sys(
+    name: &'static str,
+    about: &'static str,
+    sys: &str,
+    build: &str,
+    main: &str,
+) -> Hazard {
+    single(name, about, main)
+        .file(
+            "Cargo.toml",
+            manifest("app", "[dependencies]\nthing-sys = { path = \"thing-sys\" }\n[workspace]\n"),
+        )
+        .file("build.rs", build)
+        .file("thing-sys/Cargo.toml", manifest("thing-sys", "links = \"thing\"\n"))
+        .file("thing-sys/build.rs", sys)
+        .file("thing-sys/word.txt", "base")
+        .file("thing-sys/src/lib.rs", "")
+        .commit([("thing-sys/word.txt", "other")])
+        .lease('A', 0)
+        .lease('B', 1)
+}
+
 /// As libraries lie that have a version: a link, and what it leads to.
 fn links_in_out_dir() -> Hazard {
     let sys = "use std::{env, fs, os::unix::fs::symlink, path::Path};\n\nfn main() {\n    \
@@ -380,19 +393,8 @@ fn links_in_out_dir() -> Hazard {
         let empty = fs::read_dir(format!(\"{root}/empty\")).unwrap().count();\n    \
         println!(\"cargo::rustc-env=BAKED={word} {empty}\");\n}\n";
     let main = "fn main() {\n    println!(\"{}\", env!(\"BAKED\"));\n}\n";
-    single("links-in-out-dir", "links and empty directories in `OUT_DIR`", main)
-        .file(
-            "Cargo.toml",
-            manifest("app", "[dependencies]\nthing-sys = { path = \"thing-sys\" }\n[workspace]\n"),
-        )
-        .file("build.rs", build)
-        .file("thing-sys/Cargo.toml", manifest("thing-sys", "links = \"thing\"\n"))
-        .file("thing-sys/build.rs", sys)
-        .file("thing-sys/word.txt", "base")
-        .file("thing-sys/src/lib.rs", "")
-        .commit([("thing-sys/word.txt", "other")])
-        .lease('A', 0)
-        .lease('B', 1)
+    let what = "links and empty directories in `OUT_DIR`";
+    with_thing_sys("links-in-out-dir", what, sys, build, main)
         .edit('A', "build.rs", format!("{build}\n// Edited.\n"))
         .by_turns()
 }

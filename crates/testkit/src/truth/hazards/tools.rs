@@ -84,7 +84,7 @@ fn test() -> Hazard {
         .cargo("A", args)
 }
 
-/// As mold does: what comes out goes into the file that is there, whatever other names that has.
+/// As mold does: it writes into the file that is there, also if that has other names.
 fn linker_in_place() -> Hazard {
     let linker = "#!/bin/sh\nout=\nlast=\nleft=$#\nwhile [ $left -gt 0 ]; do\n    word=$1\n    shift\n    \
         if [ \"$last\" = -o ]; then\n        out=$word\n        word=$out.linked\n    fi\n    last=$word\n    \
