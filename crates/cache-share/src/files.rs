@@ -198,7 +198,7 @@ pub(crate) struct Tree {
     /// Symbolic links, and what they say.
     pub(crate) links: Vec<Link>,
     pub(crate) dirs: Vec<PathBuf>,
-    /// What can be given to nobody: sockets and the like, and what can't be named in a document.
+    /// Sockets and the like, which cannot be given, and names that a document cannot have.
     pub(crate) others: Vec<PathBuf>,
 }
 

@@ -100,7 +100,7 @@ impl Identity {
     }
 }
 
-/// A lease, and how many codegen units are wanted (0: whatever rustc thinks right), in one number.
+/// A lease, and how many codegen units are wanted (0: as many as rustc takes), in one number.
 fn encoded(lease: u32, wanted: u32) -> u32 {
     FIRST + lease.min(LARGEST) * 1000 + wanted.min(999)
 }

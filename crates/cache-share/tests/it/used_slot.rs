@@ -512,7 +512,7 @@ fn a_path_dependency_outside_of_the_repository_is_not_the_base_s() {
     assert_eq!(lease.shows("run --quiet -p other"), "after");
 }
 
-/// Everything that a holder left is somebody else's for the next one, wherever it is and whatever it is called.
+/// The next holder finds no file of the last one, in any place and of any name.
 #[test]
 fn used_slot_has_the_same_files_as_a_new_one() {
     type Make = fn(Setup) -> Arc<dyn CacheStrategy>;
